@@ -1,0 +1,1 @@
+"""Who may do what: keys and how they are presented, permissions, rates."""

@@ -1,0 +1,60 @@
+# syntax=docker/dockerfile:1
+
+# The first stage builds, the second runs: compilers, pip and the sources stay behind.
+FROM python:3.13-slim-trixie AS build
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /src
+
+# Before the sources, so that a change of code does not install everything anew.
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv --without-pip /opt/ollama-gateway \
+    && pip --python /opt/ollama-gateway/bin/python install --require-hashes -r requirements.lock \
+    && pip install --require-hashes -r requirements-build.lock
+
+COPY pyproject.toml README.md LICENSE ./
+COPY config config
+COPY gateway gateway
+RUN pip wheel --no-deps --no-build-isolation -w /wheels . \
+    && pip --python /opt/ollama-gateway/bin/python install --no-deps --no-index /wheels/*.whl
+
+
+FROM python:3.13-slim-trixie
+
+LABEL org.opencontainers.image.title="ollama-gateway" \
+      org.opencontainers.image.description="The gateway in front of your Ollama: keys, an honest queue, deadlines, and truthful endings through any tunnel." \
+      org.opencontainers.image.licenses="MIT"
+
+# A number and not a name where it runs, so that an engine can tell that it is not root.
+RUN groupadd --system --gid 10001 gateway \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /config \
+               --shell /usr/sbin/nologin gateway \
+    && install -d -o 10001 -g 10001 -m 0700 /config
+
+COPY --from=build /opt/ollama-gateway /opt/ollama-gateway
+
+# Inside a container 127.0.0.1 is nobody's; which port of the host leads here is for the engine to
+# say. The admin listener stays on 127.0.0.1, which only the health check reaches.
+ENV PATH=/opt/ollama-gateway/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CONFIG_HOME=/config \
+    GATEWAY_LISTEN__PUBLIC=0.0.0.0:11435 \
+    GATEWAY_LISTEN__ADMIN=127.0.0.1:11436
+
+# Config and keys: /config/ollama-gateway. The folder and not a file in it, for files are replaced.
+VOLUME ["/config"]
+WORKDIR /config
+EXPOSE 11435
+STOPSIGNAL SIGTERM
+USER 10001:10001
+
+# Healthy means that the gateway runs, whatever Ollama does. http.client, for unlike urllib it asks
+# no proxy of the environment.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-I", "-c", "import os, http.client; at = http.client.HTTPConnection('127.0.0.1', int(os.environ['GATEWAY_LISTEN__ADMIN'].rpartition(':')[2]), timeout=4); at.request('GET', '/healthz'); raise SystemExit(at.getresponse().status != 200)"]
+
+ENTRYPOINT ["ollama-gateway"]
+CMD ["serve"]

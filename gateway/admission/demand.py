@@ -1,0 +1,64 @@
+"""What a call asks of the queue, and what the queue may give."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """One call's wish for a place.
+
+    ``model_max_active`` and ``key_max_active`` are the caps that hold for its model and its key
+    (None: no cap of its own); ``queue_timeout`` is in seconds from now.
+    """
+
+    key: str
+    model: str
+    model_max_active: int
+    key_max_active: int | None
+    queue_timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Caps that hold for everybody."""
+
+    max_active: int
+    max_queued: int
+    max_queued_per_key: int
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """Who holds places now. A counter whose last holder has gone is forgotten."""
+
+    total: int = 0
+    by_model: dict[str, int] = field(default_factory=dict)
+    by_key: dict[str, int] = field(default_factory=dict)
+
+    def add(self, demand: Demand) -> None:
+        self.total += 1
+        self.by_model[demand.model] = self.by_model.get(demand.model, 0) + 1
+        self.by_key[demand.key] = self.by_key.get(demand.key, 0) + 1
+
+    def remove(self, demand: Demand) -> None:
+        self.total -= 1
+        lower(self.by_model, demand.model)
+        lower(self.by_key, demand.key)
+
+    def has_room(self, demand: Demand, limits: Limits) -> bool:
+        """Whether ``demand`` fits inside every cap, all looked at together."""
+        if self.total >= limits.max_active:
+            return False
+        if self.by_model.get(demand.model, 0) >= demand.model_max_active:
+            return False
+        cap = demand.key_max_active
+        return cap is None or self.by_key.get(demand.key, 0) < cap
+
+
+def lower(counts: dict[str, int], name: str) -> None:
+    """Count one down; forget the name at zero, so that names do not pile up."""
+    left = counts.get(name, 0) - 1
+    if left > 0:
+        counts[name] = left
+    else:
+        counts.pop(name, None)

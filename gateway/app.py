@@ -1,0 +1,234 @@
+"""The only place where things are made and wired to each other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yarl import URL
+
+from gateway.access.authenticate import Authenticator
+from gateway.access.clients import TrustedProxy
+from gateway.access.failures import Failures
+from gateway.access.rates import Rates
+from gateway.access.store import Change, KeyStore
+from gateway.admission import Admission, Limits
+from gateway.calls.pipeline import Pipeline
+from gateway.catalog.catalog import Catalog
+from gateway.catalog.source import ShowReply
+from gateway.edge.answer import Pace
+from gateway.edge.buffers import Buffers
+from gateway.edge.discovery import Discovery
+from gateway.edge.front import Front, Gate
+from gateway.edge.inference import BodyLimits, Inference
+from gateway.settings import Settings
+from gateway.telemetry import Telemetry
+from gateway.telemetry.exchange import Facts
+from gateway.telemetry.log import Lines, Logger, RequestLog, make_logger
+from gateway.telemetry.metrics import Gauges, Metrics
+from gateway.telemetry.recent import Recent
+from gateway.terms import terms_of
+from gateway.upstream import Probes, Upstream
+
+KEYS_EVERY = 1.0
+"""Seconds between two looks at the key file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Everything that runs, made and wired; ``running`` brings it to life."""
+
+    settings: Settings
+    keys: KeyStore
+    catalog: Catalog
+    admission: Admission
+    upstream: Upstream
+    front: Front
+    metrics: Metrics
+    recent: Recent
+    log: Logger
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Own the background work: the catalogue that keeps itself fresh, the key file watched."""
+        async with self.upstream.pool:
+            tasks = [
+                asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
+                asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def build(
+    settings: Settings,
+    *,
+    keys_file: Path,
+    version: str,
+    log: Logger | None = None,
+    lines: Lines | None = None,
+) -> Gateway:
+    """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet."""
+    now = asyncio.get_running_loop().time
+    log = log or make_logger(
+        lines or Lines(_Nowhere()), level=settings.log.level, log_format=settings.log.format
+    )
+    keys = KeyStore(keys_file, report=_key_report(log))
+    upstream = Upstream(URL(settings.ollama.url), version=version)
+    catalog = Catalog(
+        _Source(Probes(upstream)),
+        ttl=settings.catalog.ttl,
+        stale_limit=settings.catalog.stale_limit,
+        now=now,
+        on_change=_upstream_report(log),
+    )
+    admission = Admission(_limits(settings), now=now)
+    metrics = Metrics(snapshot=_gauges(admission, catalog, keys, lines), version=version)
+    recent = Recent()
+    observer = _Observer(Telemetry(RequestLog(log), metrics, recent), metrics, log)
+    pipeline = Pipeline(
+        queue=admission,
+        upstream=upstream,
+        terms=terms_of(settings),
+        unreachable=catalog.doubt,
+        now=now,
+    )
+    front = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
+    return Gateway(
+        settings=settings,
+        keys=keys,
+        catalog=catalog,
+        admission=admission,
+        upstream=upstream,
+        front=front,
+        metrics=metrics,
+        recent=recent,
+        log=log,
+    )
+
+
+def _front(
+    settings: Settings,
+    *,
+    keys: KeyStore,
+    catalog: Catalog,
+    pipeline: Pipeline,
+    observer: "_Observer",
+) -> Front:
+    now = asyncio.get_running_loop().time
+    clocks, limits = settings.clocks, settings.limits
+    failures = Failures(limits.failures_per_minute, clock=now)
+    trusted = [TrustedProxy(row.address, row.header) for row in settings.proxies.trusted]
+    return Front(
+        gate=Gate(
+            authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
+            rates=Rates(lambda: keys.names),
+            trusted=trusted,
+        ),
+        inference=Inference(
+            catalog=catalog,
+            pipeline=pipeline,
+            limits=BodyLimits(limits.body_bytes, clocks.body_timeout),
+        ),
+        discovery=Discovery(
+            catalog, full=settings.catalog.show == "full", body_timeout=clocks.body_timeout
+        ),
+        buffers=Buffers(limits.buffered_bytes),
+        pace=Pace(write_timeout=clocks.write_timeout, answer_bytes=limits.answer_bytes),
+        observer=observer,
+        now=now,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    admission = settings.admission
+    return Limits(
+        max_active=admission.max_active,
+        max_queued=admission.max_queued,
+        max_queued_per_key=admission.max_queued_per_key,
+    )
+
+
+def _gauges(
+    admission: Admission, catalog: Catalog, keys: KeyStore, lines: Lines | None
+) -> Callable[[], Gauges]:
+    def snapshot() -> Gauges:
+        queue = admission.snapshot()
+        return Gauges(
+            active=queue.active,
+            queued=queue.queued,
+            upstream_up=catalog.up,
+            catalog_age=catalog.age(),
+            keys_broken=keys.broken is not None,
+            log_lines_lost=0 if lines is None else lines.lost,
+        )
+
+    return snapshot
+
+
+def _key_report(log: Logger) -> Callable[[Change], None]:
+    def report(change: Change) -> None:
+        if change.broken is not None:
+            log.error("keys.broken", reason=change.broken, kept=change.keys)
+        elif change.warning is not None:
+            log.warning("keys.loaded", keys=change.keys, warning=change.warning)
+        else:
+            log.info("keys.loaded", keys=change.keys, missing=change.missing)
+
+    return report
+
+
+def _upstream_report(log: Logger) -> Callable[[bool, str], None]:
+    def report(up: bool, reason: str) -> None:  # noqa: FBT001 - the catalogue's signature
+        if up:
+            log.info("upstream.up")
+        else:
+            log.warning("upstream.down", reason=reason)
+
+    return report
+
+
+async def _watch(keys: KeyStore) -> None:
+    while True:
+        await asyncio.sleep(KEYS_EVERY)
+        keys.reload_if_changed()
+
+
+class _Source:
+    """What the catalogue asks, answered by the upstream's probes."""
+
+    def __init__(self, probes: Probes) -> None:
+        self.tags = probes.tags
+        self.version = probes.version
+        self.ps = probes.ps
+        self._show = probes.show
+
+    async def show(self, model: str, verbose: bool) -> ShowReply:  # noqa: FBT001 - the catalogue's signature
+        status, body = await self._show(model, verbose=verbose)
+        return ShowReply(status, body)
+
+
+class _Observer:
+    """Where the edge's facts go."""
+
+    def __init__(self, telemetry: Telemetry, metrics: Metrics, log: Logger) -> None:
+        self._telemetry = telemetry
+        self._log = log
+        self.auth_failed = metrics.auth_failed
+
+    def finished(self, facts: Facts) -> None:
+        self._telemetry.finished(facts)
+
+    def crashed(self, request_id: str, error: Exception) -> None:
+        self._log.error("request.crashed", request_id=request_id, exc_info=error)
+
+
+class _Nowhere:
+    def write(self, data: bytes, /) -> int:
+        return len(data)

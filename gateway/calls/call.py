@@ -1,0 +1,36 @@
+"""What was asked, frozen: everything the pipeline needs to know of a request."""
+
+import hashlib
+from dataclasses import dataclass
+
+from gateway.access.principal import Principal
+from gateway.catalog.listing import Model
+from gateway.dialects.dialect import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a route leads: Ollama's own path, a constant, and how that family speaks."""
+
+    path: str
+    dialect: Dialect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. ``body`` is what goes to Ollama, built by us; ``patience`` is in seconds."""
+
+    request_id: str
+    principal: Principal
+    target: Target
+    model: Model
+    streaming: bool
+    patience: float | None
+    body: bytes
+    dropped: tuple[str, ...] = ()
+
+    def fingerprint(self) -> bytes:
+        """The same for two calls exactly when key, route and body are."""
+        digest = hashlib.sha256(f"{self.principal.key}\n{self.target.path}\n".encode())
+        digest.update(self.body)
+        return digest.digest()

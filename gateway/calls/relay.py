@@ -1,0 +1,124 @@
+"""From Ollama to the caller: bytes as they come, and the truth about how they ended.
+
+Ollama ends broken streams politely: only the dialect's final event proves that one is whole.
+"""
+
+from typing import Protocol
+
+from gateway.calls.answer import Answer, Headers
+from gateway.dialects.dialect import Body, Dialect, Scanner
+from gateway.errors import GatewayError, UpstreamIncomplete
+from gateway.telemetry.exchange import Exchange, Phase
+
+
+class Reply(Protocol):
+    """What the relay needs of Ollama's reply."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def first_byte_at(self) -> float | None: ...
+    def header(self, name: str) -> str: ...
+    async def read(self) -> bytes: ...
+
+
+def is_stream(reply: Reply, dialect: Dialect) -> bool:
+    """Whether Ollama answers with a stream; asked for or not, the reply decides."""
+    return reply.status == 200 and reply.header("content-type").startswith(dialect.stream_type)
+
+
+async def relay_stream(
+    reply: Reply, answer: Answer, headers: Headers, dialect: Dialect, exchange: Exchange
+) -> None:
+    """Pass a stream on. Nothing is sent before its first byte is there.
+
+    Raises:
+        UpstreamIncomplete: it ended, however politely, without its final event.
+        GatewayError: what ``reply.read`` or ``answer`` raise.
+    """
+    data = await reply.read()
+    if not data:
+        raise UpstreamIncomplete
+    exchange.phase = Phase.RELAY
+    exchange.first_byte_at = reply.first_byte_at
+    scanner = dialect.scanner()
+    try:
+        await answer.start(reply.status, headers, length=None, scanner=scanner)
+        while data:
+            scanner.feed(data)
+            await answer.write(data)
+            data = await _next(reply, scanner)
+    finally:
+        _note_usage(exchange, scanner)
+        if scanner.failure is not None:
+            exchange.error = scanner.failure
+    if not scanner.complete:
+        raise UpstreamIncomplete
+    if scanner.failure is not None:
+        # Ollama said so itself, in its dialect and to the end: the caller's client raises.
+        exchange.outcome = UpstreamIncomplete.code
+
+
+async def relay_whole(
+    reply: Reply,
+    answer: Answer,
+    headers: Headers,
+    dialect: Dialect,
+    exchange: Exchange,
+    *,
+    at_once: int,
+) -> None:
+    """Pass an answer on that is no stream.
+
+    Up to ``at_once`` bytes are collected first, so that a failure in the middle is still an honest
+    status; a longer answer is passed on as it comes.
+    """
+    body = dialect.body()
+    try:
+        await _pass_whole(reply, answer, headers, body, at_once)
+    finally:
+        _note_usage(exchange, body)
+    if body.failure is not None:
+        exchange.error = body.failure
+
+
+async def _pass_whole(
+    reply: Reply, answer: Answer, headers: Headers, body: Body, at_once: int
+) -> None:
+    collected: list[bytes] = []
+    size = 0
+    while data := await reply.read():
+        body.feed(data)
+        collected.append(data)
+        size += len(data)
+        if size > at_once:
+            break
+    else:
+        await answer.whole(reply.status, headers, b"".join(collected))
+        return
+    await answer.start(reply.status, headers, length=reply.content_length, scanner=None)
+    for data in collected:
+        await answer.write(data)
+    collected.clear()
+    while data := await reply.read():
+        body.feed(data)
+        await answer.write(data)
+
+
+async def _next(reply: Reply, scanner: Scanner) -> bytes:
+    """The next bytes; a stream whose final event has passed is whole, whatever happens after it."""
+    try:
+        return await reply.read()
+    except GatewayError:
+        if scanner.complete:
+            return b""
+        raise
+
+
+def _note_usage(exchange: Exchange, read: Scanner | Body) -> None:
+    usage = read.usage
+    exchange.tokens_in = usage.tokens_in
+    exchange.tokens_out = usage.tokens_out
+    exchange.tokens_counted = usage.counted if usage.tokens_out is not None else None

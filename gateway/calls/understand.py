@@ -1,0 +1,59 @@
+"""From a body to what it asks for: pure."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.access.principal import Principal
+from gateway.calls.body import Fields, build, model_name, parse
+from gateway.calls.call import Target
+from gateway.calls.rules import apply
+from gateway.dialects.dialect import Dialect
+from gateway.errors import InvalidRequestBody
+
+_BOOLEANS = (b"true", b"false", b"null")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a body asks for, before it is known which model its name means."""
+
+    fields: Fields
+    model: str
+    streaming: bool
+    dropped: tuple[str, ...]
+
+    def body_for(self, canonical: str) -> bytes:
+        """The body that goes to Ollama, for the model whose canonical name this is.
+
+        The name stays as the caller wrote it, for Ollama repeats it in its answer; a spelling that
+        says more than a tag left out or another case is replaced, so that Ollama cannot read
+        another model out of it than we did.
+        """
+        sent = self.model.lower()
+        if sent in (canonical.lower(), canonical.lower().removesuffix(":latest")):
+            return build(self.fields)
+        name = msgspec.Raw(msgspec.json.encode(canonical))
+        return build({**self.fields, "model": name})
+
+
+def understand(data: bytes, target: Target, principal: Principal) -> Asked:
+    """What ``data`` asks of ``target``, as far as this key may.
+
+    Raises InvalidRequestBody, TuningNotAllowed, CloudNotAllowed.
+    """
+    fields = parse(data)
+    model = model_name(fields, "model")
+    streaming = _streams(fields, target.dialect)
+    ruled = apply(fields, principal, target.path)
+    return Asked(ruled.fields, model, streaming, ruled.dropped)
+
+
+def _streams(fields: Fields, dialect: Dialect) -> bool:
+    raw = fields.get("stream")
+    if raw is None:
+        return dialect.streams(None)
+    value = bytes(memoryview(raw)[:6]).strip()
+    if value not in _BOOLEANS:
+        raise InvalidRequestBody("`stream` must be true or false.", param="stream")
+    return dialect.streams(value)

@@ -1,0 +1,137 @@
+"""`ollama-gateway demo`: the gateway in front of a simulated Ollama, ready to be called."""
+
+import argparse
+import asyncio
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli import DONE
+from gateway.cli.loop import new_loop
+
+if TYPE_CHECKING:
+    from gateway.server import Serving
+    from gateway.settings import Settings
+
+_DESCRIPTION = """\
+Run the gateway in front of a simulated Ollama: no GPU, no download, nothing to configure, and
+nothing left behind. It prints a key and requests that are ready to be pasted into another terminal.
+The answers are nonsense; everything around them is as it will be.
+"""
+_MODEL = "llama3.2:1b"
+
+_WELCOME = """
+The gateway runs in front of a simulated Ollama.
+
+  address   {url}
+  key       {key}
+
+In another terminal, an answer:
+
+  curl {url}/v1/chat/completions \\
+    -H "Authorization: Bearer {key}" \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+The same as a stream: add "stream": true and call curl with -N. What a caller without a key sees
+(a discovery key in the path, as Engramia probes):
+
+  curl {url}/k/{discovery}/api/tags
+
+What the owner sees:  {admin}/status
+
+Ctrl-C ends it.
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "demo",
+        help="run the gateway in front of a simulated Ollama",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; the exit code."""
+    del arguments
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_demonstrate())
+
+
+async def _demonstrate() -> int:
+    from gateway.admin_view import admin_of  # noqa: PLC0415  - `--help` reads all commands
+    from gateway.app import build  # noqa: PLC0415  - see above
+    from gateway.server import serving, signals  # noqa: PLC0415  - see above
+    from gateway.simulator import USUAL_MODELS, Simulator  # noqa: PLC0415  - see above
+    from gateway.telemetry.log import Lines, configure  # noqa: PLC0415  - see above
+
+    models = [model.at_speed(load_time=1.0, tokens_per_second=40.0) for model in USUAL_MODELS]
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-gateway-")))
+        simulator = await stack.enter_async_context(Simulator(models, answer_tokens=40))
+        settings = _settings(simulator.url)
+        lines = Lines(sys.stderr.buffer)
+        log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)
+        key, discovery = _keys(folder)
+        gateway = build(
+            settings,
+            keys_file=folder / "keys.toml",
+            version=version("ollama-gateway"),
+            log=log,
+            lines=lines,
+        )
+        listening = await stack.enter_async_context(serving(gateway, admin_of(gateway)))
+        stack.enter_context(signals(first=stop.set, second=stop.set))
+        print(_welcome(listening, key, discovery), flush=True)
+        await stop.wait()
+    return DONE
+
+
+def _settings(ollama: str) -> "Settings":
+    from gateway.settings import Settings  # noqa: PLC0415  - see _demonstrate
+
+    listen = {"public": _address(11435), "admin": _address(11436)}
+    log = {"format": "console"}
+    return Settings.model_validate({"listen": listen, "ollama": {"url": ollama}, "log": log})
+
+
+def _address(port: int) -> str:
+    """The usual port, or any free one when something else listens there, such as the gateway."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            port = 0
+    return f"127.0.0.1:{port}"
+
+
+def _keys(folder: Path) -> tuple[str, str]:
+    """A key that may ask models, and one that may only look."""
+    from gateway.access.keyfile import create_key  # noqa: PLC0415  - see _demonstrate
+    from gateway.access.keys import NewKey  # noqa: PLC0415  - see _demonstrate
+    from gateway.access.principal import Scope  # noqa: PLC0415  - see _demonstrate
+
+    file, now = folder / "keys.toml", datetime.now(UTC)
+    both = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
+    looking = frozenset({Scope.DISCOVERY})
+    key = create_key(file, NewKey(name="demo", scopes=both), now)
+    return key, create_key(file, NewKey(name="demo-discovery", scopes=looking), now)
+
+
+def _welcome(listening: "Serving", key: str, discovery: str) -> str:
+    return _WELCOME.format(
+        url=f"http://{listening.public}",
+        admin=f"http://{listening.admin}",
+        key=key,
+        discovery=discovery,
+        model=_MODEL,
+    )

@@ -1,0 +1,117 @@
+"""`ollama-gateway serve`: run the gateway until it is told to stop."""
+
+import argparse
+import asyncio
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli import DONE, FAILED
+from gateway.cli.loop import new_loop
+from gateway.cli.name import command_name
+
+if TYPE_CHECKING:
+    from gateway.settings import Loaded
+
+_DESCRIPTION = """\
+Run the gateway in front of Ollama. It listens for callers on `listen.public`, where the tunnel
+points, and for you on `listen.admin`. SIGTERM or Ctrl-C lets answers end that are under way
+(`clocks.drain_timeout`); a second one ends at once.
+"""
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="run the gateway",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the config file to use")
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="show every setting in force and where it comes from, and exit",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal; the exit code. Raises SettingsError."""
+    # Not at the top: `--help` reads all commands.
+    from gateway.cli.config import print_config  # noqa: PLC0415  - see above
+    from gateway.settings import load  # noqa: PLC0415  - see above
+
+    loaded = load(arguments.config)
+    if arguments.print_config:
+        print(print_config(loaded), end="")
+        return DONE
+    problem = _keys_problem(loaded)
+    if problem is not None:
+        return _failed(problem)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_serve(loaded))
+
+
+def _keys_problem(loaded: "Loaded") -> str | None:
+    """Why the keys do not let anybody in; None if one does."""
+    from gateway.access.keyfile import KeyFileError  # noqa: PLC0415  - see run
+    from gateway.access.keyfile import load as load_keys  # noqa: PLC0415  - see run
+    from gateway.access.keys import State  # noqa: PLC0415  - see run
+
+    try:
+        keys = load_keys(loaded.keys_file)
+    except KeyFileError as error:
+        return str(error)
+    now = datetime.now(UTC)
+    if any(key.state(now) is State.ACTIVE for key in keys):
+        return None
+    what = "holds no key that is valid" if keys else "has no key yet"
+    return (
+        f"{loaded.keys_file} {what}, so nobody could use the gateway. "
+        f"`{command_name()} init` makes the keys for Engramia, "
+        f"`{command_name()} keys create NAME` makes one."
+    )
+
+
+async def _serve(loaded: "Loaded") -> int:
+    from gateway.admin_view import admin_of  # noqa: PLC0415  - see run
+    from gateway.app import build  # noqa: PLC0415  - see run
+    from gateway.server import PortInUse, drain, serving, signals  # noqa: PLC0415  - see run
+    from gateway.telemetry.log import Lines, configure  # noqa: PLC0415  - see run
+
+    settings = loaded.settings
+    lines = Lines(sys.stderr.buffer)
+    log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)
+    gateway = build(
+        settings,
+        keys_file=loaded.keys_file,
+        version=version("ollama-gateway"),
+        log=log,
+        lines=lines,
+    )
+    stop = asyncio.Event()
+    try:
+        async with serving(gateway, admin_of(gateway)) as listening:
+            with signals(first=stop.set, second=gateway.front.cut_all):
+                log.info(
+                    "gateway.started",
+                    public=f"http://{listening.public}",
+                    admin=f"http://{listening.admin}",
+                    ollama=settings.ollama.url,
+                    config=str(loaded.config_file or "defaults"),
+                )
+                await stop.wait()
+                log.info("gateway.draining", timeout=settings.clocks.drain_timeout)
+                await drain(gateway)
+    except PortInUse as error:
+        return _failed(str(error))
+    log.info("gateway.stopped")
+    return DONE
+
+
+def _failed(problem: str) -> int:
+    print(f"ollama-gateway: {problem}", file=sys.stderr)
+    return FAILED

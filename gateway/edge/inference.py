@@ -1,0 +1,112 @@
+"""The routes that make Ollama work: from a request to a call, and the call through the pipeline."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.access.principal import Principal
+from gateway.calls.call import Call, Target
+from gateway.calls.pipeline import Pipeline
+from gateway.calls.understand import Asked, understand
+from gateway.catalog.listing import Model
+from gateway.catalog.names import is_cloud_name, name_key
+from gateway.clocks import declared_patience
+from gateway.edge.reading import read_body
+from gateway.edge.visit import Asking
+from gateway.errors import CloudNotAllowed, ModelNotFound, NoModelsPulled
+from gateway.telemetry.exchange import Phase
+
+
+class Resolver(Protocol):
+    """The catalogue, as far as a call needs it."""
+
+    async def resolve(self, name: str, may_use: "MayUse") -> Model: ...
+
+
+class MayUse(Protocol):
+    def __call__(self, model: str, /) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """``size`` in bytes for one body, ``timeout`` in seconds for its arrival."""
+
+    size: int
+    timeout: float
+
+
+class Inference:
+    """Serves every route of scope inference, each in its dialect."""
+
+    def __init__(self, *, catalog: Resolver, pipeline: Pipeline, limits: BodyLimits) -> None:
+        self._catalog = catalog
+        self._pipeline = pipeline
+        self._limits = limits
+
+    async def serve(self, asking: Asking) -> None:
+        """Read, understand, resolve, perform. Raises a GatewayError for every way to fail."""
+        call = await self._call(asking)
+        await self._pipeline.perform(call, asking.answer, asking.exchange)
+
+    async def _call(self, asking: Asking) -> Call:
+        """The frozen call. What was parsed is let go of here, before anybody waits."""
+        exchange = asking.exchange
+        target = Target(asking.route.template, asking.route.dialect)
+        asked = await self._understood(asking, target)
+        exchange.streaming = asked.streaming
+        if asked.dropped:
+            asking.answer.headers["x-gateway-dropped"] = ", ".join(asked.dropped)
+        exchange.phase = Phase.RESOLVE
+        model = await self._resolve(asked.model, asking.principal)
+        exchange.model = model.name if model.raw else None
+        body = asked.body_for(model.name)
+        asking.share.shrink(len(body))
+        return Call(
+            request_id=exchange.request_id,
+            principal=asking.principal,
+            target=target,
+            model=model,
+            streaming=asked.streaming,
+            patience=declared_patience(asking.request.headers),
+            body=body,
+            dropped=asked.dropped,
+        )
+
+    async def _understood(self, asking: Asking, target: Target) -> Asked:
+        asking.exchange.phase = Phase.BODY
+        limits = self._limits
+        data = await read_body(
+            asking.request, asking.share, limit=limits.size, body_timeout=limits.timeout
+        )
+        asking.exchange.bytes_in = len(data)
+        asking.exchange.phase = Phase.PARSE
+        return understand(data, target, asking.principal)
+
+    async def _resolve(self, name: str, principal: Principal) -> Model:
+        """The model that Ollama would run, if this key may use it and it stays where it may."""
+        spelt = name_key(name) or name
+        if is_cloud_name(name) and not principal.may_reach_cloud(spelt):
+            raise _stays_here()
+        try:
+            model = await self._catalog.resolve(name, principal.may_use)
+        except (ModelNotFound, NoModelsPulled):
+            # Ollama runs a cloud model that was never pulled.
+            if is_cloud_name(name) and principal.may_use(spelt):
+                return _unlisted(spelt)
+            raise
+        if model.leaves_the_machine and not principal.may_reach_cloud(model.name):
+            raise _stays_here()
+        return model
+
+
+def _unlisted(name: str) -> Model:
+    return Model(
+        name=name, digest="", size_bytes=None, parameters=None, remote=True, created=0, raw={}
+    )
+
+
+def _stays_here() -> CloudNotAllowed:
+    return CloudNotAllowed(
+        "This model runs on ollama.com, on the account of this machine's owner, which this key "
+        "may not. Use a model that runs here, or ask the owner for a key made with `--cloud`.",
+        param="model",
+    )

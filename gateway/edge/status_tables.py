@@ -1,0 +1,182 @@
+"""The tables of the status page. On a phone each row becomes a card, by ``data-label``."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.edge import wording
+from gateway.edge.markup import Html, joined, tag
+
+SHOWN_FAILURES: Final = 15
+
+Status = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``kind`` is the class of its cells."""
+
+    title: str
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """A number that says nothing where there is little room."""
+
+
+Content = Html | str | Zero
+
+
+def models(status: Status) -> Html:
+    """What there is, how much of it is asked for, and how long each may take."""
+    columns = (
+        Column("Model", "name"),
+        Column("Size", "short"),
+        Column("Changed", "short"),
+        Column("Time for an answer"),
+        Column("Active", "number"),
+        Column("Waiting", "number"),
+        Column("Requests", "number"),
+        Column("Tokens out", "number"),
+    )
+    rows = [_model(model, status["now"]) for model in status["models"]]
+    return _section("Models", columns, rows, "Ollama has none, or was not asked yet.")
+
+
+def _model(model: Status, now: str) -> list[Content]:
+    counts = [
+        _busy(model["active"]),
+        _busy(model["queued"]),
+        _with_failed(model),
+        _number(model["tokens_out"]),
+    ]
+    if not model["listed"]:
+        return [model["name"], "no longer in Ollama's list", "-", "-", *counts]
+    where = "runs on ollama.com" if model["cloud"] else wording.size(model["size_bytes"])
+    kind = " ".join(filter(None, (model["parameters"], model["quantization"])))
+    changed = model["modified_at"]
+    return [
+        model["name"],
+        _two(kind or where, where if kind else ""),
+        "-" if changed is None else wording.since(changed, now),
+        _two(wording.limit(model["total_timeout"]), f"by {model['why']}"),
+        *counts,
+    ]
+
+
+def failures(status: Status) -> Html:
+    """The newest first."""
+    columns = (
+        Column("When", "short"),
+        Column("What", "short"),
+        Column("Why", "words"),
+        Column("Who and what"),
+        Column("Request", "short"),
+    )
+    rows = [_failure(facts, status["now"]) for facts in status["failures"][:SHOWN_FAILURES]]
+    return _section("Last failures", columns, rows, "No request has failed since the start.")
+
+
+def _failure(facts: Status, now: str) -> list[Content]:
+    key, model = facts.get("key", "no valid key"), facts.get("model")
+    return [
+        _two(wording.since(facts["ended_at"], now), f"after {wording.took(facts['duration'])}"),
+        _two(tag("strong", facts["outcome"], class_="failed"), _progress(facts)),
+        facts.get("error", "-"),
+        _two(key, model or ""),
+        _two(f"{facts['method']} {facts['route']}", tag("code", facts["request_id"])),
+    ]
+
+
+def _progress(facts: Status) -> str:
+    """The status that was sent, and how far the request got."""
+    status = facts.get("status")
+    return f"{'' if status is None else f'{status}, '}in phase {facts['phase']}"
+
+
+def outcomes(status: Status) -> Html:
+    """How many requests ended in which way."""
+    rows: list[list[Content]] = [
+        [outcome, f"{number:,}", f"{number / status['requests']:.1%}"]
+        for outcome, number in status["outcomes"].items()
+    ]
+    columns = (Column("Outcome", "name"), Column("Requests", "number"), Column("Share", "number"))
+    return _section("All requests by outcome", columns, rows, "There was no request yet.")
+
+
+def keys(status: Status) -> Html:
+    """Names and what they open, nothing that is secret."""
+    columns = (
+        Column("Key", "name"),
+        Column("Scopes"),
+        Column("Valid", "short"),
+        Column("Requests", "number"),
+        Column("Tokens in", "number"),
+        Column("Tokens out", "number"),
+    )
+    rows = [_key(key, status["now"]) for key in status["keys"]]
+    return _section("Keys", columns, rows, "There is none.")
+
+
+def _key(key: Status, now: str) -> list[Content]:
+    return [
+        key["name"],
+        ", ".join(key["scopes"]),
+        _validity(key, now),
+        _with_failed(key),
+        _number(key["tokens_in"]),
+        _number(key["tokens_out"]),
+    ]
+
+
+def _validity(key: Status, now: str) -> Html | str:
+    if key["state"] != "active":
+        return tag("span", key["state"], class_="failed")
+    if key["expires"] is None:
+        return "without end"
+    return _two(f"ends {wording.until(key['expires'], now)}", wording.minute(key["expires"]))
+
+
+def _with_failed(totals: Status) -> Content:
+    failed = totals["failed"]
+    if not failed:
+        return _number(totals["requests"])
+    return _two(f"{totals['requests']:,}", tag("span", f"{failed:,} failed", class_="failed"))
+
+
+def _busy(number: int) -> Content:
+    return tag("span", str(number), class_="busy") if number else Zero()
+
+
+def _number(number: int) -> Content:
+    return f"{number:,}" if number else Zero()
+
+
+def _two(first: Html | str, second: Html | str) -> Html:
+    """One line, and a smaller one below it; as one element, for a card's row has two columns."""
+    below = tag("small", second) if second else ""
+    return tag("span", first, below)
+
+
+def _section(
+    title: str, columns: Sequence[Column], rows: Iterable[Sequence[Content]], nothing: str
+) -> Html:
+    body = [_row(columns, row) for row in rows]
+    if not body:
+        return joined(tag("h2", title), tag("p", nothing, class_="faint"))
+    head = tag("tr", *(tag("th", column.title, class_=column.kind) for column in columns))
+    table = tag("table", tag("thead", head), tag("tbody", *body))
+    return joined(tag("h2", title), tag("div", table, class_="table"))
+
+
+def _row(columns: Sequence[Column], cells: Sequence[Content]) -> Html:
+    first, *others = zip(columns, cells, strict=True)
+    labelled = (_cell(column, cell, data_label=column.title) for column, cell in others)
+    return tag("tr", _cell(*first), *labelled)
+
+
+def _cell(column: Column, content: Content, **attributes: str) -> Html:
+    if isinstance(content, Zero):
+        return tag("td", "0", class_=f"{column.kind} zero", **attributes)
+    return tag("td", content, class_=column.kind, **attributes)

@@ -1,0 +1,128 @@
+"""Runs a gateway: its listeners, the signals, the drain."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.app import Gateway
+from gateway.edge.connections import ConnectionLimits, Server
+from gateway.settings import Address
+
+_AFTER_CUT = 1.0
+"""Seconds in which requests that were cut write their last words and their log line."""
+
+_AFTER_CLOSE = 0.1
+"""Seconds that aiohttp waits for handlers, twice. Zero would mean for ever to it."""
+
+
+class PortInUse(Exception):
+    """A listener could not be opened; the text says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where a running gateway listens."""
+
+    public: Address
+    admin: Address
+
+
+@asynccontextmanager
+async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Serving]:
+    """Listen on both addresses for as long as the block lasts; then close without a drain.
+
+    Raises:
+        PortInUse: an address cannot be listened on.
+    """
+    settings = gateway.settings
+    clocks = settings.clocks
+    limits = ConnectionLimits(
+        connections=settings.limits.connections,
+        head_timeout=clocks.head_timeout,
+        keepalive_timeout=clocks.keepalive_timeout,
+    )
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(gateway.running())
+        server = Server(
+            gateway.front.handle,
+            limits=limits,
+            unreadable=gateway.front.unreadable,
+            crashed=gateway.front.crashed,
+        )
+        public = await _listen(loop, server, settings.listen.public, "listen.public")
+        stack.push_async_callback(server.shutdown, _AFTER_CLOSE)
+        stack.callback(public.close)
+        runner = web.AppRunner(admin, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        if runner.server is None:
+            raise RuntimeError("the admin application has no server")
+        private = await _listen(loop, runner.server, settings.listen.admin, "listen.admin")
+        stack.callback(private.close)
+        yield Serving(_bound(public), _bound(private))
+
+
+async def drain(gateway: Gateway) -> None:
+    """Let what is under way end, and nothing new begin.
+
+    New work is refused and waiters fail at once; those who have a place keep it until
+    ``clocks.drain_timeout``, and are then cut.
+    """
+    gateway.front.drain()
+    gateway.admission.drain()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(gateway.settings.clocks.drain_timeout):
+            await gateway.front.quiet.wait()
+    gateway.front.cut_all()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_AFTER_CUT):
+            await gateway.front.quiet.wait()
+
+
+@contextmanager
+def signals(*, first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
+    """Be told of SIGTERM and SIGINT instead of dying of them: of the first, and of all later."""
+    loop = asyncio.get_running_loop()
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    came = False
+
+    def note() -> None:
+        nonlocal came
+        (second if came else first)()
+        came = True
+
+    for kind in kinds:
+        loop.add_signal_handler(kind, note)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            loop.remove_signal_handler(kind)
+
+
+async def _listen(
+    loop: asyncio.AbstractEventLoop,
+    factory: Callable[[], asyncio.Protocol],
+    address: Address,
+    setting: str,
+) -> asyncio.Server:
+    try:
+        return await loop.create_server(factory, address.host, address.port, backlog=1024)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise PortInUse(
+            f"cannot listen on {address} ({setting}): {reason}. Stop what listens there, "
+            f"or set another address with `{setting}`."
+        ) from error
+
+
+def _bound(server: asyncio.Server) -> Address:
+    sock: socket.socket = server.sockets[0]
+    host, port = sock.getsockname()[:2]
+    return Address(host, port)

@@ -1,0 +1,56 @@
+"""The settings: what there is to set, from where it is read, and what is wrong with it.
+
+Nothing else in the gateway reads the environment or a config file.
+"""
+
+from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
+from gateway.settings.masking import masked, names_a_secret, printable
+from gateway.settings.places import (
+    SYSTEM_FOLDER,
+    ConfigFileMissing,
+    SettingsError,
+    default_config_text,
+)
+from gateway.settings.tables import (
+    Admission,
+    Catalog,
+    Clocks,
+    Keys,
+    Limits,
+    Listen,
+    Log,
+    ModelRule,
+    Ollama,
+    Proxies,
+    TrustedProxy,
+)
+from gateway.settings.values import Address
+from gateway.settings.whole import Settings
+
+__all__ = [
+    "SYSTEM_FOLDER",
+    "Address",
+    "Admission",
+    "Catalog",
+    "Clocks",
+    "ConfigFileMissing",
+    "Keys",
+    "Limits",
+    "Listen",
+    "Loaded",
+    "Log",
+    "ModelRule",
+    "Ollama",
+    "Proxies",
+    "Settings",
+    "SettingsError",
+    "TrustedProxy",
+    "config_place",
+    "default_config_text",
+    "load",
+    "masked",
+    "names_a_secret",
+    "printable",
+    "setting_names",
+    "variable_for",
+]

@@ -1,0 +1,41 @@
+"""What all tests share: a simulated Ollama, a gateway in front of it, and an empty house after."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from gateway.simulator import Simulator
+from tests.harness import Running, running
+
+hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("here")
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    """An Ollama in which nothing takes time unless a test asks for it."""
+    async with Simulator(time_scale=0) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def gateway(sim: Simulator, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway at its defaults in front of ``sim``."""
+    async with running(sim.url, tmp_path) as gateway:
+        yield gateway
+        await left_empty(gateway)
+
+
+async def left_empty(gateway: Running) -> None:
+    """After whatever happened, nobody holds a place, waits for one, or has a task left."""
+    async with asyncio.timeout(5):
+        await gateway.gateway.front.quiet.wait()
+    limits = gateway.gateway.settings.admission
+
+    assert repr(gateway.gateway.admission) == (
+        f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
+    )
+    assert "0 lent" in repr(gateway.gateway.upstream.pool)

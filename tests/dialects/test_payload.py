@@ -1,0 +1,131 @@
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from gateway.dialects import Usage
+from gateway.dialects.payload import (
+    decode,
+    encode,
+    failure_text,
+    filled,
+    lost_count,
+    printable,
+    rest_of_object,
+    seconds,
+    tokens,
+    usage_of,
+)
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"{", b"\xff", b'"\xff"', b'"\\ud800"', b"1", b'"a" "b"', b"[" * 100_000]
+)
+def test_decode_never_fails(document: bytes) -> None:
+    """No JSON, no UTF-8, another type, something behind it, too deep: all just None."""
+    assert decode(msgspec.json.Decoder(str), document) is None
+
+
+@pytest.mark.parametrize("value", [b"", b'""', b"null", b"[]", b"{}"])
+def test_empty_values(value: bytes) -> None:
+    """What carries nothing."""
+    assert not filled(Raw(value))
+
+
+@pytest.mark.parametrize("value", [b'" "', b'"null"', b"[0]", b'"{}"', b"false", b"0"])
+def test_filled_values(value: bytes) -> None:
+    """What carries something, a blank among it."""
+    assert filled(Raw(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(b"27", 27), (b"0", None), (b"-1", None), (b"1.5", None), (b"null", None), (b"", None)],
+)
+def test_tokens(value: bytes, count: int | None) -> None:
+    """Only a positive whole number counts."""
+    assert count == tokens(Raw(value))
+
+
+def test_seconds() -> None:
+    """From nanoseconds; anything but a number is unknown."""
+    assert seconds(Raw(b"1500000000")) == 1.5
+    assert seconds(Raw(b'"1s"')) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (b'{"message":"no","type":"x"}', "no"),
+        (b'"no"', "no"),
+        (b'{"code":7}', '{"code":7}'),
+        (b'"\xff"', '"�"'),
+        (b"null", None),
+        (b"", None),
+        (b'"' + b"x" * 1000 + b'"', "x" * 300),
+        (b"[" + b"1," * 1000 + b"1]", ("[" + "1," * 1000)[:300]),
+    ],
+)
+def test_failure_text(error: bytes, words: str | None) -> None:
+    """Ollama's words in any of its shapes, 300 characters at most."""
+    assert words == failure_text(Raw(error))
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected", "lost"),
+    [
+        (b'{"prompt_tokens":3,"completion_tokens":4}', Usage(3, 4), False),
+        (b'{"input_tokens":3,"output_tokens":4}', Usage(3, 4), False),
+        (b'{"prompt_tokens":0,"completion_tokens":0}', Usage(), True),
+        (b'{"input_tokens":3,"output_tokens":0}', Usage(3, None), True),
+        (b'{"prompt_tokens":7,"total_tokens":7}', Usage(7, None), False),
+        (b'{"prompt_tokens":"x","completion_tokens":4}', Usage(None, 4), False),
+        (b"null", Usage(), False),
+        (b"", Usage(), False),
+    ],
+)
+def test_usage(usage: bytes, expected: Usage, *, lost: bool) -> None:
+    """Under either pair of names; a count of 0 that is there is not one that is missing."""
+    assert expected == usage_of(Raw(usage))
+    assert lost == lost_count(Raw(usage))
+
+
+def test_printable_and_encode() -> None:
+    """Half a surrogate pair cannot be sent; a line feed cannot break a line."""
+    assert encode(printable("a\ud800\nb")) == b'"a?\\nb"'
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text('"\\{},:usage', max_size=12) | st.just('{"usage":{}}'),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["usage", "text", '","usage', "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(document=st.dictionaries(st.sampled_from(["usage", "text", "x"]), JSON), cut=st.integers(1))
+def test_rest_of_object_is_certain(document: dict[str, object], cut: int) -> None:
+    """From whatever end of whatever document: what decodes are top-level fields of it."""
+    text = json.dumps(document, separators=(",", ":")).encode()
+    rest = rest_of_object(text[min(cut, len(text)) :], b"usage")
+    try:
+        fields = json.loads(rest)
+    except ValueError:
+        return
+
+    assert fields.items() <= document.items()
+
+
+def test_rest_of_object() -> None:
+    """The object's last fields, found behind any text; inside another object they are unknown."""
+    text = b'el \\"usage\\":1","data":[1,2],"usage":{"prompt_tokens":7},"more":[{}]}\n'
+
+    assert rest_of_object(text, b"usage") == b'{"usage":{"prompt_tokens":7},"more":[{}]}\n'
+    assert decode(msgspec.json.Decoder(dict), rest_of_object(b'1,"usage":1}}', b"usage")) is None
+    assert rest_of_object(b"nothing", b"usage") == b""
+    assert rest_of_object(rb'{"x":1,"a\"usage":1}', b"usage") == b""

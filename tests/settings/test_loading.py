@@ -1,0 +1,264 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gateway.settings import (
+    Address,
+    Loaded,
+    ModelRule,
+    Settings,
+    SettingsError,
+    config_place,
+    load,
+    places,
+    setting_names,
+    variable_for,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without any config, on a machine without one."""
+    monkeypatch.setattr(places, "SYSTEM_FOLDER", tmp_path / "etc" / "ollama-gateway")
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+def _write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _load(file: Path, environ: Mapping[str, str] | None = None) -> Loaded:
+    return load(file, environ or {})
+
+
+# Places.
+
+
+def test_without_any_file_the_defaults_hold(home: Path) -> None:
+    """The gateway runs without a config file; its keys are then in the user's folder."""
+    loaded = load(environ={"HOME": str(home)})
+
+    assert loaded.settings == Settings()
+    assert loaded.config_file is None
+    assert loaded.keys_file == home / ".config" / "ollama-gateway" / "keys.toml"
+    assert set(loaded.sources.values()) == {"default"}
+
+
+def test_the_system_file_is_read_when_the_user_has_none(home: Path, tmp_path: Path) -> None:
+    """And the keys are beside the file that was read."""
+    file = _write(tmp_path / "etc" / "ollama-gateway" / "gateway.toml", "[log]\nlevel='debug'")
+
+    loaded = load(environ={"HOME": str(home)})
+
+    assert (loaded.config_file, loaded.settings.log.level) == (file, "debug")
+    assert loaded.keys_file == file.with_name("keys.toml")
+
+
+def test_the_users_file_comes_before_the_systems(home: Path, tmp_path: Path) -> None:
+    """Only one file is read."""
+    _write(tmp_path / "etc" / "ollama-gateway" / "gateway.toml", "[log]\nlevel='debug'")
+    file = _write(home / ".config" / "ollama-gateway" / "gateway.toml")
+
+    loaded = load(environ={"HOME": str(home)})
+
+    assert (loaded.config_file, loaded.settings.log.level) == (file, "info")
+
+
+def test_the_folder_for_config_files_can_be_elsewhere(home: Path, tmp_path: Path) -> None:
+    """As the XDG Base Directory Specification has it, which ignores relative paths."""
+    file = _write(tmp_path / "xdg" / "ollama-gateway" / "gateway.toml")
+    environ = {"HOME": str(home), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+
+    assert load(environ=environ).config_file == file
+    assert load(environ=environ | {"XDG_CONFIG_HOME": "xdg"}).config_file is None
+
+
+def test_a_file_asked_for_is_the_only_one(home: Path, tmp_path: Path) -> None:
+    """Whatever else there is."""
+    _write(home / ".config" / "ollama-gateway" / "gateway.toml", "nonsense")
+    file = _write(tmp_path / "mine.toml")
+
+    assert load(file, {"HOME": str(home)}).config_file == file
+
+
+def test_a_file_asked_for_may_be_relative_or_below_the_home(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept with its whole path: the gateway may look for its keys from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    file = _write(tmp_path / "mine.toml")
+    other = _write(home / "mine.toml")
+
+    assert load(Path("mine.toml"), {}).config_file == file
+    assert load(Path("~/mine.toml"), {"HOME": str(home)}).config_file == other
+    assert load(file, {}).keys_file == tmp_path / "keys.toml"
+
+
+def test_a_file_asked_for_must_be_there(tmp_path: Path) -> None:
+    """It is not replaced by another one in silence."""
+    with pytest.raises(SettingsError) as caught:
+        _load(tmp_path / "missing.toml")
+
+    assert caught.value.lines == [f"{tmp_path}/missing.toml: there is no such file"]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("", "{folder}/keys.toml"),
+        ("secret/k.toml", "{folder}/secret/k.toml"),
+        ("/srv/keys.toml", "/srv/keys.toml"),
+        ("~/keys.toml", "/home/me/keys.toml"),
+    ],
+)
+def test_the_keys_file_starts_at_the_config_file(
+    tmp_path: Path, written: str, expected: str
+) -> None:
+    """Unless its path is absolute or starts at the user's home."""
+    file = _write(tmp_path / "gateway.toml", f'[keys]\nfile = "{written}"')
+
+    loaded = _load(file, {"HOME": "/home/me"})
+
+    assert str(loaded.keys_file) == expected.format(folder=tmp_path)
+
+
+def test_the_place_of_the_config_file_is_known_before_it_is_there(home: Path) -> None:
+    """That is where `init` makes it; what is asked for comes first, then what exists."""
+    environ = {"HOME": str(home)}
+    expected = home / ".config" / "ollama-gateway" / "gateway.toml"
+
+    assert config_place(None, environ) == expected
+    assert config_place(Path("/a/b.toml"), environ) == Path("/a/b.toml")
+    system = _write(places.SYSTEM_FOLDER / "gateway.toml")
+    assert config_place(None, environ) == system
+
+
+# File and environment.
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """Setting by setting, and it is known for each where it comes from."""
+    file = _write(tmp_path / "g.toml", "[admission]\nmax_active = 2\nmax_queued = 100")
+    environ = {"GATEWAY_ADMISSION__MAX_ACTIVE": "3", "GATEWAY_CLOCKS__CEILING": "1h"}
+
+    loaded = _load(file, environ)
+
+    admission, clocks = loaded.settings.admission, loaded.settings.clocks
+    assert (admission.max_active, admission.max_queued, clocks.ceiling) == (3, 100, 3_600.0)
+    assert loaded.sources["admission.max_active"] == "environment GATEWAY_ADMISSION__MAX_ACTIVE"
+    assert loaded.sources["admission.max_queued"] == f"file {file}"
+    assert loaded.sources["admission.max_queued_per_key"] == "default"
+
+
+def test_the_process_environment_is_read_unless_another_is_given(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of the process count; to construct Settings directly reads none."""
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("GATEWAY_LOG__FORMAT", "console")
+
+    assert load().settings.log.format == "console"
+    assert Settings().log.format == "json"
+
+
+def test_lists_in_the_environment_are_json(tmp_path: Path) -> None:
+    """One variable holds the whole list."""
+    trusted = [{"address": "127.0.0.1", "header": "CF-Connecting-IP"}]
+    environ = {
+        "GATEWAY_PROXIES__TRUSTED": json.dumps(trusted),
+        "GATEWAY_LISTEN__ADMIN_HOSTS": '["gateway"]',
+    }
+
+    settings = _load(_write(tmp_path / "g.toml"), environ).settings
+
+    assert settings.listen.admin_hosts == ("gateway",)
+    assert str(settings.proxies.trusted[0].address) == "127.0.0.1/32"
+
+
+def test_other_peoples_variables_are_left_alone(tmp_path: Path) -> None:
+    """Kubernetes makes such names for any service that is called "gateway"."""
+    environ = {"GATEWAY_PORT": "tcp://10.0.0.1:80", "GATEWAY_MODELS": "x", "OTHER__NAME": "1"}
+
+    assert _load(_write(tmp_path / "g.toml"), environ).settings == Settings()
+
+
+def test_every_setting_but_the_models_has_a_variable(tmp_path: Path) -> None:
+    """Each of them takes what the default is, as text."""
+    file = _write(tmp_path / "g.toml")
+    without = [name for name in setting_names() if variable_for(name) is None]
+
+    assert without == ["models"]
+    for name in set(setting_names()) - {"models"}:
+        table, _, field = name.partition(".")
+        default = getattr(getattr(Settings(), table), field)
+        text = "[]" if default == () else str(default)
+        variable = f"GATEWAY_{table}__{field}".upper()
+        loaded = _load(file, {variable: text})
+        assert loaded.settings == Settings(), name
+        assert loaded.sources[name] == f"environment {variable}"
+
+
+def test_models_have_their_own_entries(tmp_path: Path) -> None:
+    """In the order of the file, for the first that matches counts."""
+    text = '[[models]]\nmatch="a*"\ntotal_timeout="2m"\n[[models]]\nmatch="b"\nmax_active=2'
+
+    loaded = _load(_write(tmp_path / "g.toml", text))
+
+    assert loaded.settings.models == (
+        ModelRule(match="a*", total_timeout=120),
+        ModelRule(match="b", max_active=2),
+    )
+    assert loaded.sources["models"] == f"file {tmp_path}/g.toml"
+
+
+def test_settings_are_frozen() -> None:
+    """They are read once and then are what they are."""
+    settings = Settings(listen={"public": "127.0.0.1:0"})
+
+    assert settings.listen.public == Address("127.0.0.1", 0)
+    with pytest.raises(ValidationError):
+        settings.log.level = "debug"
+
+
+# Whatever is written.
+
+_scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.just([])
+)
+_names = st.sampled_from([name.rpartition(".")[2] for name in setting_names()])
+_tables = st.dictionaries(st.one_of(_names, st.text(max_size=8)), _scalars, max_size=4)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({name.partition(".")[0] for name in setting_names()})),
+        st.one_of(_scalars, _tables, st.lists(_tables, max_size=2)),
+        max_size=5,
+    )
+)
+def test_nothing_that_is_written_is_a_crash(written: dict[str, object]) -> None:
+    """Any file gives settings or lines that say what is wrong with them, each on one line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.settings.loading.find_config", lambda *_: Path("/a/gateway.toml"))
+        patch.setattr("gateway.settings.loading.read_config", lambda *_: written)
+        lines = _mistakes()
+
+    assert all(line and line.isprintable() for line in lines)
+
+
+def _mistakes() -> list[str]:
+    try:
+        load(environ={})
+    except SettingsError as error:
+        return error.lines or [""]
+    return []

@@ -1,0 +1,253 @@
+"""What is wrong with settings, told to the person who wrote them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import SettingsError, load
+
+SECONDS = 'must be seconds above 0 and at most 86400, as a number or as text such as "90s", "5m", '
+
+
+def _lines(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The mistakes, with the path of the file shortened to FILE."""
+    file = folder / "gateway.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load(file, environ or {})
+    return [line.replace(str(file), "FILE") for line in caught.value.lines]
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """One line for each, of file and environment, known and unknown names, single and together."""
+    text = """
+        [clocks]
+        head_timeout = "soon"
+        hed_timeout = 5
+        [admission]
+        max_queued = 8
+        [[models]]
+        total_timeout = 60
+    """
+    environ = {"GATEWAY_LOG__LEVEL": "loud", "GATEWAY_LOG__LEVLE": "info"}
+
+    assert _lines(tmp_path, text, environ) == [
+        "GATEWAY_LOG__LEVLE is not a setting; did you mean GATEWAY_LOG__LEVEL? (environment)",
+        (
+            "admission.max_queued_per_key = 16 (default) and admission.max_queued = 8 (file FILE): "
+            "one key cannot have more waiting than all together: lower the first or raise the "
+            "second"
+        ),
+        f'clocks.head_timeout = "soon" {SECONDS}"2h" (file FILE)',
+        "clocks.hed_timeout is not a setting; did you mean clocks.head_timeout? (file FILE)",
+        "models, entry 1: match is missing (file FILE)",
+        (
+            'log.level = "loud" must be "debug", "info", "warning" or "error" '
+            "(environment GATEWAY_LOG__LEVEL)"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[log]\ncolour = 1", "log.colour is not a setting; there are log.level, log.format"),
+        ("[clock]\na = 1", "clock is not a setting; did you mean clocks?"),
+        ("max_active = 1", "max_active is not a setting; did you mean admission.max_active?"),
+        ("[admission]\nttl = 5", "admission.ttl is not a setting; did you mean catalog.ttl?"),
+        ("_env_file = 'x'", "_env_file is not a setting; there are listen, ollama, keys, "),
+        (
+            "[[models]]\nmatch = 'a'\ntotal_timout = 3",
+            "models, entry 1: total_timout is not a setting; did you mean models.total_timeout?",
+        ),
+    ],
+)
+def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -> None:
+    """The name that was probably meant, or those that there are."""
+    [line] = _lines(tmp_path, text)
+
+    assert line.startswith(expected)
+    assert line.endswith("(file FILE)")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("clocks = 5", "clocks must be a table, written as [clocks] (file FILE)"),
+        ("models = 5", "models must be a list of tables, written as [[models]] (file FILE)"),
+        (
+            "[models]\nmatch = 'a'",
+            "models must be a list of tables, written as [[models]] (file FILE)",
+        ),
+        ("[proxies]\ntrusted = [5]", "proxies.trusted, entry 1 must be a table (file FILE)"),
+        (
+            "[proxies]\ntrusted = 'cloudflare'",
+            (
+                'proxies.trusted = "cloudflare" must be a list in brackets; in an environment '
+                "variable, a list in JSON (file FILE)"
+            ),
+        ),
+        (
+            "[listen]\nadmin_hosts = ['a', 'b:1']",
+            (
+                'listen.admin_hosts, entry 2 = "b:1" must be a host name without scheme and port, '
+                'such as "gateway" (file FILE)'
+            ),
+        ),
+    ],
+)
+def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str) -> None:
+    """A person writes tables and lists, not models and tuples."""
+    assert _lines(tmp_path, text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "[limits]\nbuffered_bytes = '16MiB'",
+            (
+                "limits.body_bytes = 33554432 (default) and limits.buffered_bytes = 16777216 (file "
+                "FILE): the largest request would never fit"
+            ),
+        ),
+        (
+            "[clocks]\nfirst_byte_timeout = '2h'",
+            (
+                "clocks.first_byte_timeout = 7200.0 (file FILE) and clocks.stream_total_timeout = "
+                "1800.0 (default): the whole stream would end before"
+            ),
+        ),
+        (
+            "[catalog]\nttl = '2h'",
+            "catalog.stale_limit = 3600.0 (default) and catalog.ttl = 7200.0 (file FILE): ",
+        ),
+        (
+            "[listen]\npublic = '0.0.0.0:11436'",
+            (
+                'listen.public = "0.0.0.0:11436" (file FILE) and listen.admin = "127.0.0.1:11436" '
+                "(default): two listeners cannot share a place"
+            ),
+        ),
+        (
+            "[[models]]\nmatch = 'a'\n[[models]]\nmatch = 'a'",
+            'models has two entries with match = "a": only the first would count (file FILE)',
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named_both(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    """With their values and where each comes from: one of them may be a default."""
+    [line] = _lines(tmp_path, text)
+
+    assert line.startswith(expected)
+
+
+def test_two_listeners_may_both_take_any_port(tmp_path: Path) -> None:
+    """Port 0 is no place yet."""
+    file = tmp_path / "gateway.toml"
+    file.write_text("[listen]\npublic = '127.0.0.1:0'\nadmin = '127.0.0.1:0'")
+
+    assert load(file, {}).settings.listen.public.port == 0
+
+
+def test_models_cannot_be_set_in_the_environment(tmp_path: Path) -> None:
+    """Their variable would have no double underscore, so those with one are a mistake."""
+    assert _lines(tmp_path, "", {"GATEWAY_MODELS__0__MATCH": "a"}) == [
+        (
+            "GATEWAY_MODELS__0__MATCH is not a setting; [[models]] stands in the config file "
+            "(environment)"
+        )
+    ]
+
+
+def test_a_variable_in_lower_case_is_a_mistake_too(tmp_path: Path) -> None:
+    """It would otherwise do nothing, in silence."""
+    assert _lines(tmp_path, "", {"GATEWAY_log__level": "info"}) == [
+        "GATEWAY_log__level is not a setting; did you mean GATEWAY_LOG__LEVEL? (environment)"
+    ]
+
+
+def test_no_line_shows_a_secret(tmp_path: Path) -> None:
+    """Passwords in addresses, keys in the wrong place, values of names that mean nothing to us."""
+    text = """
+        api_key = "hunter2"
+        [ollama]
+        url = "http://me:hunter2@host/v1"
+        token = "hunter2"
+        [log]
+        level = "ogw_hunter2hunter2hunter2"
+    """
+
+    lines = _lines(tmp_path, text, {"GATEWAY_OLLAMA__API_KEY": "hunter2"})
+
+    assert len(lines) == 5
+    assert not [line for line in lines if "hunter2" in line]
+
+
+def test_a_long_value_is_shortened(tmp_path: Path) -> None:
+    """A line stays one that can be read."""
+    [line] = _lines(tmp_path, f'[log]\nlevel = "{"x" * 5_000}"')
+
+    assert len(line) < 300
+
+
+# The file itself.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[log]\nlevel = loud", "FILE, line 2, column 9: is not TOML: Invalid value"),
+        ("[log", "FILE, at the end of the file: is not TOML: "),
+        ("a = 1\na = 2\n", "FILE, line 2, column 6: is not TOML: Cannot overwrite a value"),
+    ],
+)
+def test_broken_toml_is_told_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    """File, line, column, and what is wrong there."""
+    [line] = _lines(tmp_path, text)
+
+    assert line.startswith(expected)
+
+
+def test_a_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
+    """With the place of the byte that does not fit."""
+    file = tmp_path / "gateway.toml"
+    file.write_bytes(b"# \xff")
+
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+
+    assert caught.value.lines == [f"{file}: is not UTF-8 text (byte 3)"]
+
+
+def test_the_mark_of_windows_editors_is_no_mistake(tmp_path: Path) -> None:
+    """A file saved there begins with it."""
+    file = tmp_path / "gateway.toml"
+    file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
+
+    assert load(file, {}).settings.log.level == "debug"
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
+    """As is everything else that cannot be read."""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, {})
+
+    assert caught.value.lines == [f"{tmp_path}: cannot be read: Is a directory"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
+    """It is not passed over for the next place: its owner means it."""
+    file = tmp_path / "ollama-gateway" / "gateway.toml"
+    file.parent.mkdir()
+    file.touch(mode=0o000)
+
+    with pytest.raises(SettingsError) as caught:
+        load(environ={"XDG_CONFIG_HOME": str(tmp_path)})
+
+    assert caught.value.lines == [f"{file}: cannot be read: Permission denied"]

@@ -1,0 +1,108 @@
+"""The command that runs a simulated Ollama."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.simulator.calls import chat, raw_request
+from tests.simulator.replay import send
+
+# Only this command: the others have tests of their own.
+PROGRAM = """
+import argparse, sys
+from gateway.cli import simulate
+parser = argparse.ArgumentParser()
+simulate.register(parser.add_subparsers())
+arguments = parser.parse_args(sys.argv[1:])
+sys.exit(arguments.run(arguments))
+"""
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, "simulate", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    assert process.stderr is not None
+    return (await process.stderr.readline()).decode().strip()
+
+
+async def test_it_says_where_it_is_and_ends_on_sigterm() -> None:
+    """One line tells version and address; SIGTERM cuts what runs and ends it with 0."""
+    arguments = ("--listen", "127.0.0.1:0", "--version", "0.24.0", "--tokens-per-second", "5")
+    async with started(*arguments) as process:
+        told = await line(process)
+        port = int(told.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        asked = chat(stream=True, max_tokens=1000)
+        writer.write(raw_request("/v1/chat/completions", asked))
+        first = await reader.readuntil(b"\n\n\r\n")
+        os.kill(process.pid, signal.SIGTERM)
+        rest = await reader.read()
+        code = await process.wait()
+        writer.close()
+        await writer.wait_closed()
+
+    assert re.fullmatch(r"Simulated Ollama 0\.24\.0 at http://127\.0\.0\.1:\d+", told)
+    assert b"data: {" in first
+    assert not rest.endswith(b"0\r\n\r\n")
+    assert code == 0
+
+
+async def test_hardware_is_as_asked_for() -> None:
+    """A load time in simulated seconds shows in the answer, not in the test's duration."""
+    async with started(
+        "--listen", "127.0.0.1:0", "--load-time", "60", "--time-scale", "0.001"
+    ) as process:
+        port = int((await line(process)).rpartition(":")[2])
+        reply = await send(port, raw_request("/api/chat", chat(stream=False)), "POST")
+
+    assert json.loads(reply.body or "")["load_duration"] >= 60e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--listen", "nowhere"), "--listen must be HOST:PORT"),
+        (("--listen", "127.0.0.1:99999"), "--listen must be HOST:PORT"),
+        (("--version", "1.2.3"), "--version must be one of 0.24.0, 0.33.0"),
+        (("--num-parallel", "0"), "at least 1"),
+        (("--tokens-per-second", "0"), "not above 0"),
+        (("--load-time", "-1"), "below 0"),
+        (("--time-scale", "nan"), "not a number"),
+    ],
+)
+async def test_wrong_usage_is_2(arguments: tuple[str, ...], complaint: str) -> None:
+    """A mistake in the command line is told in a line and ends with 2."""
+    async with started(*arguments) as process:
+        _, errors = await process.communicate()
+
+    assert process.returncode == 2
+    assert complaint in errors.decode()
+
+
+async def test_port_in_use_is_1() -> None:
+    """A taken port is told in a line and ends with 1."""
+    async with started("--listen", "127.0.0.1:0") as first:
+        address = (await line(first)).rpartition("/")[2]
+        async with started("--listen", address) as second:
+            _, errors = await second.communicate()
+
+    assert second.returncode == 1
+    assert f"cannot listen on {address}" in errors.decode()
