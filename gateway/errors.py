@@ -12,8 +12,6 @@ from typing import ClassVar
 MAX_RETRY_AFTER = 60.0
 """Seconds. The OpenAI SDKs do not retry at all above 60 (older ones) or 120 seconds."""
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
 
 class GatewayError(Exception):
     """A call that failed, in our words.
@@ -28,6 +26,8 @@ class GatewayError(Exception):
     type: ClassVar[str] = "api_error"
     should_retry: ClassVar[bool | None] = None
     default_message: ClassVar[str] = ""
+    default_retry_after: ClassVar[float | None] = None
+    default_headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class GatewayError(Exception):
         *,
         param: str | None = None,
         retry_after: float | None = None,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        headers: Mapping[str, str] | None = None,
         should_retry: bool | None = None,
     ) -> None:
         self.message = message or self.default_message
         self.param = param
-        self.retry_after = retry_after
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
         self.advice = self.should_retry if should_retry is None else should_retry
-        self._headers = headers
+        self._headers = self.default_headers if headers is None else headers
         super().__init__(self.message)
 
     @property
@@ -64,6 +64,7 @@ class InvalidApiKey(GatewayError):
     status = 401
     code = "invalid_api_key"
     type = "authentication_error"
+    default_headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="ollama-gateway"'})
     default_message = (
         "No valid API key. Send `Authorization: Bearer <key>`. "
         "A key is made with `ollama-gateway keys create NAME`; "
@@ -71,8 +72,8 @@ class InvalidApiKey(GatewayError):
     )
 
     def __init__(self, message: str = "", *, reason: str = "missing") -> None:
-        """``reason`` is for metrics: missing, malformed, unknown, expired, placeholder, path."""
-        super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="ollama-gateway"'})
+        """``reason`` is for metrics: missing, malformed, unknown, expired, revoked, rotated, path."""
+        super().__init__(message)
         self.reason = reason
 
 
@@ -80,10 +81,7 @@ class TooManyFailures(GatewayError):
     status = 429
     code = "too_many_failures"
     type = "rate_limit_error"
-    default_message = (
-        "Too many requests without a valid key came from this address. "
-        "Correct the key, wait, and try again."
-    )
+    default_message = "Too many requests with a bad key from this address. Correct it, then wait."
 
 
 class ScopeNotAllowed(GatewayError):
@@ -186,9 +184,7 @@ class NoModelsPulled(GatewayError):
     code = "no_models_pulled"
     type = "not_found_error"
     should_retry = False
-    default_message = (
-        "Ollama has no models yet. On its machine, pull one: `ollama pull llama3.2:1b`."
-    )
+    default_message = "Ollama has no models yet. On its machine: `ollama pull llama3.2:1b`."
 
 
 # When: our capacity is 503, the caller's own limit is 429.
@@ -223,9 +219,8 @@ class Draining(GatewayError):
     code = "draining"
     type = "overloaded_error"
     default_message = "The gateway is shutting down. Try again in a few seconds."
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message, retry_after=5.0, headers={"Connection": "close"})
+    default_retry_after = 5.0
+    default_headers = MappingProxyType({"Connection": "close"})
 
 
 class Shutdown(GatewayError):
@@ -243,17 +238,13 @@ class Shutdown(GatewayError):
 class UpstreamUnreachable(GatewayError):
     status = 502
     code = "upstream_unreachable"
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message, retry_after=2.0)
+    default_retry_after = 2.0
 
 
 class UpstreamProtocolError(GatewayError):
     status = 502
     code = "upstream_protocol_error"
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message, retry_after=2.0)
+    default_retry_after = 2.0
 
 
 class UpstreamIncomplete(GatewayError):

@@ -3,11 +3,12 @@
 import time
 from typing import Any
 
-from gateway.simulator.asked import Ask, Final, Message, Piece, Refusal, ToolCall, Whole
+from gateway.simulator.asked import Final, Piece, Refusal, ToolCall, Whole
 from gateway.simulator.dialects import EVENTS, GIN_JSON, JSON, Dialect
 from gateway.simulator.dialects.anthropic import STREAM_PREFACE
-from gateway.simulator.dialects.common import number_id, openai_error, openai_fields
-from gateway.simulator.gojson import Fields, NotReadable, encode
+from gateway.simulator.dialects.common import number_id, openai_error
+from gateway.simulator.dialects.responses_asked import parse
+from gateway.simulator.gojson import encode
 from gateway.simulator.http import Headers
 from gateway.simulator.versions import Wire
 
@@ -30,50 +31,6 @@ def _as_structs(value: Any) -> Any:
         return value
     known = {name: _as_structs(value[name]) for name in _STRUCT_ORDER if name in value}
     return known | {name: _as_structs(item) for name, item in value.items() if name not in known}
-
-
-def _parse(body: bytes) -> Ask:
-    fields = openai_fields(body, "openai.ResponsesRequest")
-    try:
-        return _read(fields)
-    except NotReadable as error:
-        raise Refusal(400, str(error), early=True) from None
-
-
-def _read(fields: Fields) -> Ask:
-    instructions = fields.text("instructions")
-    system = (Message("system", instructions),) if instructions else ()
-    effort = fields.fields("reasoning", "openai.ResponsesReasoning").text("effort")
-    tools = fields.items("tools", "[]openai.ResponsesTool")
-    text = fields.fields("text", "openai.ResponsesText")
-    return Ask(
-        model=fields.text("model"),
-        messages=system + _messages(fields.any("input")),
-        stream=fields.flag("stream") is True,
-        max_tokens=fields.integer("max_output_tokens"),
-        tools=tuple(Fields.of("openai.ResponsesTool", tool).text("name") for tool in tools),
-        think=None if not effort else effort != "none",
-        format=text.fields("format", "openai.ResponsesTextFormat").any("schema"),
-    )
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        return (Message("user", value),)
-    items = value if isinstance(value, list) else []
-    return tuple(_item(Fields.of("openai.ResponsesInputItem", item)) for item in items)
-
-
-def _item(fields: Fields) -> Message:
-    if fields.text("type") == "function_call_output":
-        return Message("tool", str(fields.any("output")))
-    content = fields.any("content")
-    if isinstance(content, str):
-        return Message(fields.text("role"), content)
-    parts = [Fields.of("openai.ResponsesContent", part) for part in content or []]
-    text = "".join(part.text("text") for part in parts)
-    images = sum(part.text("type") == "input_image" for part in parts)
-    return Message(fields.text("role"), text, images)
 
 
 def _part(text: str) -> dict[str, Any]:
@@ -313,4 +270,4 @@ def _refusal(refusal: Refusal, stream: bool) -> tuple[Headers, bytes]:  # noqa: 
     return (STREAM_PREFACE if stream else ()) + JSON, openai_error(refusal)
 
 
-RESPONSES = Dialect(_parse, ResponsesEncoder, _refusal)
+RESPONSES = Dialect(parse, ResponsesEncoder, _refusal)

@@ -1,0 +1,114 @@
+import base64
+import hashlib
+import re
+from typing import Any
+
+import pytest
+
+from gateway.edge.status import Ollama, status_of
+from gateway.edge.status_page import CONTENT_SECURITY_POLICY, render
+from tests.access.fakes import DAY, NOW, a_key
+from tests.edge.standings import URL, a_standing, failed, queue, recent, served, the_keys
+from tests.edge.test_markup import Reader
+
+HOSTILE = '</td></table><script>alert(1)</script><img src=x onerror="alert(1)">'
+
+
+def page(**changes: Any) -> str:
+    return render(status_of(a_standing(**changes)))
+
+
+def busy() -> str:
+    return page(
+        ollama=Ollama(url=URL, up=True, served=served("llama3.1:8b", "idle:latest")),
+        queue=queue(active={"llama3.1:8b": 1}, queued={"llama3.1:8b": 4, "gone:latest": 1}),
+        recent=recent(failed("The runner died."), failed("", outcome="ok")),
+        keys=the_keys(a_key("laptop"), a_key("old", revoked=NOW - DAY)),
+    )
+
+
+def test_the_page_says_how_things_stand() -> None:
+    """State, models, failures with their reason and id, keys."""
+    text = Reader(busy()).text
+
+    assert "ready" in text
+    assert "version 1.2.3, up for 2 hours" in text
+    assert "idle:latest" in text
+    assert "5 of 64" in text
+    assert "The runner died." in text
+    assert "req_1" in text
+    assert "upstream_incomplete" in text
+    assert "revoked" in text
+
+
+def test_what_is_wrong_stands_before_everything_else() -> None:
+    """With what to do about it, in the words of a command where there is one."""
+    made = page(keys=the_keys())
+    text = Reader(made).text
+
+    assert text.index("No key is valid") < text.index("Models")
+    assert "<code>ollama-gateway keys create NAME</code>" in made
+    assert "not ready: no valid key" in text
+
+
+def test_the_page_is_whole_before_anything_is_known() -> None:
+    """No list, no model, no key, no request."""
+    nothing = Ollama(url=URL, up=False, served=None, trouble="Connection refused.")
+    text = Reader(page(ollama=nothing, keys=the_keys())).text
+
+    assert "no list of models yet" in text
+    assert "Connection refused." in text
+    assert "No request has failed since the start." in text
+
+
+def test_texts_of_strangers_stay_text() -> None:
+    """A model's name and Ollama's words make no element, whatever they hold."""
+    hostile = page(
+        ollama=Ollama(url=HOSTILE, up=False, served=served(HOSTILE), trouble=HOSTILE),
+        recent=recent(failed(HOSTILE, model=HOSTILE, key=HOSTILE)),
+        queue=queue(active={HOSTILE + "2": 1}),
+        keys=the_keys(a_key("laptop"), broken=HOSTILE),
+    )
+    read = Reader(hostile)
+
+    assert read.text.count(HOSTILE) >= 5
+    assert {name for name, _ in read.elements}.isdisjoint({"script", "img"})
+    assert not any(key.startswith("on") for _, pairs in read.elements for key, _ in pairs)
+
+
+def test_the_page_needs_nothing_else() -> None:
+    """No script, no file of its own or of others; links lead to our own pages."""
+    read = Reader(busy())
+    places = {
+        value or ""
+        for name, pairs in read.elements
+        for key, value in pairs
+        if key in {"src", "href", "action"}
+    }
+
+    assert places == {"/refresh", "/status.json", "/metrics", "data:,"}
+    assert "url(" not in busy()
+
+
+def test_the_page_renews_itself() -> None:
+    """Without a script, and always as /status."""
+    pairs = [dict(pairs) for name, pairs in Reader(page()).elements if name == "meta"]
+
+    assert {"http-equiv": "refresh", "content": "5; url=/status"} in pairs
+
+
+def test_the_policy_allows_the_pages_own_style_and_nothing_more() -> None:
+    """By its hash, so no style of anybody else counts."""
+    (style,) = re.findall("<style>(.*?)</style>", page(), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+
+    assert f"style-src 'sha256-{digest}'" in CONTENT_SECURITY_POLICY
+    assert "default-src 'none'" in CONTENT_SECURITY_POLICY
+    assert "script-src" not in CONTENT_SECURITY_POLICY
+    assert not any(key == "style" for _, pairs in Reader(busy()).elements for key, _ in pairs)
+
+
+@pytest.mark.parametrize(("draining", "title"), [(False, "ready"), (True, "not ready")])
+def test_the_title_says_the_state(draining: bool, title: str) -> None:
+    """A tab tells it without being looked at."""
+    assert f"<title>{title}: Ollama gateway</title>" in page(draining=draining)

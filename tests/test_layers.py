@@ -1,0 +1,107 @@
+"""Imports run downward only: each folder knows what is below it and nothing beside or above."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gateway
+
+ROOT = Path(gateway.__file__).parent
+
+VALUES = {"errors"}
+PURE = {"dialects", "clocks"}
+SIDE_BY_SIDE = {"upstream", "access", "admission", "catalog", "telemetry"}
+TOP = {"app", "server", "terms", "admin_view", "cli", "settings"}
+
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "clocks": set(),
+    "dialects": VALUES,
+    **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
+    "calls": VALUES | PURE | SIDE_BY_SIDE,
+    "edge": VALUES | PURE | SIDE_BY_SIDE | {"calls"},
+    "settings": set(),
+    "terms": VALUES | PURE | {"calls", "settings"},
+    "app": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms"},
+    "admin_view": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms", "app"},
+    "server": {"app", "edge", "settings"},
+    "cli": VALUES | PURE | SIDE_BY_SIDE | TOP | {"calls", "edge", "simulator"},
+    "simulator": set(),
+}
+"""For each part of the gateway, the other parts that it may import."""
+
+AIOHTTP_SERVER = {"edge", "app", "server", "admin_view", "cli"}
+
+
+def parts_of(file: Path) -> str:
+    """The part that a file belongs to: its folder, or its own name beside them."""
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, by its full name."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_imports_only_what_is_below_it(file: Path) -> None:
+    """The layers of docs/architecture.md hold for every import of every file."""
+    part = parts_of(file)
+    if part == "__init__":
+        return
+    known = set(ALLOWED)
+    used = {
+        name.split(".")[1]
+        for name in imports_of(file)
+        if name.startswith("gateway.") and name.split(".")[1] in known
+    }
+
+    assert used - ALLOWED[part] - {part} == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_only_the_edge_sees_aiohttp(file: Path) -> None:
+    """Neither the call, nor the queue, nor the catalogue knows which framework carries HTTP."""
+    part = parts_of(file)
+    if part in AIOHTTP_SERVER | {"simulator"}:
+        return
+
+    assert [name for name in imports_of(file) if name.split(".")[0] == "aiohttp"] == []
+
+
+def test_nobody_uses_an_http_client_but_upstream() -> None:
+    """The way to Ollama is in one folder, and can be replaced there."""
+    clients = ("aiohttp.client", "aiohttp.ClientSession", "httpx", "requests", "urllib.request")
+    users = {
+        parts_of(file)
+        for file in FILES
+        for name in imports_of(file)
+        if name.startswith(clients) and parts_of(file) != "simulator"
+    }
+
+    assert users == set()
+
+
+def test_every_part_has_its_layer() -> None:
+    """A new folder says where it stands before it is imported by anybody."""
+    parts = {parts_of(file) for file in FILES} - {"__init__"}
+
+    assert parts - set(ALLOWED) == set()
+
+
+def test_a_module_stays_small_enough_to_be_read() -> None:
+    """Three hundred lines are the most; what outgrows them answers more than one question."""
+    long = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+
+    assert {name: lines for name, lines in long.items() if lines > 300} == {}
