@@ -72,7 +72,7 @@ class InvalidApiKey(GatewayError):
     )
 
     def __init__(self, message: str = "", *, reason: str = "missing") -> None:
-        """``reason`` is for metrics: missing, malformed, unknown, expired, revoked, rotated, path."""
+        """``reason`` is for metrics: missing, malformed, unknown, expired, revoked, path."""
         super().__init__(message)
         self.reason = reason
 

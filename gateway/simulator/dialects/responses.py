@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from gateway.simulator.asked import Final, Piece, Refusal, ToolCall, Whole
+from gateway.simulator.asked import Ask, Final, Piece, Refusal, ToolCall, Whole
 from gateway.simulator.dialects import EVENTS, GIN_JSON, JSON, Dialect
 from gateway.simulator.dialects.anthropic import STREAM_PREFACE
 from gateway.simulator.dialects.common import number_id, openai_error
