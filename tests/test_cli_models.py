@@ -255,8 +255,10 @@ def test_what_runs_on_ollama_com_says_so() -> None:
         (
             Ollama(url="u", up=True, list_age=0.0, stale=False),
             0,
-            "0 models, as Ollama listed them 0 s ago. On its machine, `ollama pull llama3.2:1b` "
-            + "adds one.",
+            (
+                "0 models, as Ollama listed them 0 s ago. On its machine, "
+                "`ollama pull llama3.2:1b` adds one."
+            ),
         ),
     ],
 )

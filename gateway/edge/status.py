@@ -113,7 +113,7 @@ def status_of(standing: Standing) -> dict[str, Any]:
             "error": ollama.trouble,
             "models": None if served is None else len(served.listing.models),
             "list_age": None if served is None else round(served.age, 1),
-            "stale": served is None or served.stale,
+            "stale": served is None or served.stale or not ollama.up,
         },
         "queue": {
             "text": standing.queue_text,

@@ -1,5 +1,6 @@
 """The admin listener through real sockets, of a real gateway in front of a simulated Ollama."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ async def status_of(admin: httpx.AsyncClient) -> dict[str, Any]:
     answer = await admin.get("/status.json")
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
+
+
+async def waiting_for(gateway: Running, queue: str) -> None:
+    async with asyncio.timeout(5):
+        while repr(gateway.gateway.admission) != queue:  # noqa: ASYNC110  - it raises no event
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -95,15 +102,18 @@ async def test_the_status_follows_what_goes_on(
         base_url=gateway.url, headers=gateway.bearer, trust_env=False
     ) as caller:
         refused = await caller.post("/v1/chat/completions", json={**CHAT, "model": "nope"})
-        with sim.hold() as hold:
-            async with caller.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}):
-                hold.release(1)
+        async with asyncio.TaskGroup() as calls:
+            with sim.hold() as hold:
+                for _ in range(2):
+                    calls.create_task(caller.post("/v1/chat/completions", json=CHAT))
+                await sim.wait_for(lambda: hold.waiting == 1)
+                await waiting_for(gateway, "<Admission 1/1 active, 1/64 queued>")
                 status = await status_of(admin)
                 page = await admin.get("/status")
 
-    assert status["queue"]["text"] == "<Admission 1/1 active, 0/64 queued>"
+    assert status["queue"]["text"] == "<Admission 1/1 active, 1/64 queued>"
     models = {model["name"]: model for model in status["models"]}
-    assert models["llama3.2:1b"]["active"] == 1
+    assert (models["llama3.2:1b"]["active"], models["llama3.2:1b"]["queued"]) == (1, 1)
     assert models["llama3.2:1b"]["total_timeout"] == 60.0
     assert status["outcomes"] == {"model_not_found": 1}
     request_id = refused.headers["x-request-id"]

@@ -1,0 +1,385 @@
+"""OpenAI's Python SDK, unchanged, through the gateway."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionFunctionToolParam
+
+from gateway.access.principal import Scope
+from gateway.simulator import Fault, SimulatedModel, Simulator
+from tests.conftest import left_empty
+from tests.harness import BOTH, Running, running
+
+from .clients import EMBEDDER, MODEL, asked, openai_at, user
+
+WELL = [user("SAY: all is well")]
+LOOK: ChatCompletionFunctionToolParam = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object"}},
+}
+
+
+@pytest.fixture
+async def client(gateway: Running) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai_at(gateway) as client:
+        yield client
+
+
+# What works directly works through us.
+
+
+async def test_a_chat_is_answered_with_its_usage(client: openai.AsyncOpenAI) -> None:
+    """``choices[0].message.content`` and ``usage`` are what callers read."""
+    answer = await client.chat.completions.create(model=MODEL, messages=WELL)
+
+    assert answer.choices[0].message.content == "all is well"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+
+
+async def test_a_stream_says_the_same_and_ends_with_its_usage(client: openai.AsyncOpenAI) -> None:
+    """Piece by piece, a finish reason, and the usage that was asked for."""
+    stream = await client.chat.completions.create(
+        model=MODEL, messages=WELL, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+
+    said = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert [text for text in said if text] == ["all", " is", " well"]
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 3
+
+
+def test_the_synchronous_client_works_alike(tmp_path: Path) -> None:
+    """Whole and streamed, from a thread that knows nothing of an event loop."""
+
+    def call(gateway: Running) -> tuple[str | None, str]:
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
+            whole = client.chat.completions.create(model=MODEL, messages=WELL)
+            stream = client.chat.completions.create(model=MODEL, messages=WELL, stream=True)
+            said = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            return whole.choices[0].message.content, said
+
+    async def scene() -> tuple[str | None, str]:
+        async with Simulator(time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
+            said = await asyncio.to_thread(call, gateway)
+            await left_empty(gateway)
+            return said
+
+    said = asyncio.run(scene())
+
+    assert said == ("all is well", "all is well")
+
+
+async def test_older_completions_work(client: openai.AsyncOpenAI) -> None:
+    """Whole and streamed."""
+    whole = await client.completions.create(model=MODEL, prompt="SAY: yes we can")
+    stream = await client.completions.create(model=MODEL, prompt="SAY: yes we can", stream=True)
+    streamed = [chunk.choices[0].text async for chunk in stream]
+
+    assert whole.choices[0].text == "yes we can"
+    assert "".join(streamed) == "yes we can"
+
+
+async def test_embeddings_are_asked_for_in_base64_and_decoded(
+    sim: Simulator, client: openai.AsyncOpenAI
+) -> None:
+    """The SDK asks for base64 unless told otherwise; that wish goes to Ollama as it is."""
+    packed = await client.embeddings.create(model=EMBEDDER, input=["a", "b"])
+    plain = await client.embeddings.create(
+        model=EMBEDDER, input=["a", "b"], encoding_format="float"
+    )
+
+    formats = [
+        json.loads(each.body)["encoding_format"] for each in sim.requests if each.method == "POST"
+    ]
+    assert formats == ["base64", "float"]
+    assert [len(each.embedding) for each in packed.data] == [768, 768]
+    assert packed.data[1].embedding == pytest.approx(plain.data[1].embedding, abs=1e-6)
+
+
+async def test_responses_work(client: openai.AsyncOpenAI) -> None:
+    """Whole, and as a stream that completes."""
+    whole = await client.responses.create(model=MODEL, input="SAY: all is well")
+    stream = await client.responses.create(model=MODEL, input="SAY: all is well", stream=True)
+    events = [event async for event in stream]
+
+    assert whole.output_text == "all is well"
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output_text == "all is well"
+
+
+async def test_models_are_listed_and_retrieved(client: openai.AsyncOpenAI, sim: Simulator) -> None:
+    """The list and one of it; a name may have a slash and a colon in it."""
+    sim.pull(SimulatedModel(name="hf.co/someone/Small-GGUF:Q4_K_M", parameter_size="1B", size=9))
+    listed = [model.id async for model in client.models.list()]
+    one = await client.models.retrieve(MODEL)
+    slashed = await client.models.retrieve("hf.co/someone/Small-GGUF:Q4_K_M")
+
+    assert one.id == MODEL
+    assert one.object == "model"
+    assert {MODEL, "nomic-embed-text:latest", slashed.id} <= set(listed)
+
+
+async def test_tools_are_called_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
+    """A call of a tool arrives as the SDK's own object."""
+    turn = [user('CALL_TOOL {"at": 1}')]
+    completions = client.chat.completions
+    whole = await completions.create(model=MODEL, messages=turn, tools=[LOOK])
+    stream = await completions.create(model=MODEL, messages=turn, tools=[LOOK], stream=True)
+    chunks = [chunk async for chunk in stream]
+
+    calls = whole.choices[0].message.tool_calls or []
+    assert calls[0].type == "function"
+    assert (calls[0].function.name, calls[0].function.arguments) == ("look", '{"at":1}')
+    assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in chunks) == 1
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+async def test_fields_that_we_do_not_know_reach_ollama_as_they_are(
+    client: openai.AsyncOpenAI, sim: Simulator
+) -> None:
+    """JSON mode, a seed, and whatever a next version adds: value by value as it came."""
+    answer = await client.chat.completions.create(
+        model=MODEL,
+        messages=[user("as JSON")],
+        response_format={"type": "json_object"},
+        seed=12345678901234567890,
+        extra_body={"not_yet_invented": {"b": 1.0, "a": [1e3, "é"]}},
+    )
+
+    sent = sim.requests[-1].body
+    assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    assert b'"response_format":{"type":"json_object"}' in sent
+    assert b'"seed":12345678901234567890' in sent
+    assert b'"not_yet_invented":{"b":1.0,"a":[1000.0,"\xc3\xa9"]}' in sent
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "", "/"])
+async def test_a_base_url_works_with_and_without_its_v1(gateway: Running, path: str) -> None:
+    """Callers build both; every kind of call finds its route."""
+    async with openai_at(gateway, path=path) as client:
+        chat = await client.chat.completions.create(model=MODEL, messages=WELL)
+        vectors = await client.embeddings.create(model=EMBEDDER, input="a")
+        response = await client.responses.create(model=MODEL, input="SAY: yes")
+        listed = await client.models.list()
+        one = await client.models.retrieve(MODEL)
+
+    assert chat.choices[0].message.content == "all is well"
+    assert len(vectors.data[0].embedding) == 768
+    assert response.output_text == "yes"
+    assert one.id in [model.id for model in listed.data]
+
+
+async def test_a_client_uses_one_connection_for_many_calls(
+    client: openai.AsyncOpenAI, sim: Simulator
+) -> None:
+    """Connections to Ollama are kept and used again, after streams too."""
+    for stream in (False, True, False, True):
+        answer: Any = await client.chat.completions.create(
+            model=MODEL, messages=WELL, stream=stream
+        )
+        if stream:
+            await answer.response.aread()
+
+    assert len(asked(sim)) == 4
+    assert sim.stats.connections <= 2  # one of them may be the catalogue's
+
+
+# How it fails.
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A call and what the SDK makes of it."""
+
+    call: Callable[[openai.AsyncOpenAI], Awaitable[object]]
+    error: type[openai.APIStatusError]
+    code: str
+    param: str | None = None
+
+
+def chat(**more: Any) -> Callable[[openai.AsyncOpenAI], Awaitable[object]]:
+    asking = {"model": MODEL, "messages": WELL, **more}
+    return lambda client: client.chat.completions.create(**asking)
+
+
+FAILING = [
+    Failing(
+        lambda client: client.with_options(api_key="ollama").models.list().__aiter__().__anext__(),
+        openai.AuthenticationError,
+        "invalid_api_key",
+    ),
+    Failing(chat(model="nope"), openai.NotFoundError, "model_not_found", "model"),
+    Failing(chat(model="gpt-oss:120b-cloud"), openai.PermissionDeniedError, "cloud_not_allowed"),
+    Failing(chat(model="llama3.3:70b"), openai.PermissionDeniedError, "model_not_allowed"),
+    Failing(chat(model=""), openai.BadRequestError, "invalid_request_body", "model"),
+    Failing(
+        chat(extra_body={"MODEL": "other"}), openai.BadRequestError, "invalid_request_body", "model"
+    ),
+    Failing(
+        lambda client: client.post("/moderations", cast_to=object, body={"input": "x"}),
+        openai.NotFoundError,
+        "unknown_route",
+    ),
+    Failing(
+        lambda client: client.get("/chat/completions", cast_to=object),
+        openai.APIStatusError,
+        "method_not_allowed",
+    ),
+]
+
+
+@pytest.mark.parametrize("failing", FAILING, ids=lambda failing: failing.code)
+async def test_errors_raise_what_the_sdk_calls_them(gateway: Running, failing: Failing) -> None:
+    """Class, code and parameter are read from our body; the id is in the header and in the log."""
+    key = gateway.new_key("narrow", models=("llama3.2*", "*-cloud"))
+    async with openai_at(gateway, key=key) as client:
+        with pytest.raises(failing.error) as caught:
+            await failing.call(client)
+    (line,) = await gateway.finished()
+
+    assert caught.value.code == failing.code == line["outcome"]
+    assert failing.param in (None, caught.value.param)
+    assert caught.value.request_id == line["request_id"]
+    assert caught.value.status_code == line["status"]
+
+
+async def test_a_discovery_key_cannot_make_ollama_work(gateway: Running, sim: Simulator) -> None:
+    """It lists models; anything else is a permission denied, and costs Ollama nothing."""
+    async with openai_at(gateway, key=gateway.discovery) as client:
+        listed = await client.models.list()
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            await client.chat.completions.create(model=MODEL, messages=WELL)
+
+    assert listed.data
+    assert caught.value.code == "scope_not_allowed"
+    assert asked(sim) == []
+
+
+async def test_an_inference_key_without_discovery_cannot_look(gateway: Running) -> None:
+    """The other way round: it answers, but lists nothing."""
+    key = gateway.new_key("worker", scopes=frozenset({Scope.INFERENCE}))
+    async with openai_at(gateway, key=key) as client:
+        answer = await client.chat.completions.create(model=MODEL, messages=WELL)
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            await client.models.list()
+
+    assert answer.choices[0].message.content == "all is well"
+    assert caught.value.code == "scope_not_allowed"
+
+
+async def test_ollamas_own_refusal_passes_unchanged(
+    gateway: Running, client: openai.AsyncOpenAI
+) -> None:
+    """Its status and words; the log keeps the words and whose they are."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model=EMBEDDER, messages=WELL)
+    (line,) = await gateway.finished()
+
+    assert "does not support chat" in caught.value.message
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert (line["outcome"], line["upstream_status"]) == ("upstream_4xx", 400)
+    assert "does not support chat" in line["error"]
+
+
+# What it repeats, and when.
+
+
+async def test_a_missing_model_is_asked_for_once(gateway: Running) -> None:
+    """With all its retries on, the SDK lets a 404 be."""
+    async with openai_at(gateway, retries=2) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(model="nope", messages=WELL)
+
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert len(await gateway.finished()) == 1
+
+
+async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None:
+    """The SDK repeats every 5xx but the one that says not to: a GPU is not kept busy thrice."""
+    async with running(sim.url, tmp_path, clocks={"total_timeout": 0.2}) as gateway:
+        async with openai_at(gateway, retries=2) as client:
+            with sim.hold(), pytest.raises(openai.InternalServerError) as caught:
+                await client.chat.completions.create(model=MODEL, messages=WELL)
+        lines = await gateway.finished()
+        await left_empty(gateway)
+
+    assert caught.value.status_code == 504
+    assert caught.value.code == "upstream_timeout"
+    assert [(line["outcome"], line["retry"]) for line in lines] == [("upstream_timeout", 0)]
+    assert len(asked(sim)) == 1
+
+
+async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path: Path) -> None:
+    """``Retry-After`` is obeyed: the second attempt comes no sooner, and is answered."""
+    async with running(
+        sim.url, tmp_path, admission={"max_queued": 0, "max_queued_per_key": 0}
+    ) as gateway:
+        async with openai_at(gateway, retries=2) as client, asyncio.TaskGroup() as group:
+            with sim.hold() as hold:
+                first = group.create_task(chat()(client))
+                await sim.wait_for(lambda: hold.waiting == 1)
+                second = group.create_task(chat()(client))
+                (refused,) = await gateway.finished()
+        lines = await gateway.finished(3)
+        await left_empty(gateway)
+
+    assert (refused["outcome"], refused["status"]) == ("queue_full", 503)
+    assert first.result()
+    assert second.result()
+    assert [(line["outcome"], line["retry"]) for line in lines] == [
+        ("queue_full", 0),
+        ("ok", 0),
+        ("ok", 1),
+    ]
+
+
+async def test_own_limits_are_told_apart_from_ours(gateway: Running) -> None:
+    """A key's own rate is 429 with a wait that the SDK would obey."""
+    key = gateway.new_key("slow", rpm=1, scopes=BOTH)
+    async with openai_at(gateway, key=key) as client:
+        await client.models.list()
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.models.list()
+
+    assert caught.value.code == "rate_limit_exceeded"
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+
+
+async def test_ollama_away_is_told_with_a_wait(sim: Simulator, gateway: Running) -> None:
+    """Nothing was sent, so trying again is safe; it works as soon as Ollama is back."""
+    async with openai_at(gateway) as client:
+        await client.chat.completions.create(model=MODEL, messages=WELL)
+        await sim.stop()
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model=MODEL, messages=WELL)
+        await sim.start()
+        answer = await client.chat.completions.create(model=MODEL, messages=WELL)
+
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
+    assert caught.value.response.headers["retry-after"] == "2"
+    assert answer.choices[0].message.content == "all is well"
+
+
+async def test_ollamas_busy_gets_our_advice_where_it_gave_none(
+    sim: Simulator, client: openai.AsyncOpenAI
+) -> None:
+    """Its status and body pass; when to come back is ours to add, never to replace."""
+    sim.fault(Fault.status(503, b'{"error":{"message":"server busy"}}'))
+    json_type = ("Content-Type", "application/json")
+    sim.fault(Fault.status(503, b"{}", headers=[json_type, ("Retry-After", "7")]))
+    with pytest.raises(openai.InternalServerError, match="server busy") as silent:
+        await client.chat.completions.create(model=MODEL, messages=WELL)
+    with pytest.raises(openai.InternalServerError) as outspoken:
+        await client.chat.completions.create(model=MODEL, messages=WELL)
+
+    assert silent.value.response.headers["retry-after"] == "2"
+    assert outspoken.value.response.headers.get_list("retry-after") == ["7"]

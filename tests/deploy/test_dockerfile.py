@@ -1,0 +1,155 @@
+"""The image: small, pinned, without root and without anybody's secrets."""
+
+import asyncio
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import config_place, load
+from tests.deploy.places import ROOT, dockerfile, text
+
+INSTRUCTIONS = dockerfile()
+LAST = max(instruction.stage for instruction in INSTRUCTIONS)
+FINAL = [instruction for instruction in INSTRUCTIONS if instruction.stage == LAST]
+
+
+def _of(word: str) -> str:
+    (found,) = [instruction.rest for instruction in FINAL if instruction.word == word]
+    return found
+
+
+def _environ() -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in _of("ENV").split())
+
+
+def _health_command() -> list[str]:
+    words: list[str] = json.loads(_of("HEALTHCHECK").partition("CMD ")[2])
+    assert words[0] == "python"
+    return [sys.executable, *words[1:]]
+
+
+def test_every_stage_starts_from_a_pinned_official_python() -> None:
+    """Neither a moving tag nor somebody's image of that name."""
+    images = [each.rest.split()[0] for each in INSTRUCTIONS if each.word == "FROM"]
+
+    assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", image) for image in images)
+    assert len(images) == 2
+    assert len(set(images)) == 1
+
+
+def test_it_runs_as_a_number_that_is_not_root() -> None:
+    """Said before what it runs; a number, for engines refuse names where root is forbidden."""
+    words = [instruction.word for instruction in FINAL]
+
+    user, group = _of("USER").split(":")
+    assert int(user) >= 10_000
+    assert int(group) >= 10_000
+    assert words.index("USER") < words.index("ENTRYPOINT")
+
+
+@pytest.mark.parametrize("word", ["ENTRYPOINT", "CMD", "VOLUME"])
+def test_no_shell_stands_between_the_engine_and_the_program(word: str) -> None:
+    """A shell would get the signal to stop, and keep it to itself."""
+    assert isinstance(json.loads(_of(word)), list)
+
+
+def test_it_serves_unless_told_otherwise() -> None:
+    """`docker run IMAGE init` runs another command; `docker stop` asks politely."""
+    assert json.loads(_of("ENTRYPOINT")) == ["ollama-gateway"]
+    assert json.loads(_of("CMD")) == ["serve"]
+    assert _of("STOPSIGNAL") == "SIGTERM"
+
+
+def test_nothing_is_fetched_but_what_the_lock_files_name() -> None:
+    """No ADD (it fetches addresses), no other index, and every package by its hash."""
+    content = text(ROOT / "Dockerfile")
+
+    assert "ADD" not in {instruction.word for instruction in INSTRUCTIONS}
+    assert re.search(r"https?://(?!127\.)|index-url|INDEX_URL|trusted-host", content) is None
+    installs = re.findall(r"pip [^&]*install [^&]*", "\n".join(i.rest for i in INSTRUCTIONS))
+    assert installs
+    assert all("--require-hashes" in each or "--no-index" in each for each in installs)
+
+
+def test_no_secret_is_built_in() -> None:
+    """What stands in ARG and ENV can be read in every copy of the image."""
+    assert "ARG" not in {instruction.word for instruction in INSTRUCTIONS}
+    assert not [name for name in _environ() if re.search("KEY|TOKEN|SECRET|PASSW", name)]
+
+
+def test_the_build_gets_all_that_the_package_is_made_of() -> None:
+    """What pyproject.toml names is copied, and what is copied gets past .dockerignore."""
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {
+        *wheel["packages"],
+        *(Path(source).parts[0] for source in wheel["force-include"]),
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+    }
+    copied = {
+        source
+        for instruction in INSTRUCTIONS
+        if instruction.word == "COPY" and instruction.stage < LAST
+        for source in instruction.rest.split()[:-1]
+    }
+    ignored, *lines = [
+        line for line in text(ROOT / ".dockerignore").splitlines() if line and line[0] != "#"
+    ]
+    let_through = {line[1:].partition("/")[0] for line in lines if line.startswith("!")}
+
+    assert needed <= copied
+    assert ignored == "*"
+    assert copied == let_through
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_its_settings_are_settings() -> None:
+    """Open inside the container, the admin listener to itself alone; config in the volume."""
+    environ = _environ()
+    listen = load(environ=environ).settings.listen
+
+    assert str(listen.public) == "0.0.0.0:11435"
+    assert str(listen.admin) == "127.0.0.1:11436"
+    assert _of("EXPOSE") == str(listen.public.port)
+    (volume,) = json.loads(_of("VOLUME"))
+    assert config_place(environ=environ).is_relative_to(volume)
+
+
+@pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("503 Service Unavailable", 1)])
+async def test_the_health_check_tells_a_gateway_that_lives(status: str, code: int) -> None:
+    """It asks the admin listener, wherever that is, past any proxy of the environment."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        environ = {
+            "GATEWAY_LISTEN__ADMIN": f"127.0.0.1:{port}",
+            "http_proxy": "http://127.0.0.1:1",
+        }
+        check = await asyncio.create_subprocess_exec(*_health_command(), env=environ)
+        result = await check.wait()
+
+    assert result == code
+    assert asked == [b"GET /healthz HTTP/1.1"]
+
+
+async def test_the_health_check_fails_when_nobody_listens(unused_tcp_port: int) -> None:
+    """A gateway that hangs or is gone is not healthy."""
+    check = await asyncio.create_subprocess_exec(
+        *_health_command(),
+        env={"GATEWAY_LISTEN__ADMIN": f"127.0.0.1:{unused_tcp_port}"},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+
+    assert await check.wait() != 0
