@@ -1,7 +1,6 @@
 """Joins the admin listener to the gateway that it tells about."""
 
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,11 +19,9 @@ from gateway.terms import terms_of
 _OLLAMA_AWAY: Final = (UpstreamUnreachable, UpstreamProtocolError)
 
 
-def admin_of(
-    gateway: Gateway, *, version: str | None = None, started_at: datetime | None = None
-) -> web.Application:
+def admin_of(gateway: Gateway, *, started_at: datetime | None = None) -> web.Application:
     """The application for ``listen.admin``; ``started_at`` is aware, and now unless given."""
-    sight = _Sight(gateway, version or _installed_version(), started_at or _now())
+    sight = _Sight(gateway, gateway.version, started_at or _now())
     view = AdminView(
         exposition=gateway.metrics.exposition,
         ready=sight.ready,
@@ -114,13 +111,6 @@ class _Sight:
             f"Ollama does not answer at {url}; the list is the last one that it gave. "
             "Check on its machine that it runs."
         )
-
-
-def _installed_version() -> str:
-    try:
-        return metadata.version("ollama-gateway")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _now() -> datetime:

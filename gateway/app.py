@@ -41,6 +41,7 @@ class Gateway:
     """Everything that runs, made and wired; ``running`` brings it to life."""
 
     settings: Settings
+    version: str
     keys: KeyStore
     catalog: Catalog
     admission: Admission
@@ -102,6 +103,7 @@ def build(
     front = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
     return Gateway(
         settings=settings,
+        version=version,
         keys=keys,
         catalog=catalog,
         admission=admission,

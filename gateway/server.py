@@ -63,7 +63,16 @@ async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Ser
         stack.push_async_callback(runner.cleanup)
         if runner.server is None:
             raise RuntimeError("the admin application has no server")
-        private = await _listen(loop, runner.server, settings.listen.admin, "listen.admin")
+        # The admin pages get our connections, too: aiohttp's own would repeat what it cannot read.
+        admin_server = Server(
+            runner.server.request_handler,
+            request_factory=runner.server.request_factory,
+            limits=limits,
+            unreadable=gateway.front.unreadable,
+            crashed=gateway.front.crashed,
+        )
+        stack.push_async_callback(admin_server.shutdown, _AFTER_CLOSE)
+        private = await _listen(loop, admin_server, settings.listen.admin, "listen.admin")
         stack.callback(private.close)
         yield Serving(_bound(public), _bound(private))
 

@@ -133,7 +133,7 @@ async def test_without_a_gateway_one_line_says_what_to_do(tmp_path: Path) -> Non
     assert said.err.count("\n") == 1
     place = f"127.0.0.1:{port} (listen.admin, file {tmp_path / 'gateway.toml'})"
     assert f"no gateway answers at {place}: connection refused" in said.err
-    assert "ollama-gateway serve" in said.err
+    assert f"ollama-gateway serve --config {tmp_path / 'gateway.toml'}" in said.err
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ async def test_without_a_gateway_one_line_says_what_to_do(tmp_path: Path) -> Non
     [
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"\xff"',
         b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
     ],

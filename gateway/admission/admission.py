@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.admission.demand import Demand, Limits, Occupancy, lower
-from gateway.admission.order import Decision, first_come
+from gateway.admission.order import Decision, first_come, goes_before
 from gateway.admission.service import ServiceTimes
 from gateway.errors import (
     Draining,
@@ -41,9 +41,14 @@ class Waiter:
         return future.done() and not future.cancelled() and future.exception() is None
 
     def end(self, error: GatewayError | None = None) -> None:
-        """Stop waiting: granted, or failed with ``error``."""
+        """Stop waiting: granted, or failed with ``error``.
+
+        One whose caller left in this turn of the loop is told nothing: he is on his way out.
+        """
         if self.timer is not None:
             self.timer.cancel()
+        if self.future.done():
+            return
         if error is None:
             self.future.set_result(None)
         else:
@@ -185,7 +190,7 @@ class Admission:
             self._stop_waiting(waiter)
             if waiter.is_waiting():
                 self._occupancy.add(waiter.demand)
-                waiter.end()
+            waiter.end()
 
     def _decide(self, waiting: Iterable[Waiter]) -> Decision[Waiter]:
         return self._order(waiting, self._occupancy, self._limits, self._now())
@@ -206,7 +211,7 @@ class Admission:
             QueueTimeout(
                 f"No place came free within {waiter.demand.queue_timeout:g} s; "
                 f"{len(self._waiting)} calls still wait. Try again later, or send fewer at once.",
-                retry_after=self._likely_wait(),
+                retry_after=self._likely_wait(waiter.demand),
             )
         )
         self._dispatch()
@@ -218,24 +223,34 @@ class Admission:
             raise RateLimitExceeded(
                 f"This key already has {limits.max_queued_per_key} calls waiting, which is its "
                 "limit. Wait for answers before sending more.",
-                retry_after=self._likely_wait(),
+                retry_after=self._likely_wait(demand),
             )
         if queued >= limits.max_queued:
             raise QueueFull(
                 f"All places are taken and {queued} calls wait, which is the limit. "
                 "Try again later.",
-                retry_after=self._likely_wait(),
+                retry_after=self._likely_wait(demand),
             )
-        certain = self._service.certain_wait(queued, limits.max_active)
-        if certain > demand.queue_timeout:
+        ahead = sum(goes_before(one.demand, demand, limits) for one in self._waiting)
+        if self._service.certain_wait(ahead, limits.max_active) > demand.queue_timeout:
             raise QueueTimeout(
-                f"{queued} calls wait already: this one would certainly wait longer than "
+                f"{ahead} calls wait before this one: it would certainly wait longer than "
                 f"{demand.queue_timeout:g} s. Try again later.",
-                retry_after=self._likely_wait(),
+                retry_after=self._likely_wait(demand),
             )
 
-    def _likely_wait(self) -> float:
-        return self._service.expected_wait(len(self._waiting), self._limits.max_active)
+    def _likely_wait(self, demand: Demand) -> float:
+        """Seconds until such a call is likely to go: it waits at three caps, the slowest counts."""
+        most = self._limits.max_active
+        waiting = [waiter.demand for waiter in self._waiting]
+        same_model = sum(one.model == demand.model for one in waiting)
+        same_key = self._waiting_by_key.get(demand.key, 0)
+        caps = (
+            (len(waiting), most),
+            (same_model, min(demand.model_max_active, most)),
+            (same_key, min(demand.key_max_active or most, most)),
+        )
+        return max(self._service.expected_wait(ahead, places) for ahead, places in caps)
 
 
 class Lease:

@@ -8,7 +8,8 @@ class Demand:
     """One call's wish for a place.
 
     ``model_max_active`` and ``key_max_active`` are the caps that hold for its model and its key
-    (None: no cap of its own); ``queue_timeout`` is in seconds from now.
+    (None: no cap of its own); ``queue_timeout`` is in seconds from now. ``weight`` is
+    the key's share of service time against others', ``batch`` lets interactive calls go first.
     """
 
     key: str
@@ -16,15 +17,23 @@ class Demand:
     model_max_active: int
     key_max_active: int | None
     queue_timeout: float
+    weight: float = 1.0
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Caps that hold for everybody."""
+    """What holds for everybody: caps, and patience in seconds.
+
+    ``affinity_patience`` is how long one may be passed over for the sake of what is loaded,
+    ``batch_patience`` how long a batch call waits until it counts as interactive.
+    """
 
     max_active: int
     max_queued: int
     max_queued_per_key: int
+    affinity_patience: float = 30.0
+    batch_patience: float = 120.0
 
 
 @dataclass(slots=True)

@@ -43,3 +43,14 @@ def first_come(
     if occupancy.total >= limits.max_active:
         return Decision(None)
     return Decision(next((one for one in waiting if occupancy.has_room(one.demand, limits)), None))
+
+
+def goes_before(ahead: Demand, behind: Demand, limits: Limits) -> bool:
+    """Whether ``ahead``, who came first, can go whenever ``behind`` can, and so goes before him.
+
+    Where it is false he may be passed over: his model or his key can be at a cap that does not
+    hold for the other.
+    """
+    model = ahead.model == behind.model or ahead.model_max_active >= limits.max_active
+    cap = ahead.key_max_active
+    return model and (ahead.key == behind.key or cap is None or cap >= limits.max_active)

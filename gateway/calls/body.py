@@ -24,10 +24,21 @@ READ = frozenset(
         "tools",
         "prompt",
         "messages",
+        "input",
         "verbose",
     }
 )
 """Every top-level field by which the gateway decides anything."""
+
+MAX_FIELDS = 256
+"""Fields of one body. The longest list of parameters that any route knows has some forty."""
+
+MAX_COLONS = 500_000
+"""Colons in one body, in texts and between keys and values alike.
+
+Each field costs about 200 bytes and half a microsecond while it is read, during which nobody else
+is served: 32 MiB of nothing but short fields would be 600 MB and two seconds.
+"""
 
 _FIELDS = msgspec.json.Decoder(Fields)
 _ANY = msgspec.json.Decoder()
@@ -37,17 +48,24 @@ def parse(data: bytes) -> Fields:
     """The top level of a JSON object.
 
     Raises:
-        InvalidRequestBody: not one JSON object and nothing else, nested beyond all reason, or
-            with a key that Ollama would take for one of ``READ``.
+        InvalidRequestBody: not one JSON object and nothing else, nested or cut into fields beyond
+            all reason, or with a key that Ollama would take for one of ``READ``.
     """
     if not data:
         raise InvalidRequestBody("The request has no body. Send a JSON object.")
+    if data.count(b":") > MAX_COLONS:
+        raise InvalidRequestBody(
+            f"The body has more than {MAX_COLONS} colons, which is more than any model can read. "
+            "Send it in parts."
+        )
     try:
         fields = _FIELDS.decode(data)
     except RecursionError:
         raise InvalidRequestBody("The JSON body is nested too deeply.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRequestBody(f"The body is not one JSON object: {_where(error)}.") from None
+    if len(fields) > MAX_FIELDS:
+        raise InvalidRequestBody(f"The body has more than {MAX_FIELDS} fields.")
     for key in fields:
         _refuse_second_reading(key)
     return fields

@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  - replac
 _KEY: Final = re.compile(r"[!-~]{8,512}")
 _MAX_BODY: Final = 16 << 20
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError)
+"""What msgspec raises for bytes that are not the JSON that was expected."""
+
 
 class AdminFailed(Exception):
     """The text says on one line what happened and what to do."""
@@ -38,7 +42,7 @@ class Reply:
         """Why the gateway refused; empty if it did not say so in its own way."""
         try:
             return printable(msgspec.json.decode(self.body, type=_Failed).error.message)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return ""
 
 
@@ -54,11 +58,15 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminClient:
-    """Asks at ``host:port``; ``origin`` says where that address is set."""
+    """Asks at ``host:port``; ``origin`` says where that address is set.
+
+    ``config`` is the config file that was asked for by name, which the hints repeat.
+    """
 
     host: str
     port: int
     origin: str
+    config: Path | None = None
     key: str | None = field(default=None, repr=False)
 
     def ask(self, method: str, path: str) -> Reply:
@@ -90,19 +98,24 @@ class AdminClient:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port} ({_SETTING}, {self.origin})"
 
+    @property
+    def _serve(self) -> str:
+        config = "" if self.config is None else f" --config {shlex.quote(str(self.config))}"
+        return f"{command_name()} serve{config}"
+
     def _nobody(self, error: OSError) -> AdminFailed:
         reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
         return AdminFailed(
             f"no gateway answers at {self._place}: {(reason or str(error)).lower()}. "
-            f"Start it with `{command_name()} serve`; if it runs with another config file, "
-            "name that with --config."
+            f"Start it with `{self._serve}`; if it runs with another config file, name that with "
+            "--config."
         )
 
     def somebody_else(self) -> AdminFailed:
         """What to say of an answer that no gateway gives."""
         return AdminFailed(
             f"what answers at {self._place} is not the admin listener of a gateway of this "
-            f"version. Check the port, and restart `{command_name()} serve` if it was updated."
+            f"version. Check the port, and restart `{self._serve}` if it was updated."
         )
 
     def refused(self, reply: Reply) -> AdminFailed:
@@ -113,15 +126,18 @@ class AdminClient:
         return AdminFailed(f"the gateway at {self._place} refuses: {reply.message}{hint}")
 
 
-def client_for(loaded: "Loaded", key: str | None) -> AdminClient:
-    """The client for the gateway that runs with these settings. Raises AdminFailed."""
+def client_for(loaded: "Loaded", *, config: Path | None, key: str | None) -> AdminClient:
+    """The client for the gateway that runs with these settings. Raises AdminFailed.
+
+    ``config`` is the file that was asked for by name.
+    """
     address, origin = loaded.settings.listen.admin, loaded.sources[_SETTING]
     if address.port == 0:
         raise AdminFailed(
             f"{_SETTING} has port 0 ({origin}), so it is known to nobody. Set a port of its own."
         )
     host = _ANYWHERE.get(address.host, address.host)
-    return AdminClient(host=host, port=address.port, origin=origin, key=key)
+    return AdminClient(host=host, port=address.port, origin=origin, config=config, key=key)
 
 
 def read_key(source: str) -> str:

@@ -122,13 +122,17 @@ def _scopes(text: str) -> list[Scope]:
 def run_create(arguments: argparse.Namespace) -> int:
     from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
     from gateway.access.keytable import InvalidKey  # noqa: PLC0415  - the same
+    from gateway.cli.newfile import hand_over  # noqa: PLC0415  - the same
 
     path, now = _keys_file(arguments), datetime.now(UTC)
     spec = _spec(arguments, now)
     if spec.expires is not None and spec.expires <= now:
         return _say_wrong("--expires must be in the future", WRONG_USAGE)
+    new_file = not path.exists()
     try:
         secret = keyfile.create_key(path, spec, now)
+        if new_file:
+            hand_over(path)
     except InvalidKey as error:
         return _say_wrong(str(error), WRONG_USAGE)
     except keyfile.KeyFileError as error:
@@ -210,8 +214,11 @@ def _made(arguments: argparse.Namespace, spec: NewKey) -> Iterator[str]:
     yield f"  models   {' '.join(spec.models)}"
     yield f"  limits   {keyviews.limits(spec) or 'none of its own'}"
     yield f"  expires  {'never' if spec.expires is None else keyviews.minute(spec.expires)}"
-    yield "Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`, or in the address as"
-    yield f"https://{spec.name}:<key>@<your tunnel>/v1."
+    if spec.scopes == {Scope.ADMIN}:
+        yield "Send it to the admin listener as `Authorization: Bearer <key>`; it opens nothing else."
+    else:
+        yield "Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`, or in the address as"
+        yield f"https://{spec.name}:<key>@<your tunnel>/v1."
     if spec.scopes == {Scope.DISCOVERY}:
         yield "Having no scope but discovery, it may also stand in the path:"
         yield "https://<your tunnel>/k/<key>/v1."

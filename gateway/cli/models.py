@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = settings.load(arguments.config)
     try:
         key = None if arguments.key_file is None else read_key(arguments.key_file)
-        client = client_for(loaded, key)
+        client = client_for(loaded, config=arguments.config, key=key)
         trouble = _refreshed(client) if arguments.refresh else None
         reply = client.ask("GET", "/status.json")
         status = _status(client, reply)
@@ -113,11 +113,13 @@ def _refreshed(client: "AdminClient") -> str | None:
 def _status(client: "AdminClient", reply: "Reply") -> Status:
     import msgspec  # noqa: PLC0415  - slow, and --help imports this module
 
+    from gateway.cli.admin_client import UNREADABLE  # noqa: PLC0415  - the same
+
     if reply.status != 200:
         raise client.refused(reply)
     try:
         return msgspec.json.decode(reply.body, type=Status)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise client.somebody_else() from None
 
 

@@ -24,8 +24,10 @@ def _is_found(called: Path) -> bool:
 
 
 def _shortest(called: Path) -> str:
+    """Relative only to a folder that is below us: a hint is often pasted somewhere else."""
     absolute = str(called.absolute())
     relative = os.path.relpath(absolute)
+    if relative.startswith("..") or Path.cwd() == Path("/"):
+        return absolute
     # Without a slash the shell would look for it on PATH, where it is not.
-    relative = relative if "/" in relative else f"./{relative}"
-    return min(relative, absolute, key=len)
+    return relative if "/" in relative else f"./{relative}"

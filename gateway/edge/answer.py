@@ -183,14 +183,20 @@ class Answer:
         transport = self._request.transport
         if transport is None:
             return
-        if self._scanner is not None and self._scanner.at_boundary:
-            event = self.dialect.late_error(error, request_id)
-            chunked = self._request.version >= HttpVersion11
-            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if chunked else event)
+        if self._writer is not None and not transport.is_closing():
+            # The head leaves with the first bytes, of which there may have been none.
+            self._writer.send_headers()
+            self._say_late(transport, error, request_id)
         self._tell_by_reset(transport)
         transport.close()
         # Towards a caller who takes nothing, close() alone never ends.
         asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+
+    def _say_late(self, transport: asyncio.Transport, error: GatewayError, request_id: str) -> None:
+        if self._scanner is not None and self._scanner.at_boundary:
+            event = self.dialect.late_error(error, request_id)
+            chunked = self._request.version >= HttpVersion11
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if chunked else event)
 
     def _tell_by_reset(self, transport: asyncio.Transport) -> None:
         """Where closing is how an answer ends (HTTP/1.0 without a length), a cut is a reset."""
@@ -210,6 +216,7 @@ class Answer:
                 response.headers.add(name, value)
         if length is not None:
             response.content_length = length
+        response.headers["Server"] = "ollama-gateway"
         if self._request.version < HttpVersion11:
             response.force_close()
         self._response = response

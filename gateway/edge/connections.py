@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -129,9 +129,10 @@ class Server(web.Server):
         limits: ConnectionLimits,
         unreadable: Callable[[web.BaseRequest], None],
         crashed: Callable[[Exception], None],
+        request_factory: Any = None,
     ) -> None:
         # Off by default in aiohttp: without it Ollama works on for callers who have left.
-        super().__init__(handler, handler_cancellation=True)
+        super().__init__(handler, handler_cancellation=True, request_factory=request_factory)
         self.limits = limits
         self.unreadable = unreadable
         self.crashed = crashed

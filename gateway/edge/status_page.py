@@ -63,12 +63,15 @@ def _body(status: Status) -> Html:
 
 
 def _header(status: Status) -> Html:
-    if status["ready"]:
-        state = tag("span", "ready", class_="state good")
-    else:
-        state = tag("span", f"not ready: {status['reason']}", class_="state bad")
+    # Why it is not ready, and what to do, is said right below: each reason is a problem.
+    word, kind = ("ready", "good") if status["ready"] else ("not ready", "bad")
     about = f"version {status['version']}, up for {wording.span(status['uptime'])}"
-    return tag("header", tag("h1", "Ollama gateway"), state, tag("span", about, class_="faint"))
+    return tag(
+        "header",
+        tag("h1", "Ollama gateway"),
+        tag("span", word, class_=f"state {kind}"),
+        tag("span", about, class_="faint"),
+    )
 
 
 def _problem(problem: Status) -> Html:

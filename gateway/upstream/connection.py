@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
     """All mutable state of a connection: its transport, the parser, and the reply under way."""
 
     __slots__ = (
+        "_fields_bytes",
         "_framed",
         "_head_bytes",
         "_interim",
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._reply: Reply | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._fields_bytes = 0
         self._head_bytes = 0
         self._interim = False
         self._framed = False
@@ -83,6 +85,7 @@ class Connection(asyncio.Protocol):
         if self._reply is not None or self._transport is None:
             raise RuntimeError(f"{self!r} cannot send")
         self._reply = Reply(self, deadlines)
+        self._fields_bytes = 0
         self._head_bytes = 0
         self._interim = False
         self._framed = False
@@ -95,12 +98,18 @@ class Connection(asyncio.Protocol):
         return self._reply
 
     def release(self) -> bool:
-        """End the exchange. True if the connection may carry another one."""
+        """End the exchange. True if the connection may carry another one.
+
+        It may not while anything of this exchange is still on its way: of the reply, of the request
+        (Ollama answered without reading it to its end), or in the kernel because reading is paused.
+        """
         reply, self._reply = self._reply, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if reply is not None and not reply.complete:
+        if reply is not None and (not reply.complete or reply.deadlines.held):
+            self.reusable = False
+        if self._transport is not None and self._transport.get_write_buffer_size():
             self.reusable = False
         if not self.reusable or self.closed:
             self.close()
@@ -169,8 +178,8 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > MAX_HEAD_BYTES:
             raise ValueError("head too long")
         if self._reply is not None:
             self._reply.headers.append((name.decode("latin-1"), value.decode("latin-1")))
@@ -197,7 +206,11 @@ class Connection(asyncio.Protocol):
         if reply is None or reply.over:
             self.reusable = False
             return
+        first = reply.first_byte_at is None
         reply.feed(body, self._loop.time())
+        if first:
+            # From here another clock runs, and it may ring earlier than the one that was set.
+            self._rearm()
 
     def on_message_complete(self) -> None:
         if self._interim:

@@ -55,5 +55,6 @@ class Deadlines:
             return None
         return UpstreamIdleTimeout(
             f"Ollama stopped in the middle of the answer and sent nothing for "
-            f"{self.idle_timeout:g} s. " + _LONGER.format("first_byte_timeout")
+            f"{self.idle_timeout:g} s. The owner can allow longer silences with "
+            "`clocks.idle_timeout`."
         )

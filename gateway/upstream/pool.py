@@ -1,6 +1,8 @@
 """Connections to the one Ollama: kept, checked before use, never shared."""
 
 import asyncio
+import os
+import socket
 import ssl
 from typing import Self
 
@@ -8,6 +10,8 @@ from yarl import URL
 
 from gateway.errors import UpstreamUnreachable
 from gateway.upstream.connection import Connection
+
+_UNKNOWN = "its name does not resolve"
 
 MAX_IDLE = 16
 """Idle connections kept. Admission decides how many are used; this bounds what lies about."""
@@ -67,6 +71,8 @@ class Pool:
             raise UpstreamUnreachable(
                 _unreachable(f"no answer within {connect_timeout:g} s")
             ) from error
+        except UnicodeError as error:  # asyncio's word for a name that no host can have
+            raise UpstreamUnreachable(_unreachable(_UNKNOWN)) from error
         except OSError as error:
             raise UpstreamUnreachable(_unreachable(_reason(error))) from error
         return connection
@@ -81,11 +87,20 @@ class Pool:
 
 
 def _reason(error: OSError) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, ssl.SSLError):
-        return "TLS failed"
-    return (error.strerror or type(error).__name__).lower()
+    """Why, in words that name no address: the caller reads them, too."""
+    match error:
+        case ConnectionRefusedError():
+            return "connection refused"
+        case ssl.SSLCertVerificationError():
+            return "its TLS certificate is not trusted on this machine"
+        case ssl.SSLError():
+            return "TLS failed"
+        case socket.gaierror():
+            return _UNKNOWN
+        case OSError(errno=None):  # of several addresses each failed in its own way, for one
+            return "it accepts no connection"
+        case _:
+            return os.strerror(error.errno or 0).lower()
 
 
 def _unreachable(reason: str) -> str:

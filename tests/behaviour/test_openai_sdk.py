@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ async def test_responses_work(client: openai.AsyncOpenAI) -> None:
 async def test_models_are_listed_and_retrieved(client: openai.AsyncOpenAI, sim: Simulator) -> None:
     """The list and one of it; a name may have a slash and a colon in it."""
     sim.pull(SimulatedModel(name="hf.co/someone/Small-GGUF:Q4_K_M", parameter_size="1B", size=9))
-    listed = [model.id async for model in client.models.list()]
+    fresh = {"Cache-Control": "no-cache"}
+    listed = [model.id async for model in client.models.list(extra_headers=fresh)]
     one = await client.models.retrieve(MODEL)
     slashed = await client.models.retrieve("hf.co/someone/Small-GGUF:Q4_K_M")
 
@@ -206,7 +208,7 @@ class Failing:
     param: str | None = None
 
 
-def chat(**more: Any) -> Callable[[openai.AsyncOpenAI], Awaitable[object]]:
+def chat(**more: Any) -> Callable[[openai.AsyncOpenAI], Coroutine[Any, Any, object]]:
     asking = {"model": MODEL, "messages": WELL, **more}
     return lambda client: client.chat.completions.create(**asking)
 
@@ -320,25 +322,33 @@ async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None
 
 async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path: Path) -> None:
     """``Retry-After`` is obeyed: the second attempt comes no sooner, and is answered."""
-    async with running(
-        sim.url, tmp_path, admission={"max_queued": 0, "max_queued_per_key": 0}
-    ) as gateway:
-        async with openai_at(gateway, retries=2) as client, asyncio.TaskGroup() as group:
+    admission = {"max_queued": 1, "max_queued_per_key": 1}
+    async with running(sim.url, tmp_path, admission=admission) as gateway:
+        late = openai_at(gateway, key=gateway.new_key("late"), retries=2)
+        async with openai_at(gateway) as client, late, asyncio.TaskGroup() as group:
             with sim.hold() as hold:
-                first = group.create_task(chat()(client))
+                served = group.create_task(chat()(client))
                 await sim.wait_for(lambda: hold.waiting == 1)
-                second = group.create_task(chat()(client))
+                waits = group.create_task(chat()(client))
+                while not gateway.gateway.admission.snapshot().queued:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                refused_at = time.monotonic()
+                comes_back = group.create_task(chat()(late))
                 (refused,) = await gateway.finished()
-        lines = await gateway.finished(3)
+        took = time.monotonic() - refused_at
+        lines = await gateway.finished(4)
         await left_empty(gateway)
 
     assert (refused["outcome"], refused["status"]) == ("queue_full", 503)
-    assert first.result()
-    assert second.result()
-    assert [(line["outcome"], line["retry"]) for line in lines] == [
-        ("queue_full", 0),
-        ("ok", 0),
-        ("ok", 1),
+    assert served.result()
+    assert waits.result()
+    assert comes_back.result()
+    assert took >= 1
+    assert [(line["key"], line["outcome"], line["retry"]) for line in lines] == [
+        ("late", "queue_full", 0),
+        ("tester", "ok", 0),
+        ("tester", "ok", 0),
+        ("late", "ok", 1),
     ]
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.spans import span
 from gateway.settings import Settings, load
+from gateway.settings.values import parse_seconds
 from tests.deploy.places import DEPLOY, from_yaml, text
 
 FILES = ("compose.yaml", "compose.host.yaml")
 COMPOSE = from_yaml(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OTHERS = sorted(SERVICES.keys() - {"gateway"})
+TUNNELS = ("cloudflared", "tailscale")
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -51,7 +52,7 @@ def test_the_gateway_has_no_privilege_and_writes_nowhere(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_the_engine_waits_for_the_drain(file: str) -> None:
     """Else it kills the gateway in the middle of the answers that it lets end."""
-    grace = span(_gateway(file)["stop_grace_period"]).total_seconds()
+    grace = parse_seconds(_gateway(file)["stop_grace_period"])
 
     assert grace > Settings().clocks.drain_timeout + 5
 
@@ -126,9 +127,6 @@ def test_tunnels_are_believed_at_their_addresses_and_nobody_else_is() -> None:
     for address in map(ipaddress.ip_address, fixed.values()):
         assert address in ipaddress.ip_network(pool["subnet"])
         assert address not in dynamic
-
-
-TUNNELS = ("cloudflared", "tailscale")
 
 
 def test_ollama_is_stopped_after_the_gateway() -> None:
@@ -212,5 +210,5 @@ def test_cloudflared_points_at_the_gateway() -> None:
 
     assert named["service"] == f"http://{Settings().listen.public}"
     assert rest == {"service": "http_status:404"}
-    idle = span(named["originRequest"]["keepAliveTimeout"]).total_seconds()
+    idle = parse_seconds(named["originRequest"]["keepAliveTimeout"])
     assert idle < Settings().clocks.keepalive_timeout

@@ -22,7 +22,9 @@ ALERTS: list[dict[str, Any]] = [
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]] + [
     rule["expr"] for rule in ALERTS
 ]
-_WORDS = frozenset("sum min max rate increase by vector or histogram_quantile le up job".split())
+_WORDS = frozenset(
+    ("sum", "min", "max", "rate", "increase", "by", "vector", "or", "histogram_quantile", "le")
+) | {"up", "job"}
 
 
 def _metrics() -> Metrics:

@@ -65,7 +65,7 @@ def test_its_user_is_the_one_that_init_gives_keys_to() -> None:
     """Keys made under sudo would otherwise be unreadable for it."""
     assert _value("User") == SERVICE_USER
     assert _value("Group") == SERVICE_USER
-    assert f"sudo useradd --system --user-group" in text(DOCS / "systemd.md")
+    assert "sudo useradd --system --user-group" in text(DOCS / "systemd.md")
 
 
 def test_it_reads_its_config_in_the_systems_folder() -> None:

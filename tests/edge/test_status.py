@@ -72,6 +72,22 @@ def test_not_ready_says_why_on_one_line(changes: dict[str, Any], begins: str) ->
     assert "\n" not in reason
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"draining": True},
+        {"keys": the_keys()},
+        {"ollama": Ollama(url=URL, up=False, served=None)},
+    ],
+)
+def test_each_reason_not_to_be_ready_is_an_urgent_problem(changes: dict[str, Any]) -> None:
+    """The page says no more than the problems."""
+    status = status_of(a_standing(**changes))
+
+    assert not status["ready"]
+    assert any(each["urgent"] for each in status["problems"])
+
+
 def test_all_is_well() -> None:
     """Then nothing is said to be wrong."""
     status = status_of(a_standing())

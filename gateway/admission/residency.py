@@ -1,0 +1,41 @@
+"""What is in Ollama's memory, as far as the order of calls depends on it: a frozen view, pure."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Which models are believed to be loaded, and which can be loaded together.
+
+    ``max_loaded`` is how many fit at once, or None where only experience tells: then ``together``
+    holds the sets that were seen in memory at the same time.
+    """
+
+    resident: frozenset[str] = frozenset()
+    together: frozenset[frozenset[str]] = frozenset()
+    max_loaded: int | None = None
+
+    def fit(self, models: frozenset[str]) -> bool:
+        """Whether all these are known to be loaded at the same time without driving one out."""
+        if len(models) <= 1:
+            return True
+        if self.max_loaded is not None:
+            return len(models) <= self.max_loaded
+        return any(models <= seen for seen in self.together)
+
+    def costs_nothing(self, model: str) -> bool:
+        """Whether a call to ``model`` leaves everything in memory where it is."""
+        return model in self.resident or self.fit(self.resident | {model})
+
+    def eligible(self, model: str, active: AbstractSet[str] | Mapping[str, int]) -> bool:
+        """Whether ``model`` is loaded, or can be without driving out one that is at work.
+
+        Sent earlier, it would wait inside Ollama with a place held, and the other would be
+        loaded again for its next call.
+        """
+        if not active or model in active:
+            return True
+        at_work = frozenset(active)
+        return (model in self.resident and at_work <= self.resident) or self.fit(at_work | {model})

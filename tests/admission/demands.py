@@ -1,0 +1,49 @@
+"""Demands, and calls that hold and give back their places when a test says so."""
+
+import asyncio
+from typing import Any
+
+from gateway.admission import Admission, Demand, Limits
+
+
+def limits(**changes: int) -> Limits:
+    """One place and a short queue, unless changed."""
+    return Limits(**{"max_active": 1, "max_queued": 64, "max_queued_per_key": 16, **changes})
+
+
+def demand(key: str = "key", model: str = "model", **changes: Any) -> Demand:
+    """A demand without caps of its own, and with all the time there is."""
+    terms = {"model_max_active": 1000, "key_max_active": None, "queue_timeout": 300.0}
+    return Demand(key=key, model=model, **{**terms, **changes})
+
+
+class Caller:
+    """One call: it asks for its place at once, and holds it until ``finish``."""
+
+    def __init__(self, admission: Admission, wish: Demand) -> None:
+        self.wish = wish
+        self.granted = False
+        self.waited: float | None = None
+        self._finish = asyncio.Event()
+        self._admission = admission
+        self.task = asyncio.get_running_loop().create_task(self._call())
+
+    async def _call(self) -> None:
+        async with self._admission.lease(self.wish) as lease:
+            self.granted = True
+            self.waited = lease.waited
+            await self._finish.wait()
+
+    def finish(self) -> None:
+        self._finish.set()
+
+    async def ended(self) -> BaseException | None:
+        """What the call ended with, once it has; None for all went well."""
+        (result,) = await asyncio.gather(self.task, return_exceptions=True)
+        return result
+
+
+async def settled() -> None:
+    """Let everything that is ready run until nothing is."""
+    for _ in range(6):
+        await asyncio.sleep(0)

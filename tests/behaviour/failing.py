@@ -1,0 +1,104 @@
+"""What the error table of the tests is made of: a scene, and one row per way to fail."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.simulator import Fault, Simulator
+from tests.behaviour.speech import ALL, Speech
+from tests.behaviour.wire import Caller, Told, caller, request
+from tests.harness import Running
+
+RETRY_SOON = {"retry-after": None}
+"""Some whole number of seconds from 1 to 60; the test looks at it wherever it stands."""
+NO_RETRY = {"x-should-retry": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A gateway in front of a simulator, and the family of routes in which it is called."""
+
+    sim: Simulator
+    gateway: Running
+    speech: Speech
+
+    async def ask(
+        self,
+        body: Any = None,
+        *,
+        path: str = "",
+        method: str = "POST",
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> Told:
+        """One call, by default one that would succeed; ``fields`` replace some of its body's."""
+        body = self.speech.body(**fields) if body is None else body
+        sent = {"Authorization": f"Bearer {key or self.gateway.key}", **(headers or {})}
+        async with caller(self.gateway.port) as one:
+            one.send(request(path or self.speech.path, body, method=method, headers=sent))
+            return await one.answer(method)
+
+    async def provoked(self, fault: Fault, **fields: Any) -> Told:
+        """One call that meets a fault of Ollama's."""
+        self.sim.fault(fault)
+        return await self.ask(**fields)
+
+    @asynccontextmanager
+    async def waiting(self, body: Any = None, *, key: str = "") -> AsyncIterator[Caller]:
+        """A call that was sent and whose answer was not read yet."""
+        bearer = {"Authorization": f"Bearer {key or self.gateway.key}"}
+        async with caller(self.gateway.port) as one:
+            data = self.speech.body() if body is None else body
+            one.send(request(self.speech.path, data, headers=bearer))
+            yield one
+
+    @asynccontextmanager
+    async def occupied(self, *, stream: bool = False) -> AsyncIterator[Caller]:
+        """A call that holds the only place for as long as the block lasts."""
+        with self.sim.hold():
+            async with self.waiting(self.speech.body(stream=stream)) as one:
+                await self.sim.wait_for(lambda: self.sim.stats.active == 1)
+                yield one
+
+    async def queued(self, count: int) -> None:
+        """Wait until so many calls wait for a place."""
+        admission = self.gateway.gateway.admission
+        await until(lambda: sum(admission.snapshot().queued.values()) == count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something in the gateway, which tells nobody of its changes."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  - the gateway raises no events for tests
+            await asyncio.sleep(0.002)
+
+
+Provoke = Callable[[Scene], Awaitable[Told]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way to fail, and all that the caller is told of it.
+
+    ``says`` are the words by which the message says what to do. ``headers`` of None may have any
+    value, but must be there. ``late``: the status was sent already.
+    """
+
+    name: str
+    code: str
+    status: int
+    type: str
+    provoke: Provoke
+    says: tuple[str, ...] = ()
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    late: bool = False
+    speeches: tuple[Speech, ...] = ALL
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()

@@ -1,0 +1,338 @@
+"""The rows of the error table that are a matter of capacity, or Ollama's doing, or our own."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.server import drain
+from gateway.simulator import Fault
+from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Provoke, Row, Scene
+from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
+from tests.behaviour.wire import Told, caller, request
+
+IN_TWO_SECONDS = {"retry-after": "2"}
+EVENTS = (OPENAI, RESPONSES, ANTHROPIC)
+SHORT = 0.2
+"""Seconds of a clock that is meant to run out."""
+
+
+async def queue_is_full(scene: Scene) -> Told:
+    async with scene.occupied(), scene.waiting(key=scene.gateway.new_key("first")):
+        await scene.queued(1)
+        return await scene.ask()
+
+
+async def waits_too_long(scene: Scene) -> Told:
+    async with scene.occupied():
+        return await scene.ask()
+
+
+async def would_wait_too_long(scene: Scene) -> Told:
+    admission = scene.gateway.gateway.admission
+    for _ in range(50):
+        admission._service.add(60.0)
+    async with scene.occupied(), scene.waiting():
+        await scene.queued(1)
+        return await scene.ask(headers={"x-stainless-read-timeout": "30"})
+
+
+async def buffers_are_full(scene: Scene) -> Told:
+    async with caller(scene.gateway.port) as first:
+        head = {**scene.gateway.bearer, "Content-Length": "1000"}
+        first.send(request(scene.speech.path, b"{", headers=head))
+        buffers = scene.gateway.gateway.front._buffers
+        while buffers.used < 1000:  # noqa: ASYNC110  - the gateway raises no events for tests
+            await asyncio.sleep(0.002)
+        return await scene.ask()
+
+
+async def while_draining(scene: Scene) -> Told:
+    scene.gateway.gateway.front.drain()
+    return await scene.ask()
+
+
+async def ollama_is_away(scene: Scene) -> Told:
+    await scene.gateway.gateway.catalog.listing()
+    await scene.sim.stop()
+    return await scene.ask()
+
+
+async def ollama_hangs_up(scene: Scene) -> Told:
+    return await scene.provoked(Fault.refuse())
+
+
+async def ollama_speaks_nonsense(scene: Scene) -> Told:
+    return await scene.provoked(Fault.garbage())
+
+
+async def ollama_sends_a_huge_head(scene: Scene) -> Told:
+    return await scene.provoked(Fault.oversize_header())
+
+
+async def ollama_redirects(scene: Scene) -> Told:
+    return await scene.provoked(Fault.status(302, b"", [("Location", "http://127.0.0.1:1/")]))
+
+
+async def answer_is_cut(scene: Scene) -> Told:
+    return await scene.provoked(Fault.short_body())
+
+
+async def no_first_byte(scene: Scene) -> Told:
+    return await scene.provoked(Fault.slow_headers(), stream=True)
+
+
+async def never_finished(scene: Scene) -> Told:
+    return await scene.provoked(Fault.slow_headers())
+
+
+async def goes_on_for_ever(scene: Scene) -> Told:
+    with scene.sim.hold() as hold:
+        hold.release(2)
+        return await scene.ask(stream=True)
+
+
+async def stops_in_the_middle(scene: Scene) -> Told:
+    return await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+
+
+async def runner_dies(scene: Scene) -> Told:
+    return await scene.provoked(Fault.die(after_tokens=2), stream=True)
+
+
+async def repeats_itself(scene: Scene) -> Told:
+    return await scene.provoked(Fault.repeat(after_tokens=2), stream=True)
+
+
+async def stream_is_cut(scene: Scene) -> Told:
+    return await scene.provoked(Fault.cut(after_tokens=2), stream=True)
+
+
+async def stream_turns_to_garbage(scene: Scene) -> Told:
+    return await scene.provoked(Fault.garbage(after_tokens=2), stream=True)
+
+
+async def shut_down_while_waiting(scene: Scene) -> Told:
+    async with scene.occupied() as one:
+        await drain(scene.gateway.gateway)
+        return await one.answer()
+
+
+async def shut_down_in_the_middle(scene: Scene) -> Told:
+    with scene.sim.hold() as hold:
+        hold.release(2)
+        async with scene.waiting(scene.speech.body(stream=True)) as one:
+            status, headers = await one.head()
+            first = await one.chunk()
+            await drain(scene.gateway.gateway)
+            body, whole = await one.rest()
+            return Told(status, headers, first + body, whole)
+
+
+async def bug(scene: Scene) -> Told:
+    scene.gateway.gateway.front._inference = None  # type: ignore[assignment]  # a bug
+    return await scene.ask()
+
+
+async def bug_in_the_middle(scene: Scene) -> Told:
+    """An upstream whose replies break when they are read for the third time."""
+    pipeline = scene.gateway.gateway.front._inference._pipeline
+    reads = iter("..")
+
+    class Broken:
+        def __init__(self, opening: Any) -> None:
+            self._opening = opening
+
+        async def __aenter__(self) -> Any:
+            self._reply = await self._opening.__aenter__()
+            return self
+
+        async def __aexit__(self, *trouble: object) -> None:
+            await self._opening.__aexit__(*trouble)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._reply, name)
+
+        async def read(self) -> bytes:
+            next(reads, None) or {}["no such key"]
+            data: bytes = await self._reply.read()
+            return data
+
+    class Breaking:
+        def open(self, *asked: Any) -> Broken:
+            return Broken(scene.gateway.gateway.upstream.open(*asked))
+
+    pipeline._upstream = Breaking()  # type: ignore[assignment]  # as above
+    return await scene.ask(stream=True)
+
+
+def _busy(name: str, code: str, provoke: Provoke, *says: str, **more: Any) -> Row:
+    return Row(
+        name=name,
+        code=code,
+        status=503,
+        type="overloaded_error",
+        provoke=provoke,
+        says=says,
+        headers=more.pop("headers", RETRY_SOON),
+        **more,
+    )
+
+
+def _away(name: str, code: str, provoke: Provoke, *says: str) -> Row:
+    return Row(
+        name=name,
+        code=code,
+        status=502,
+        type="api_error",
+        provoke=provoke,
+        says=says,
+        headers=IN_TWO_SECONDS,
+    )
+
+
+def _late(
+    name: str,
+    code: str,
+    provoke: Provoke,
+    *says: str,
+    kind: str = "api_error",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    speeches: tuple[Speech, ...] = (*EVENTS, NATIVE),
+) -> Row:
+    return Row(
+        name=name,
+        code=code,
+        status=200,
+        type=kind,
+        provoke=provoke,
+        says=says,
+        late=True,
+        settings=settings or {},
+        speeches=speeches,
+    )
+
+
+_DRAINED = {"clocks": {"drain_timeout": SHORT}}
+_INCOMPLETE = "not the whole answer"
+
+ROWS = (
+    _busy(
+        "full queue",
+        "queue_full",
+        queue_is_full,
+        "Try again later",
+        settings={"admission": {"max_queued": 1, "max_queued_per_key": 1}},
+    ),
+    _busy(
+        "waited too long",
+        "queue_timeout",
+        waits_too_long,
+        "within 0.2 s",
+        "Try again later",
+        settings={"clocks": {"queue_timeout": SHORT}},
+    ),
+    _busy(
+        "would wait too long",
+        "queue_timeout",
+        would_wait_too_long,
+        "certainly wait longer than 30 s",
+        "Try again later",
+    ),
+    _busy(
+        "full buffers",
+        "overloaded",
+        buffers_are_full,
+        "Try again later",
+        settings={"limits": {"body_bytes": 1024, "buffered_bytes": 1024}},
+    ),
+    _busy(
+        "draining",
+        "draining",
+        while_draining,
+        "Try again in a few seconds",
+        headers={"retry-after": "5", "connection": "close"},
+    ),
+    _away("no Ollama", "upstream_unreachable", ollama_is_away, "`ollama serve`", "`ollama.url`"),
+    _away("hung up", "upstream_protocol_error", ollama_hangs_up, "try again"),
+    _away("nonsense", "upstream_protocol_error", ollama_speaks_nonsense, "`ollama.url`"),
+    _away("huge head", "upstream_protocol_error", ollama_sends_a_huge_head, "`ollama.url`"),
+    _away("redirect", "upstream_protocol_error", ollama_redirects, "`ollama.url`"),
+    Row(
+        name="cut answer",
+        code="upstream_incomplete",
+        status=502,
+        type="api_error",
+        provoke=answer_is_cut,
+        says=(_INCOMPLETE,),
+    ),
+    Row(
+        name="no first byte",
+        code="upstream_first_byte_timeout",
+        status=504,
+        type="timeout_error",
+        provoke=no_first_byte,
+        says=("within 0.2 s", "`first_byte_timeout`", "[[models]]"),
+        headers=NO_RETRY,
+        settings={"clocks": {"first_byte_timeout": SHORT}},
+    ),
+    Row(
+        name="never finished",
+        code="upstream_timeout",
+        status=504,
+        type="timeout_error",
+        provoke=never_finished,
+        says=("within 0.2 s", "`total_timeout`", "[[models]]"),
+        headers=NO_RETRY,
+        settings={"clocks": {"total_timeout": SHORT}},
+    ),
+    Row(
+        name="shut down while waiting",
+        code="shutdown",
+        status=503,
+        type="overloaded_error",
+        provoke=shut_down_while_waiting,
+        says=("Try again",),
+        settings=_DRAINED,
+    ),
+    Row(
+        name="bug",
+        code="internal_error",
+        status=500,
+        type="api_error",
+        provoke=bug,
+        says=("Its log holds the reason under this request's id",),
+    ),
+    _late(
+        "late: silence",
+        "upstream_idle_timeout",
+        stops_in_the_middle,
+        "nothing for 0.2 s",
+        "`clocks.idle_timeout`",
+        kind="timeout_error",
+        settings={"clocks": {"idle_timeout": SHORT}},
+    ),
+    _late(
+        "late: goes on for ever",
+        "upstream_timeout",
+        goes_on_for_ever,
+        "within 0.2 s",
+        "`total_timeout`",
+        kind="timeout_error",
+        settings={"clocks": {"stream_total_timeout": SHORT, "first_byte_timeout": SHORT}},
+    ),
+    _late("late: dead runner", "upstream_incomplete", runner_dies, _INCOMPLETE, speeches=EVENTS),
+    _late("late: repeats itself", "upstream_incomplete", repeats_itself, _INCOMPLETE),
+    _late("late: cut", "upstream_incomplete", stream_is_cut, _INCOMPLETE),
+    _late(
+        "late: garbage", "upstream_protocol_error", stream_turns_to_garbage, "check `ollama.url`"
+    ),
+    _late(
+        "late: shut down",
+        "shutdown",
+        shut_down_in_the_middle,
+        "Try again",
+        kind="overloaded_error",
+        settings=_DRAINED,
+    ),
+    _late("late: bug", "internal_error", bug_in_the_middle, "Its log holds the reason"),
+)

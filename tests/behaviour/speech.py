@@ -1,0 +1,82 @@
+"""How each family of routes is called, and how it tells an error: written down once more, by hand.
+
+The tests look at what the gateway says; what it should say must not come from its own code.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MODEL = "llama3.2:1b"
+_HELLO = [{"role": "user", "content": "hello"}]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a caller reads it; None where the dialect has no place for it."""
+
+    message: str
+    type: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    name: str
+    path: str
+    fields: Mapping[str, Any]
+
+    def body(self, model: str = MODEL, *, stream: bool = False, **more: Any) -> dict[str, Any]:
+        return {"model": model, **self.fields, "stream": stream, **more}
+
+    def failure(self, body: bytes) -> Failure:
+        """The error that is the whole body; it must have exactly the dialect's fields."""
+        return self._failure(json.loads(body))
+
+    def late_failure(self, stream: bytes) -> Failure:
+        """The error that is the last event, or the last line, of a stream."""
+        if self.name == "native":
+            assert stream.endswith(b"\n")
+            return self._failure(json.loads(stream.splitlines()[-1]))
+        assert stream.endswith(b"\n\n")
+        name, data = _event(stream.removesuffix(b"\n\n").rpartition(b"\n\n")[2])
+        assert name == ("" if self.name == "openai" else "error")
+        told = json.loads(data)
+        if self.name == "responses":
+            assert told.pop("type") == "error"
+            assert type(told.pop("sequence_number")) is int
+            inner = told.pop("error")
+            assert told == {key: inner[key] for key in ("code", "message", "param")}
+            told = {"error": inner}
+        return self._failure(told)
+
+    def _failure(self, told: dict[str, Any]) -> Failure:
+        match self.name:
+            case "native":
+                assert set(told) == {"error"}
+                return Failure(told["error"])
+            case "anthropic":
+                assert set(told) == {"type", "error", "request_id"}
+                assert told["type"] == "error"
+                assert set(told["error"]) == {"type", "message"}
+                error = told["error"]
+                return Failure(error["message"], error["type"], None, told["request_id"])
+            case _:
+                assert set(told) == {"error"}
+                error = told["error"]
+                assert set(error) == {"message", "type", "param", "code"}
+                return Failure(error["message"], error["type"], error["code"])
+
+
+def _event(text: bytes) -> tuple[str, bytes]:
+    fields = dict(line.split(b": ", 1) for line in text.split(b"\n"))
+    return fields.get(b"event", b"").decode(), fields[b"data"]
+
+
+OPENAI = Speech("openai", "/v1/chat/completions", {"messages": _HELLO})
+RESPONSES = Speech("responses", "/v1/responses", {"input": "hello"})
+ANTHROPIC = Speech("anthropic", "/v1/messages", {"messages": _HELLO, "max_tokens": 8})
+NATIVE = Speech("native", "/api/chat", {"messages": _HELLO})
+ALL = (OPENAI, RESPONSES, ANTHROPIC, NATIVE)

@@ -1,0 +1,308 @@
+"""Engramia, the caller this gateway exists for: its own sequence of requests, one by one.
+
+It keeps a ``base_url`` and an ``api_key``. Its probes (httpx, 5 seconds) send no header at all and
+go to ``{root}/api/…``, ``root`` being ``base_url`` without one trailing ``/v1``; its inference is
+the OpenAI SDK's. Both run here as they do there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import openai
+import pytest
+
+from gateway.clocks import CallClocks
+from gateway.simulator import Fault, SimulatedModel, Simulator
+from gateway.upstream import Outgoing, Reply
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .clients import EMBEDDER, MODEL, asked, user
+
+Verdict = Literal["ok", "unreachable", "config", "model_missing"]
+
+PROBE_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """What a person enters in Engramia's dashboard, and what Engramia makes of it."""
+
+    base_url: str
+    api_key: str
+
+    @property
+    def root(self) -> str:
+        return self.base_url.rstrip("/").removesuffix("/v1")
+
+    def probe(self, method: str, path: str, **body: Any) -> httpx.Response:
+        """One probe. Its client is new each time, sends no header of its own, follows nothing."""
+        with httpx.Client(timeout=PROBE_TIMEOUT, follow_redirects=False) as client:
+            return client.request(method, self.root + path, json=body or None)
+
+    def validate(self, default_model: str) -> Verdict:
+        """What "Validate & save" tells."""
+        try:
+            answer = self.probe("GET", "/api/tags")
+            answer.raise_for_status()
+        except httpx.HTTPError:
+            return "unreachable"
+        names = [model["name"] for model in answer.json()["models"]]
+        if not names:
+            return "config"
+        wanted = default_model if ":" in default_model else f"{default_model}:latest"
+        return "ok" if wanted in names else "model_missing"
+
+    def client(self, *, patience: float = 300.0, retries: int = 0) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=self.api_key, timeout=patience, max_retries=retries
+        )
+
+
+def by_path(gateway: Running) -> Tenant:
+    """What the gateway's ``init`` prints: a discovery key in the path, the other one as the key."""
+    return Tenant(f"{gateway.url}/k/{gateway.discovery}/v1", gateway.key)
+
+
+def by_userinfo(gateway: Running) -> Tenant:
+    """Name and key in the address. Basic then replaces the Bearer, so one key does everything."""
+    return Tenant(f"http://tester:{gateway.key}@127.0.0.1:{gateway.port}/v1", "ollama-no-key")
+
+
+TENANTS = pytest.mark.parametrize("tenant_of", [by_path, by_userinfo])
+
+
+@TENANTS
+async def test_the_whole_sequence(gateway: Running, sim: Simulator, tenant_of: Any) -> None:
+    """Version, list, details, then inference: everything is answered, and each part from its key."""
+    tenant = tenant_of(gateway)
+    version = await asyncio.to_thread(tenant.probe, "GET", "/api/version")
+    tags = await asyncio.to_thread(tenant.probe, "GET", "/api/tags")
+    show = await asyncio.to_thread(tenant.probe, "POST", "/api/show", name=MODEL)
+    async with tenant.client() as client:
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=[user("SAY: all is well")]
+        )
+        vectors = await client.embeddings.create(model=EMBEDDER, input="all is well")
+
+    assert version.json()["version"]
+    assert MODEL in [model["name"] for model in tags.json()["models"]]
+    assert show.json()["details"]["parameter_size"] == "1.2B"
+    assert answer.choices[0].message.content == "all is well"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens > 3
+    assert len(vectors.data[0].embedding) == 768
+    assert asked(sim) == ["/v1/chat/completions", "/v1/embeddings"]
+
+
+@TENANTS
+async def test_validation_finds_what_is_there(gateway: Running, tenant_of: Any) -> None:
+    """With and without a tag: ``nomic-embed-text`` means its ``:latest``."""
+    tenant = tenant_of(gateway)
+
+    assert await asyncio.to_thread(tenant.validate, MODEL) == "ok"
+    assert await asyncio.to_thread(tenant.validate, EMBEDDER) == "ok"
+
+
+async def test_validation_tells_a_missing_model(gateway: Running) -> None:
+    """The list is there, the model is not."""
+    assert await asyncio.to_thread(by_path(gateway).validate, "llama9") == "model_missing"
+
+
+async def test_validation_tells_an_empty_list(tmp_path: Path) -> None:
+    """Nothing pulled is an answer, not an error: 200 and an empty list."""
+    async with Simulator(models=[], time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
+        verdict = await asyncio.to_thread(by_path(gateway).validate, MODEL)
+        await left_empty(gateway)
+
+    assert verdict == "config"
+
+
+async def test_a_key_that_may_use_nothing_that_is_there_is_a_config_error(
+    gateway: Running,
+) -> None:
+    """The list holds what the deciding key may use."""
+    looker = gateway.new_key("blind", models=("nothing*",))
+    tenant = Tenant(f"http://blind:{looker}@127.0.0.1:{gateway.port}/v1", "x" * 8)
+
+    assert await asyncio.to_thread(tenant.validate, MODEL) == "config"
+
+
+@pytest.mark.parametrize("path", ["/v1", "/k/ogw_not-one-of-ours/v1"])
+async def test_validation_without_a_good_key_is_unreachable(gateway: Running, path: str) -> None:
+    """Engramia has no other word for a 401."""
+    tenant = Tenant(gateway.url + path, gateway.key)
+
+    assert await asyncio.to_thread(tenant.validate, MODEL) == "unreachable"
+
+
+async def test_validation_fails_fast_when_ollama_never_was_there(tmp_path: Path) -> None:
+    """Within the probe's five seconds there is a 502 with words, not a timeout without any."""
+    async with Simulator(time_scale=0) as sim:
+        await sim.stop()
+        async with running(sim.url, tmp_path) as gateway:
+            tenant = by_path(gateway)
+            verdict = await asyncio.to_thread(tenant.validate, MODEL)
+            answer = await asyncio.to_thread(tenant.probe, "GET", "/api/tags")
+            await left_empty(gateway)
+
+    assert verdict == "unreachable"
+    assert answer.status_code == 502
+    assert "ollama serve" in answer.json()["error"]
+
+
+async def test_validation_survives_an_ollama_that_hangs(gateway: Running, sim: Simulator) -> None:
+    """A list from before is served after two seconds, in time for the probe, and marked."""
+    tenant = by_path(gateway)
+    assert await asyncio.to_thread(tenant.validate, MODEL) == "ok"
+    await asyncio.sleep(1.05)  # a list younger than a second is served without asking
+
+    sim.fault(Fault.slow_headers(), path="/api/tags", times=9)
+    answer = await asyncio.to_thread(tenant.probe, "GET", "/api/tags")
+    sim.release()
+    sim.clear_faults()
+
+    assert answer.status_code == 200
+    assert answer.headers["x-gateway-stale"] == "true"
+    assert int(answer.headers["age"]) >= 1
+    assert answer.json()["models"]
+
+
+async def test_a_model_pulled_a_second_ago_validates(gateway: Running, sim: Simulator) -> None:
+    """The list is asked afresh, however long the cached one would still hold."""
+    tenant = by_path(gateway)
+    before = await asyncio.to_thread(tenant.validate, "brand-new:3b")
+    sim.pull(SimulatedModel(name="brand-new:3b", parameter_size="3.2B", size=2_000_000_000))
+    await asyncio.sleep(1.05)  # the promise is about a second
+    after = await asyncio.to_thread(tenant.validate, "brand-new:3b")
+    show = await asyncio.to_thread(tenant.probe, "POST", "/api/show", name="brand-new:3b")
+    async with tenant.client() as client:
+        answer = await client.chat.completions.create(
+            model="brand-new:3b", messages=[user("SAY: hello")]
+        )
+
+    assert (before, after) == ("model_missing", "ok")
+    assert show.json()["details"]["parameter_size"] == "3.2B"
+    assert answer.choices[0].message.content == "hello"
+
+
+async def test_generic_validation_doubles_the_v1(gateway: Running) -> None:
+    """"OpenAI-compatible" validation appends ``/v1/models`` to a base that ends in ``/v1``."""
+    tenant = by_path(gateway)
+    bearer = {"Authorization": f"Bearer {tenant.api_key}"}
+    async with httpx.AsyncClient(timeout=PROBE_TIMEOUT, headers=bearer) as client:
+        in_path = await client.get(f"{tenant.base_url}/v1/models")
+        plain = await client.get(f"{gateway.url}/v1/v1/models")
+
+    assert [in_path.status_code, plain.status_code] == [200, 200]
+    assert in_path.json() == plain.json()
+    assert MODEL in [model["id"] for model in plain.json()["data"]]
+
+
+async def test_in_the_path_form_the_header_decides(gateway: Running, sim: Simulator) -> None:
+    """The discovery key in the path makes nothing of a missing or a wrong API key good."""
+    tenant = by_path(gateway)
+    async with Tenant(tenant.base_url, "wrong-key-of-tenant").client(retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.chat.completions.create(model=MODEL, messages=[user("hi")])
+    async with tenant.client() as client:
+        await client.chat.completions.create(model=MODEL, messages=[user("hi")])
+    refused, answered = await gateway.finished(2)
+
+    assert refused["outcome"] == "invalid_api_key"
+    assert (answered["outcome"], answered["key"]) == ("ok", "tester")
+    assert len(asked(sim)) == 1
+
+
+async def test_the_token_of_the_path_is_in_no_log(gateway: Running) -> None:
+    """Nor the key in the address: what Engramia shows in clear, we do not repeat."""
+    await asyncio.to_thread(by_path(gateway).validate, MODEL)
+    await asyncio.to_thread(by_userinfo(gateway).validate, MODEL)
+    await gateway.finished(2)
+
+    logged = gateway.output.getvalue().decode()
+    assert gateway.discovery not in logged
+    assert gateway.key not in logged
+
+
+async def test_ten_calls_at_once_on_two_models_are_all_answered(
+    gateway: Running, sim: Simulator
+) -> None:
+    """Evaluations judge with a smaller model than the one that wrote: none of ten is refused."""
+    models = [MODEL, "qwen2.5-coder:7b"] * 5
+    async with by_path(gateway).client() as client:
+
+        async def call(number: int, model: str) -> str | None:
+            answer = await client.chat.completions.create(
+                model=model, messages=[user(f"SAY: answer {number}")]
+            )
+            return answer.choices[0].message.content
+
+        answers = await asyncio.gather(*(call(n, model) for n, model in enumerate(models)))
+    lines = await gateway.finished(10)
+
+    assert answers == [f"answer {number}" for number in range(10)]
+    assert Counter(line["outcome"] for line in lines) == {"ok": 10}
+    assert Counter(line["model"] for line in lines) == {MODEL: 5, "qwen2.5-coder:7b": 5}
+    assert sim.stats.peak_active == 1
+
+
+# How long it waits.
+
+
+def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[CallClocks]:
+    """The clocks of every call that goes to Ollama from here on."""
+    used: list[CallClocks] = []
+    upstream = gateway.gateway.upstream
+    really = upstream.open
+
+    def open_(request: Outgoing, clocks: CallClocks) -> AbstractAsyncContextManager[Reply]:
+        used.append(clocks)
+        return really(request, clocks)
+
+    monkeypatch.setattr(upstream, "open", open_)
+    return used
+
+
+@pytest.mark.parametrize(
+    ("size_said", "patience", "clock"),
+    [
+        ("8.0B", 300.0, 300.0),  # its table knows "8B": it misses, waits 300 s, and so do we
+        ("8.0B", 120.0, 120.0),
+        ("8.0B", 60.0, 120.0),  # leaving early is its business: the model's own time stays
+        ("494.03M", 300.0, 300.0),
+        ("494.03M", 60.0, 60.0),
+        ("70.6B", 300.0, 600.0),
+        ("70.6B", 7200.0, 1800.0),  # the owner's ceiling
+    ],
+)
+async def test_its_patience_raises_the_clock(
+    gateway: Running,
+    sim: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    size_said: str,
+    patience: float,
+    clock: float,
+) -> None:
+    """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
+    what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
+    """
+    sim.pull(SimulatedModel(name="sized", parameter_size=size_said, size=1_000_000_000))
+    used = clocks_used(gateway, monkeypatch)
+    tenant = by_path(gateway)
+    await asyncio.to_thread(tenant.probe, "GET", "/v1/models")
+    async with tenant.client(patience=patience) as client:
+        await client.models.list(extra_headers={"Cache-Control": "no-cache"})
+        used_before = len(used)
+        await client.chat.completions.create(model="sized", messages=[user("SAY: done")])
+    *_, clocks = used
+
+    assert len(used) == used_before + 1
+    assert (clocks.total_timeout, clocks.first_byte_timeout) == (clock, clock)
+    assert clocks.queue_timeout == min(patience, 300.0)

@@ -1,0 +1,218 @@
+"""Every failure is told truthfully and once: its word, its advice, in the caller's dialect."""
+
+import inspect
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import errors
+from gateway.errors import GatewayError
+from gateway.simulator import Fault, Simulator
+from gateway.telemetry.redact import harmless
+from tests.behaviour import failing_calls, failing_ollama
+from tests.behaviour.failing import Row, Scene
+from tests.behaviour.speech import ALL, NATIVE, OPENAI, Failure, Speech
+from tests.behaviour.wire import Told, caller, request
+from tests.conftest import left_empty
+from tests.harness import running
+
+ROWS = (*failing_calls.ROWS, *failing_ollama.ROWS)
+CALLER_IS_GONE = {"client_disconnected", "client_write_timeout"}
+"""Nobody is told of these; further down each has a test of its own."""
+LATER = {"deadline_unreachable"}
+"""Needs a scheduler that knows of deadlines."""
+
+ANTHROPIC_TYPES = {413: "request_too_large"}
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(row, speech, id=f"{row.name}-{speech.name}".replace(" ", "_"))
+        for row in ROWS
+        for speech in row.speeches
+    ]
+
+
+@asynccontextmanager
+async def scene_of(
+    folder: Path, speech: Speech, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> AsyncIterator[Scene]:
+    """A scene that must be left empty."""
+    async with (
+        Simulator(time_scale=0) as sim,
+        running(sim.url, folder, settings=settings) as gateway,
+    ):
+        yield Scene(sim, gateway, speech)
+        sim.release()
+        await left_empty(gateway)
+
+
+@pytest.mark.parametrize(("row", "speech"), _cases())
+async def test_a_failure_is_told_in_full(row: Row, speech: Speech, tmp_path: Path) -> None:
+    """Status, code, type, advice and what to do, in the dialect of the route, and in the log."""
+    async with scene_of(tmp_path, speech, row.settings) as scene:
+        told = await row.provoke(scene)
+        failure = speech.late_failure(told.body) if row.late else speech.failure(told.body)
+        line = await _line_of(scene, told)
+
+    assert told.status == row.status
+    assert told.whole is not row.late
+    _check_words(row, speech, failure)
+    _check_headers(row, told, failure)
+    assert line["outcome"] == row.code
+    assert line["status"] == row.status
+    assert line["error"] == harmless(failure.message, 300)
+
+
+async def _line_of(scene: Scene, told: Told) -> dict[str, Any]:
+    """The one log line of a request that was answered."""
+    count = 1
+    while True:
+        lines = await scene.gateway.finished(count)
+        mine = [line for line in lines if line["request_id"] == told.headers["x-request-id"]]
+        if mine:
+            assert len(mine) == 1
+            return mine[0]
+        count = len(lines) + 1
+
+
+def _check_words(row: Row, speech: Speech, failure: Failure) -> None:
+    for words in row.says:
+        assert words in failure.message
+    if speech.name == "anthropic":
+        assert failure.type == ANTHROPIC_TYPES.get(row.status, row.type)
+    elif speech.name != "native":
+        assert failure.type == row.type
+        assert failure.code == row.code
+
+
+def _check_headers(row: Row, told: Told, failure: Failure) -> None:
+    assert told.headers["x-request-id"].startswith("req_")
+    if failure.request_id is not None:
+        assert failure.request_id == told.headers["x-request-id"]
+    for name, value in row.headers.items():
+        assert told.headers[name] == (value or told.headers[name])
+    if "retry-after" in told.headers:
+        assert 1 <= int(told.headers["retry-after"]) <= 60
+    if not row.late:
+        assert told.headers["content-type"] == "application/json"
+        for advice in {"retry-after", "x-should-retry", "www-authenticate", "allow"}:
+            assert (advice in told.headers) is (advice in row.headers), advice
+
+
+def test_no_failure_was_forgotten() -> None:
+    """Every class of ``gateway.errors`` is a row of the table, or is known to be none."""
+    classes = [
+        each
+        for _, each in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(each, GatewayError)
+    ]
+    told = {row.code for row in ROWS}
+
+    assert {each.code for each in classes} == told | CALLER_IS_GONE | LATER
+    assert told & LATER == set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+@pytest.mark.parametrize(
+    ("status", "said", "advice", "outcome"),
+    [
+        (400, {}, {"x-should-retry": "false"}, "upstream_4xx"),
+        (429, {"Retry-After": "7"}, {"retry-after": "7"}, "upstream_4xx"),
+        (500, {}, {"retry-after": "2"}, "upstream_5xx"),
+        (503, {"Retry-After": "9"}, {"retry-after": "9"}, "upstream_5xx"),
+    ],
+)
+async def test_ollamas_own_errors_pass_unchanged(
+    status: int,
+    said: Mapping[str, str],
+    advice: Mapping[str, str],
+    outcome: str,
+    speech: Speech,
+    stream: bool,
+    tmp_path: Path,
+) -> None:
+    """Its status, its body to the byte, its advice; ours only where it gave none."""
+    body = b'{"error":   "words of Ollama"}'
+    headers = [("Content-Type", "application/json"), *said.items()]
+    async with scene_of(tmp_path, speech) as scene:
+        told = await scene.provoked(Fault.status(status, body, headers), stream=stream)
+        line = await _line_of(scene, told)
+
+    assert (told.status, told.body, told.whole) == (status, body, True)
+    given = {"retry-after", "x-should-retry"} & set(told.headers)
+    assert {name: told.headers[name] for name in given} == advice
+    assert (line["outcome"], line["upstream_status"]) == (outcome, status)
+    assert line["error"] == "words of Ollama"
+
+
+async def test_ollamas_error_in_its_own_stream_passes_as_it_came(tmp_path: Path) -> None:
+    """On ``/api`` a dead runner is told by Ollama itself, in a last line; nothing is added."""
+    async with scene_of(tmp_path, NATIVE) as scene:
+        told = await scene.provoked(Fault.die(after_tokens=2), stream=True)
+        line = await _line_of(scene, told)
+
+    last = NATIVE.late_failure(told.body)
+    assert told.whole
+    assert last.message
+    assert told.body.count(b'"error"') == 1
+    assert (line["outcome"], line["error"]) == ("upstream_incomplete", last.message)
+
+
+@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+async def test_a_caller_who_left_is_only_logged(speech: Speech, tmp_path: Path) -> None:
+    """Nobody is there to be told; the log says 499 and where he was."""
+    async with scene_of(tmp_path, speech) as scene:
+        async with scene.occupied():
+            pass
+        line = (await scene.gateway.finished())[0]
+
+    assert (line["status"], line["outcome"]) == (499, "client_disconnected")
+    assert line["phase"] == "first_byte"
+
+
+async def test_a_caller_who_takes_nothing_is_only_logged(tmp_path: Path) -> None:
+    """He is cut off, and the log says why."""
+    settings = {"clocks": {"write_timeout": 0.2}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        scene.sim.fault(Fault.huge(24 << 20))
+        async with scene.waiting():
+            line = (await scene.gateway.finished())[0]
+
+    assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
+
+
+async def test_a_bug_is_told_to_the_log_alone(tmp_path: Path) -> None:
+    """The traceback stands in the log, under the id that the caller is given."""
+    async with scene_of(tmp_path, OPENAI) as scene:
+        told = await failing_ollama.bug(scene)
+        crashed = scene.gateway.log("request.crashed")
+
+    assert b"Traceback" not in told.body
+    assert [line["request_id"] for line in crashed] == [told.headers["x-request-id"]]
+    assert "AttributeError" in crashed[0]["exception"]
+
+
+async def test_a_valid_key_passes_among_failures(tmp_path: Path) -> None:
+    """All tunnels come from one address: one caller's failures are not another's."""
+    settings = {"limits": {"failures_per_minute": 1}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        refused = await failing_calls.too_many_unknown_keys(scene)
+        told = await scene.ask()
+
+    assert (refused.status, told.status) == (429, 200)
+
+
+async def test_a_drained_connection_is_closed(tmp_path: Path) -> None:
+    """``Connection: close`` is said and done."""
+    async with scene_of(tmp_path, OPENAI) as scene, caller(scene.gateway.port) as one:
+        scene.gateway.gateway.front.drain()
+        one.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
+        told = await one.answer()
+
+        assert told.headers["connection"] == "close"
+        assert await one.hung_up() == b""

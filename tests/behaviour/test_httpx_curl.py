@@ -1,0 +1,405 @@
+"""Plain HTTP clients: what we pass on is what Ollama says, and what we add is what we promise."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.simulator import Fault, Simulator
+from tests.harness import Running
+
+from .clients import EMBEDDER, MODEL
+
+CHAT: dict[str, Any] = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "SAY: all is well"}],
+}
+TURN: dict[str, Any] = {**CHAT, "max_tokens": 9}
+PROMPT: dict[str, Any] = {"model": MODEL, "prompt": "SAY: all is well"}
+
+WHOLE = [
+    ("/v1/chat/completions", CHAT),
+    ("/v1/completions", PROMPT),
+    ("/v1/embeddings", {"model": EMBEDDER, "input": ["a", "b"]}),
+    ("/v1/embeddings", {"model": EMBEDDER, "input": "a", "encoding_format": "base64"}),
+    ("/v1/responses", {"model": MODEL, "input": "SAY: all is well"}),
+    ("/v1/messages", TURN),
+    ("/api/chat", {**CHAT, "stream": False}),
+    ("/api/generate", {**PROMPT, "stream": False}),
+    ("/api/embed", {"model": EMBEDDER, "input": ["a", "b"]}),
+    ("/api/embeddings", {"model": EMBEDDER, "prompt": "a"}),
+]
+STREAMED = [
+    ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
+    ("/v1/completions", {**PROMPT, "stream": True}),
+    ("/v1/responses", {"model": MODEL, "input": "SAY: all is well", "stream": True}),
+    ("/v1/messages", {**TURN, "stream": True}),
+    ("/api/chat", CHAT),
+    ("/api/generate", PROMPT),
+]
+
+# Ids, times and durations differ from one answer of the simulator to the next.
+_PASSING = re.compile(
+    rb'"(?:created|\w+_at|\w+_duration)":\s*\d+|"\w+_at":\s*"[^"]+"|"(?:\w+_)?id":\s*"[^"]+"'
+)
+# Ollama's, but meant for one connection or dated, so that ours are others.
+_OF_ONE_HOP = {"date", "content-length", "transfer-encoding", "connection", "server"}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One answer, made comparable."""
+
+    status: int
+    headers: dict[str, str]
+    chunks: list[bytes]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+
+async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Said:
+    async with client.stream("POST", url, json=body) as response:
+        chunks = [_PASSING.sub(b"#", chunk) async for chunk in response.aiter_raw()]
+    headers = {n: v for n, v in response.headers.items() if n not in _OF_ONE_HOP}
+    return Said(response.status_code, headers, chunks)
+
+
+@pytest.fixture
+async def client(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(headers=gateway.bearer, timeout=10) as client:
+        yield client
+
+
+# The bytes.
+
+
+@pytest.mark.parametrize(("path", "body"), WHOLE)
+async def test_a_whole_answer_is_ollamas_byte_for_byte(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    """Status, body and headers; ours are an id and the times, nothing else."""
+    direct = await ask(client, sim.url + path, body)
+    through = await ask(client, gateway.url + path, body)
+
+    timing = through.headers.pop("server-timing")
+    assert through.headers.pop("x-request-id").startswith("req_")
+    assert re.fullmatch(r"queue;dur=\d+\.\d, upstream;dur=\d+\.\d", timing)
+    assert (through.status, through.headers) == (direct.status, direct.headers)
+    assert through.body == direct.body
+    assert len(direct.body) > 50
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMED)
+async def test_a_stream_is_ollamas_byte_for_byte(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    """And it says to everything in between: do not keep, do not change, do not collect."""
+    direct = await ask(client, sim.url + path, body)
+    through = await ask(client, gateway.url + path, body)
+
+    assert through.headers.pop("cache-control") == "no-cache, no-transform"
+    assert through.headers.pop("x-accel-buffering") == "no"
+    assert through.headers.pop("x-request-id").startswith("req_")
+    assert through.headers.pop("server-timing").startswith("queue;dur=")
+    assert through.headers.pop("content-type") == direct.headers.pop("content-type")
+    direct.headers.pop("cache-control", None)
+    assert (through.status, through.headers) == (direct.status, direct.headers)
+    assert through.body == direct.body
+    assert len(direct.chunks) > 3
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMED)
+async def test_each_event_arrives_when_ollama_says_it(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    """While Ollama stands before its next token, the caller has all that came before."""
+    said = bytearray()
+    with sim.hold() as hold:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            request = client.build_request("POST", gateway.url + path, json=body)
+            asking = group.create_task(client.send(request, stream=True))
+            hold.release()
+            response = await asking
+            pieces = response.aiter_raw()
+            for count, word in enumerate((b'"all"', b'" is"', b'" well"'), start=1):
+                while word not in said:
+                    said += await anext(pieces)
+                assert sim.stats.tokens_generated == count
+                hold.release()
+            async for piece in pieces:
+                said += piece
+            await response.aclose()
+
+    assert sim.stats.generations_finished == 1
+
+
+async def test_ollamas_own_errors_keep_status_body_and_type(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient
+) -> None:
+    """Whatever they look like; only the advice is ours, where Ollama gave none."""
+    sim.fault(Fault.status(418, b"short and stout", headers=[("Content-Type", "text/plain")]))
+    answer = await client.post(gateway.url + "/api/chat", json=CHAT)
+
+    assert (answer.status_code, answer.content) == (418, b"short and stout")
+    assert answer.headers["content-type"] == "text/plain"
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_headers_that_promise_something_are_never_ollamas(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient
+) -> None:
+    """What Ollama, or whatever sits at its place, says in our name is left out."""
+    theirs = [
+        ("Content-Type", "application/json"),
+        ("X-Request-Id", "theirs"),
+        ("X-Gateway-Stale", "true"),
+        ("Server-Timing", "theirs;dur=1"),
+        ("Set-Cookie", "a=b"),
+        ("Connection", "X-Hop"),
+        ("X-Hop", "for one connection"),
+        ("X-Kept", "end to end"),
+    ]
+    sim.fault(Fault.status(200, b"{}", headers=theirs))
+    answer = await client.post(gateway.url + "/api/chat", json=CHAT)
+
+    assert answer.headers["x-kept"] == "end to end"
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert "theirs" not in answer.headers["server-timing"]
+    assert {"x-gateway-stale", "set-cookie", "x-hop"}.isdisjoint(answer.headers)
+
+
+async def test_nothing_of_the_callers_head_reaches_ollama(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient
+) -> None:
+    """No credential, cookie, origin or address of his; ``Host`` is Ollama's own."""
+    await client.post(
+        gateway.url + "/api/chat",
+        json=CHAT,
+        headers={
+            "Host": "gateway.example.com",
+            "Origin": "https://elsewhere.example",
+            "Cookie": "session=1",
+            "X-Forwarded-For": "203.0.113.9",
+            "X-Anything": "1",
+        },
+    )
+
+    names = {name.lower() for name, _ in sim.requests[-1].headers}
+    assert sim.requests[-1].header("Host") == f"127.0.0.1:{sim.port}"
+    assert names == {
+        "host",
+        "user-agent",
+        "accept",
+        "x-request-id",
+        "content-type",
+        "content-length",
+    }
+
+
+@pytest.mark.xfail(strict=True, reason="the answer leaves `Server` to aiohttp, which names itself")
+async def test_what_we_say_does_not_name_what_we_are_made_of(
+    gateway: Running, client: httpx.AsyncClient
+) -> None:
+    """Versions in ``Server`` help nobody but whoever looks for holes."""
+    answer = await client.get(gateway.url + "/api/version")
+
+    assert "aiohttp" not in answer.headers.get("server", "")
+    assert "Python" not in answer.headers.get("server", "")
+
+
+# Discovery.
+
+
+@pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags", "/healthz"])
+async def test_head_is_get_without_its_body(
+    gateway: Running, client: httpx.AsyncClient, path: str
+) -> None:
+    """The same status and headers, the length included; the connection stays usable."""
+    got = await client.get(gateway.url + path)
+    head = await client.head(gateway.url + path)
+    again = await client.get(gateway.url + path)
+
+    def steady(answer: httpx.Response) -> dict[str, str]:
+        passing = {"date", "x-request-id", "age"}
+        return {n: v for n, v in answer.headers.items() if n not in passing}
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert steady(head) == steady(got)
+    assert int(head.headers["content-length"]) == len(got.content) > 0
+    assert again.content == got.content
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/api/version", "/api/tags", "/v1/models", f"/v1/models/{MODEL}", "/api/ps"],
+)
+async def test_discovery_answers_like_ollama(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str
+) -> None:
+    """Field for field, and with the same type; ``owned_by`` and dates included."""
+    direct = await client.get(sim.url + path)
+    through = await client.get(gateway.url + path)
+
+    assert through.headers["content-type"] == direct.headers["content-type"]
+    if path == "/":
+        assert through.text == direct.text
+    else:
+        assert through.json() == direct.json()
+
+
+async def test_cached_lists_tell_their_age(gateway: Running, client: httpx.AsyncClient) -> None:
+    """``Age`` in whole seconds; a fresh one is not called stale."""
+    answer = await client.get(f"{gateway.url}/v1/models")
+
+    assert int(answer.headers["age"]) < 10
+    assert "x-gateway-stale" not in answer.headers
+
+
+async def test_a_list_outlives_ollama_and_says_so(
+    gateway: Running, sim: Simulator, client: httpx.AsyncClient
+) -> None:
+    """The last good list, its age, and that it may be old: on both routes."""
+    before = (await client.get(f"{gateway.url}/api/tags")).json()
+    await sim.stop()
+    tags = await client.get(
+        f"{gateway.url}/v1/models", headers={"Cache-Control": "no-cache"}
+    )
+    await sim.start()
+
+    assert tags.status_code == 200
+    assert tags.headers["x-gateway-stale"] == "true"
+    assert int(tags.headers["age"]) < 10
+    assert len(tags.json()["data"]) == len(before["models"])
+
+
+# How a key can be presented.
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/tags"])
+async def test_name_and_key_may_stand_in_the_address(gateway: Running, path: str) -> None:
+    """``http://name:key@host`` is what people paste where there is no field for a key."""
+    url = f"http://tester:{gateway.key}@127.0.0.1:{gateway.port}"
+    async with httpx.AsyncClient() as client:
+        listed = await client.get(url + path)
+        said = await client.post(f"{url}/api/generate", json={**PROMPT, "stream": False})
+
+    assert listed.status_code == 200
+    assert said.json()["response"] == "all is well"
+
+
+async def test_a_discovery_key_may_stand_in_the_path(gateway: Running) -> None:
+    """It looks; to make Ollama work it takes a header, and then the header decides."""
+    url = f"{gateway.url}/k/{gateway.discovery}"
+    async with httpx.AsyncClient() as client:
+        listed = await client.get(f"{url}/api/tags")
+        refused = await client.post(f"{url}/v1/chat/completions", json=CHAT)
+        said = await client.post(f"{url}/v1/chat/completions", json=CHAT, headers=gateway.bearer)
+        wrong = await client.get(f"{url}/api/tags", headers={"Authorization": "Bearer nonsense"})
+
+    assert listed.status_code == 200
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "scope_not_allowed")
+    assert said.status_code == 200
+    assert wrong.status_code == 401
+
+
+async def test_an_inference_key_in_the_path_is_refused(gateway: Running, sim: Simulator) -> None:
+    """A path is written to every log on the way: only a key that can do little may be in one."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"{gateway.url}/k/{gateway.key}/api/tags")
+
+    assert answer.status_code == 401
+    assert gateway.key not in answer.text
+
+
+# curl.
+
+
+async def curl(*arguments: str) -> tuple[int, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        "curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out or err
+
+
+async def test_curl_with_a_bearer(gateway: Running) -> None:
+    """What the documentation shows."""
+    header = f"Authorization: Bearer {gateway.key}"
+    code, said = await curl(
+        "-H", header, f"{gateway.url}/v1/chat/completions", "-d", json.dumps(CHAT)
+    )
+
+    assert code == 0
+    assert json.loads(said)["choices"][0]["message"]["content"] == "all is well"
+
+
+async def test_curl_with_basic(gateway: Running) -> None:
+    """``-u name:key``, and the same in the address."""
+    named = f"http://tester:{gateway.key}@127.0.0.1:{gateway.port}/api/tags"
+    _, by_option = await curl("-u", f"tester:{gateway.key}", f"{gateway.url}/api/tags")
+    _, by_address = await curl(named)
+
+    assert json.loads(by_option) == json.loads(by_address)
+    assert json.loads(by_option)["models"]
+
+
+async def test_curl_streams_unbuffered(gateway: Running, sim: Simulator) -> None:
+    """``-N`` prints each event while Ollama still stands before the next."""
+    arguments = ("-H", f"Authorization: Bearer {gateway.key}", "-d", json.dumps(CHAT))
+    with sim.hold() as hold:
+        process = await asyncio.create_subprocess_exec(
+            "curl",
+            *("-sSN", *arguments, f"{gateway.url}/api/chat"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        words = []
+        for count in (1, 2, 3):
+            hold.release()
+            async with asyncio.timeout(5):
+                line = await process.stdout.readline()
+            words.append(json.loads(line)["message"]["content"])
+            assert sim.stats.tokens_generated == count
+    last = await process.stdout.readline()
+
+    assert await process.wait() == 0
+    assert words == ["all", " is", " well"]
+    assert json.loads(last)["done"] is True
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
+async def test_curl_notices_a_stream_that_broke(
+    gateway: Running, sim: Simulator, version: str
+) -> None:
+    """Its exit code says so, in both versions of HTTP: 18 is partial, 56 is a reset."""
+    sim.fault(Fault.die(after_tokens=2))
+    arguments = ("-H", f"Authorization: Bearer {gateway.key}", "-N", version)
+    body = json.dumps({**CHAT, "stream": True})
+    code, said = await curl(*arguments, f"{gateway.url}/v1/chat/completions", "-d", body)
+
+    assert code in (18, 56)
+    assert said
+
+
+async def test_curl_waits_for_our_go_ahead(gateway: Running) -> None:
+    """A large body with ``Expect: 100-continue`` is asked for at once, not after a second."""
+    body = json.dumps({**CHAT, "padding": "x" * 2_000_000})
+    process = await asyncio.create_subprocess_exec(
+        "curl",
+        *("-sS", "--expect100-timeout", "20", "-H", f"Authorization: Bearer {gateway.key}"),
+        *("-H", "Expect: 100-continue", "-d", "@-", f"{gateway.url}/v1/chat/completions"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(10):
+        out, _ = await process.communicate(body.encode())
+
+    assert json.loads(out)["choices"][0]["message"]["content"] == "all is well"
