@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.contenders import Kind, Place, contender, place
-from bench.loop import new_loop
+from bench.loop import new_loop, stay_awake
 from bench.measure import FULL, QUICK, Effort, Sample, measure
 from bench.process import Cores, share_out
 from bench.report import table, verdicts
@@ -31,11 +31,13 @@ def main() -> int:
     cores = share_out(frozenset(os.sched_getaffinity(0)))
     effort = QUICK if arguments.quick else FULL
     print(f"{_surroundings()}\n{cores}; {effort.rounds} rounds", flush=True)
+    awake = cores.separate and not arguments.sleepy
+    print(f"Upstream and load {'never sleep' if awake else 'sleep when they have nothing to do'}.")
     if cores.note:
         print(f"Note: {cores.note}")
     os.sched_setaffinity(0, cores.load)
     with asyncio.Runner(loop_factory=lambda: new_loop(uvloop=True)) as runner:
-        rounds = runner.run(_run(cores, effort))
+        rounds = runner.run(_run(cores, effort, awake=awake))
     found = verdicts(rounds)
     print("\n" + table(rounds) + "\n\nThe gateway beside the minimal aiohttp proxy (uvloop):\n")
     print("\n".join(map(str, found)))
@@ -50,13 +52,20 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="less of everything: under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument(
+        "--sleepy",
+        action="store_true",
+        help="let upstream and load sleep, so that who sends to them pays for waking their cores",
+    )
     return parser.parse_args()
 
 
-async def _run(cores: Cores, effort: Effort) -> dict[Kind, list[Sample]]:
+async def _run(cores: Cores, effort: Effort, *, awake: bool) -> dict[Kind, list[Sample]]:
     rounds: dict[Kind, list[Sample]] = {kind: [] for kind in Kind}
+    if awake:
+        stay_awake(asyncio.get_running_loop())
     async with asyncio.timeout(_LONGEST):
-        with place(cores) as where:
+        with place(cores, awake=awake) as where:
             for number in range(effort.rounds):
                 for kind in _turned(list(Kind), number):
                     rounds[kind].append(await _visit(kind, where, effort))

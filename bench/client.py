@@ -135,7 +135,7 @@ async def wires(port: int, count: int) -> AsyncIterator[list[Wire]]:
     """So many open connections, closed at the end."""
     opened: list[Wire] = []
     try:
-        for _ in range(count):
+        while len(opened) < count:
             opened.append(await Wire.connect(port))
         yield opened
     finally:

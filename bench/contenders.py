@@ -66,11 +66,12 @@ class Place:
 
 
 @contextmanager
-def place(cores: Cores) -> Iterator[Place]:
+def place(cores: Cores, *, awake: bool) -> Iterator[Place]:
     """The upstream, running, and an empty folder; both are gone afterwards."""
+    command = ["-m", "bench.upstream", *(["--awake"] if awake else [])]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         folder = Path(name)
-        with _running(["-m", "bench.upstream"], cores.upstream, folder / "upstream.log") as process:
+        with _running(command, cores.upstream, folder / "upstream.log") as process:
             upstream = Contender(Kind.DIRECT, process.pid, _printed_port(process))
             yield Place(cores, upstream, folder)
 
@@ -137,7 +138,12 @@ def _running(
 ) -> Iterator["subprocess.Popen[str]"]:
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env={}
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={},
         )
     try:
         os.sched_setaffinity(process.pid, cores)
@@ -149,8 +155,9 @@ def _running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _printed_port(process: "subprocess.Popen[str]") -> int:

@@ -33,9 +33,9 @@ class Effort:
 
 FULL = Effort(
     rounds=5,
-    requests=8000,
-    chunk_seconds=4.0,
-    first_token_seconds=8.0,
+    requests=6000,
+    chunk_seconds=3.0,
+    first_token_seconds=5.0,
     open_streams=1000,
     large_bodies=4,
 )
@@ -59,6 +59,9 @@ async def measure(one: Contender, effort: Effort) -> Sample:
     sample |= await chunks(one, effort.chunk_seconds)
     sample |= await first_tokens(one, effort.first_token_seconds)
     sample |= await large_bodies(one, effort.large_bodies)
+    if one.kind is Kind.DIRECT:
+        # There is nobody in between; the upstream's own CPU says nothing.
+        return {name: value for name, value in sample.items() if not name.startswith("cpu_")}
     return sample
 
 
@@ -171,10 +174,10 @@ async def _held(one: Contender, count: int, request: bytes) -> AsyncIterator[Non
 
 
 async def large_bodies(one: Contender, count: int) -> Sample:
-    """A request of 20 MB, then an answer of 20 MB, one at a time."""
+    """An answer of 20 MB, then a request of 20 MB, one at a time."""
     up = wire.post(wire.EMBEDDINGS, wire.large_upload(), one.key)
     down = wire.post(wire.EMBEDDINGS, wire.large_download(), one.key)
-    return await _large(one, "up", up, count) | await _large(one, "down", down, count)
+    return await _large(one, "down", down, count) | await _large(one, "up", up, count)
 
 
 async def _large(one: Contender, way: str, request: bytes, count: int) -> Sample:

@@ -7,12 +7,19 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Who runs where. ``note`` tells what is wrong with it, if anything is."""
+    """Who runs where. ``note`` tells what is wrong with it, if anything is.
+
+    ``separate``: nobody shares a core with anybody, so that a process may keep its own awake.
+    """
 
     upstream: frozenset[int]
     contender: frozenset[int]
     load: frozenset[int]
     note: str | None = None
+
+    @property
+    def separate(self) -> bool:
+        return self.note is None
 
     def __str__(self) -> str:
         def named(cores: frozenset[int]) -> str:

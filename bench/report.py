@@ -92,8 +92,10 @@ def table(rounds: Rounds) -> str:
         added = [
             None if kind is Kind.DIRECT else added_first_token(rounds, kind, name) for kind in kinds
         ]
-        cells = (_cell(value, 2) for value in added)
-        lines.append(f"{f'  added to direct, {words}, ms':<40}" + "".join(f"{c:>20}" for c in cells))
+        lines.append(
+            f"{f'  added to direct, {words}, ms':<40}"
+            + "".join(f"{_cell(value, 2):>20}" for value in added)
+        )
     return "\n".join(lines)
 
 

@@ -1,15 +1,16 @@
 """A stand-in for Ollama that costs next to nothing: fixed answers, streams at an exact pace.
 
-    python -m bench.upstream
+    python -m bench.upstream [--awake]
 
-It prints its port and serves until it is terminated.
+It prints its port and serves until it is terminated. With ``--awake`` it never sleeps.
 """
 
 import asyncio
+import sys
 from typing import cast
 
 from bench import wire
-from bench.loop import run_until_stopped
+from bench.loop import run_until_stopped, stay_awake
 
 _KEPT_BODY = 64 * 1024
 """A plan stands in a small body; of a larger one only the size counts."""
@@ -45,6 +46,7 @@ _LARGE = (
     + b"0.015625," * (wire.LARGE_BYTES // 9)
     + b'0],"index":0}],"model":"llama3.2:1b","usage":{"prompt_tokens":9,"total_tokens":9}}\n'
 )
+_LARGE_ANSWER = _CHUNKED_HEAD + wire.framed(_LARGE) + _END
 _FRAMED_EVENT = wire.framed(wire.EVENT)
 _FRAMED_LAST = wire.framed(wire.LAST_EVENTS) + _END
 
@@ -100,8 +102,7 @@ class Connection(asyncio.Protocol):
             if plan is None:
                 self._write(_ANSWER)
             elif plan.large:
-                self._write(_CHUNKED_HEAD)
-                self._write(wire.framed(_LARGE) + _END)
+                self._write(_LARGE_ANSWER)
             else:
                 # As with Ollama, the head leaves together with the first event.
                 self._write(_STREAM_HEAD + _FRAMED_EVENT)
@@ -127,12 +128,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-async def _serve() -> None:
+async def _serve(*, awake: bool) -> None:
     loop = asyncio.get_running_loop()
+    if awake:
+        stay_awake(loop)
     server = await loop.create_server(lambda: Connection(loop), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    run_until_stopped(_serve(), uvloop=True)
+    run_until_stopped(_serve(awake="--awake" in sys.argv), uvloop=True)

@@ -2,13 +2,14 @@
 
 All times are seconds. Who decides, strongest first: what the owner sets for a model, what the owner
 sets for all models, then the model's own timeout raised to the patience that the caller declares.
+The model's own timeout comes from its size, and grows with what its calls were seen to take.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 _TIMEOUTS: Final = (
     (1.5, 60.0),
@@ -25,8 +26,20 @@ _BYTES_PER_PARAMETER: Final = 0.6
 """What Q4_K_M, the usual quantization, takes on disk. A finer one (F16 takes 2) makes the model
 look larger than it is, and its timeout longer: the harmless side to err on."""
 
-_PATIENCE_HEADER: Final = "x-stainless-read-timeout"
+_ENOUGH: Final = 5
+"""Calls that must have been seen before a clock goes by them."""
+
+_DEVIATIONS: Final = 4.0
+"""Above the mean, as in RFC 6298, section 2. Of times that spread as widely as exponential ones,
+two in a hundred are longer still."""
+
+_PATIENCE_HEADERS: Final = ("x-stainless-read-timeout", "x-request-timeout")
 _PATIENCE: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
+_FIRST_BYTE: Final = "clocks.first_byte_timeout"
+_TOTAL: Final = "clocks.total_timeout"
+_STREAM_TOTAL: Final = "clocks.stream_total_timeout"
+_FLOOR: Final = "clocks.learned_floor"
+
 _SHORTEST_PATIENCE: Final = 1.0
 _LONGEST_PATIENCE: Final = 86_400.0
 
@@ -36,7 +49,8 @@ class ClockSettings:
     """The owner's clocks for all models, in seconds; None leaves a clock to the model's size.
 
     ``total_timeout`` is for answers in one piece, ``stream_total_timeout`` for streams. ``ceiling``
-    bounds how far a caller's patience can raise a clock.
+    bounds how far a caller's patience, or what was learned, can raise a clock. ``learned_floor`` is
+    how low what was learned can bring one; None is the timeout that the model has by its size.
     """
 
     queue_timeout: float
@@ -47,6 +61,36 @@ class ClockSettings:
     stream_total_timeout: float
     ceiling: float
     write_timeout: float
+    learned_floor: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and a mean deviation over ``count`` observations; of none, nothing is known."""
+
+    mean: float = 0.0
+    deviation: float = 0.0
+    count: int = 0
+
+    def plus(self, other: "Estimate") -> "Estimate":
+        """One after the other, at their worst together; as well known as the better known."""
+        return Estimate(
+            self.mean + other.mean,
+            self.deviation + other.deviation,
+            max(self.count, other.count),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedTimes:
+    """What calls to one model took on this machine, in seconds from sent.
+
+    ``first_byte`` (of a stream) and ``total`` are those of a loaded model; ``load`` comes on top.
+    """
+
+    load: Estimate = Estimate()
+    first_byte: Estimate = Estimate()
+    total: Estimate = Estimate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +108,18 @@ class Override:
     max_active: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Why the clocks of one call have their values: a short phrase for each."""
+
+    first_byte: str = ""
+    idle: str = ""
+    total: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallClocks:
-    """The clocks of one call, in seconds."""
+    """The clocks of one call, in seconds; ``why`` explains those that depend on the model."""
 
     queue_timeout: float
     connect_timeout: float
@@ -74,6 +127,12 @@ class CallClocks:
     idle_timeout: float
     total_timeout: float
     write_timeout: float
+    why: Reasons = field(default=Reasons(), compare=False, repr=False)
+
+
+class _Timed(NamedTuple):
+    seconds: float
+    why: str
 
 
 def model_timeout(parameters: float | None, size_bytes: int | None) -> float:
@@ -82,28 +141,36 @@ def model_timeout(parameters: float | None, size_bytes: int | None) -> float:
     ``parameters`` are billions, ``size_bytes`` the size on disk, which counts when ``parameters``
     is unknown. With neither the answer is 300 s.
     """
-    billions = _billions(parameters, size_bytes)
-    if billions is None:
-        return _UNKNOWN_TIMEOUT
-    return next((timeout for limit, timeout in _TIMEOUTS if billions <= limit), _LARGEST_TIMEOUT)
+    return _by_size(parameters, size_bytes).seconds
 
 
-def _billions(parameters: float | None, size_bytes: int | None) -> float | None:
+def _by_size(parameters: float | None, size_bytes: int | None) -> _Timed:
     if parameters is not None and parameters > 0:
-        return parameters
+        count = f"{parameters:g}B" if parameters >= 1 else f"{parameters * 1000:g}M"
+        return _Timed(_step(parameters), f"{count} parameters")
     if size_bytes is not None and size_bytes > 0:
-        return size_bytes / _BYTES_PER_PARAMETER / 1e9
-    return None
+        gigabytes = size_bytes / 1e9
+        return _Timed(_step(gigabytes / _BYTES_PER_PARAMETER), f"{gigabytes:.2g} GB on disk")
+    return _Timed(_UNKNOWN_TIMEOUT, "its size is unknown")
+
+
+def _step(billions: float) -> float:
+    return next((timeout for limit, timeout in _TIMEOUTS if billions <= limit), _LARGEST_TIMEOUT)
 
 
 def declared_patience(headers: Mapping[str, str]) -> float | None:
     """Seconds that the caller says he will wait, or None.
 
-    The OpenAI SDKs send their read timeout as a plain decimal number. Anything else, and anything
-    outside 1 to 86,400, counts as absent: a caller cannot switch a clock off with ``inf``.
-    ``headers`` ignores case or has lower-case names.
+    The OpenAI SDKs send their read timeout as a plain decimal number; anybody else can send an
+    ``X-Request-Timeout`` like it, which counts where the first does not. Anything else, and
+    anything outside 1 to 86,400, counts as absent: a caller cannot switch a clock off with
+    ``inf``. ``headers`` ignores case or has lower-case names.
     """
-    text = headers.get(_PATIENCE_HEADER, "")
+    declared = (_seconds(headers.get(name, "")) for name in _PATIENCE_HEADERS)
+    return next((seconds for seconds in declared if seconds is not None), None)
+
+
+def _seconds(text: str) -> float | None:
     if not _PATIENCE.fullmatch(text):
         return None
     patience = float(text)
@@ -119,29 +186,91 @@ def clocks_for(
     patience: float | None,
     settings: ClockSettings,
     overrides: Sequence[Override] = (),
+    learned: LearnedTimes | None = None,
+    resident: bool = False,
 ) -> CallClocks:
     """The clocks of one call to ``model``, its name as Ollama lists it.
 
     Patience below the model's timeout does not lower it: a caller who leaves is noticed anyway, and
     his retry finds the model loaded.
+
+    ``resident``: the model is proven to be loaded, so the first byte of a stream need not wait for
+    a load, and a runner that hangs is found early: after half of the size's timeout, or what was
+    learned if that is more, but not before the patience that a caller declares: Ollama may be at
+    work for somebody else. Answers in one piece keep their time, for nothing tells a hung runner
+    from a long answer; so does a silent stream, for Ollama may be building a tool call.
     """
-    own = model_timeout(parameters, size_bytes)
-    own = max(own, min(patience or 0.0, settings.ceiling))
-    override = _override_for(model, overrides)
+    row = _override_for(model, overrides)
+    named = f'[[models]] match = "{row.match}"'
+    times = learned or LearnedTimes()
+    size = _by_size(parameters, size_bytes)
     if streaming:
-        first_byte = _first(override.first_byte_timeout, settings.first_byte_timeout, own)
-        total = _first(override.total_timeout, settings.stream_total_timeout)
+        cold = _grown(size, times.load, times.first_byte, settings)
+        first_byte = _loaded(cold, size, times.first_byte, settings) if resident else cold
+        owners = ((row.first_byte_timeout, named), (settings.first_byte_timeout, _FIRST_BYTE))
+        silence = _first(*owners, _raised(_longer(size, cold), patience, settings))
+        first_byte = _first(*owners, _raised(first_byte, patience, settings))
+        total = _first((row.total_timeout, named), (settings.stream_total_timeout, _STREAM_TOTAL))
     else:
+        own = _raised(_grown(size, times.load, times.total, settings), patience, settings)
         # Ollama sends nothing of such an answer, not even a header, before all of it is there.
-        first_byte = total = _first(override.total_timeout, settings.total_timeout, own)
+        total = _first((row.total_timeout, named), (settings.total_timeout, _TOTAL), own)
+        silence = first_byte = total
+    idle = _first((settings.idle_timeout, "clocks.idle_timeout"), silence)
     return CallClocks(
         queue_timeout=min(settings.queue_timeout, patience or settings.queue_timeout),
         connect_timeout=settings.connect_timeout,
-        first_byte_timeout=first_byte,
-        idle_timeout=_first(settings.idle_timeout, first_byte),
-        total_timeout=total,
+        first_byte_timeout=first_byte.seconds,
+        idle_timeout=idle.seconds,
+        total_timeout=total.seconds,
         write_timeout=settings.write_timeout,
+        why=Reasons(first_byte.why, idle.why, total.why),
     )
+
+
+def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: ClockSettings) -> _Timed:
+    """The timeout by size, or what was learned of load and all the rest where that is more.
+
+    The owner's floor takes the place of the size only when both were seen often enough.
+    """
+    if max(load.count, rest.count) < _ENOUGH:
+        return size
+    floor = size
+    if settings.learned_floor is not None and min(load.count, rest.count) >= _ENOUGH:
+        floor = _Timed(settings.learned_floor, _FLOOR)
+    return _longer(floor, _learned(load.plus(rest), settings))
+
+
+def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: ClockSettings) -> _Timed:
+    """The same without the load; never more than with it."""
+    if first_byte.count < _ENOUGH:
+        return cold
+    floor = _Timed(size.seconds / 2, f"loaded: half of {size.seconds:g} s for {size.why}")
+    if settings.learned_floor is not None:
+        floor = _Timed(settings.learned_floor, _FLOOR)
+    warm = _longer(floor, _learned(first_byte, settings, state="loaded, "))
+    return warm if warm.seconds < cold.seconds else cold
+
+
+def _learned(estimate: Estimate, settings: ClockSettings, *, state: str = "") -> _Timed:
+    seconds = estimate.mean + _DEVIATIONS * estimate.deviation
+    mean, deviation = f"{estimate.mean:.3g} s", f"{estimate.deviation:.2g} s"
+    why = f"{state}learned: {mean} + {_DEVIATIONS:g} x {deviation} over {estimate.count} answers"
+    return _bounded(_Timed(seconds, why), settings)
+
+
+def _raised(own: _Timed, patience: float | None, settings: ClockSettings) -> _Timed:
+    return _longer(own, _bounded(_Timed(patience or 0.0, "patience of the caller"), settings))
+
+
+def _bounded(timed: _Timed, settings: ClockSettings) -> _Timed:
+    if timed.seconds <= settings.ceiling:
+        return timed
+    return _Timed(settings.ceiling, f"{timed.why}, up to clocks.ceiling")
+
+
+def _longer(one: _Timed, other: _Timed) -> _Timed:
+    return other if other.seconds > one.seconds else one
 
 
 def max_active_for(model: str, overrides: Sequence[Override], default: int) -> int:
@@ -166,6 +295,6 @@ def _with_tag(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def _first(*choices: float | None) -> float:
+def _first(*choices: tuple[float | None, str]) -> _Timed:
     """The first that is set; the last one always is."""
-    return next(choice for choice in choices if choice is not None)
+    return next(_Timed(seconds, why) for seconds, why in choices if seconds is not None)

@@ -96,7 +96,11 @@ async def drain(gateway: Gateway) -> None:
 
 @contextmanager
 def signals(*, first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
-    """Be told of SIGTERM and SIGINT instead of dying of them: of the first, and of all later."""
+    """Be told of SIGTERM and SIGINT instead of dying of them: of the first, and of all later.
+
+    After the block they are ignored: the program is about to end by itself, and somebody who holds
+    Ctrl-C down must not turn its exit code into that of a crash.
+    """
     loop = asyncio.get_running_loop()
     kinds = (signal.SIGTERM, signal.SIGINT)
     came = False
@@ -111,8 +115,12 @@ def signals(*, first: Callable[[], None], second: Callable[[], None]) -> Iterato
     try:
         yield
     finally:
+        # Held back meanwhile: removing a handler leaves Python's own in place for a moment.
+        signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
         for kind in kinds:
             loop.remove_signal_handler(kind)
+            signal.signal(kind, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, kinds)
 
 
 async def _listen(

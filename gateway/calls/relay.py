@@ -7,8 +7,13 @@ from typing import Protocol
 
 from gateway.calls.answer import Answer, Headers
 from gateway.dialects.dialect import Body, Dialect, Scanner
-from gateway.errors import GatewayError, UpstreamIncomplete
+from gateway.errors import GatewayError, UpstreamIncomplete, UpstreamProtocolError
 from gateway.telemetry.exchange import Exchange, Phase
+
+_NO_FIRST_BYTE = (
+    "Ollama began an answer and ended it before its first byte: it was restarted or has crashed. "
+    "Its own log says why; try again."
+)
 
 
 class Reply(Protocol):
@@ -35,12 +40,11 @@ async def relay_stream(
     """Pass a stream on. Nothing is sent before its first byte is there.
 
     Raises:
+        UpstreamProtocolError: it ended before its first byte.
         UpstreamIncomplete: it ended, however politely, without its final event.
         GatewayError: what ``reply.read`` or ``answer`` raise.
     """
-    data = await reply.read()
-    if not data:
-        raise UpstreamIncomplete
+    data = await _first(reply)
     exchange.phase = Phase.RELAY
     exchange.first_byte_at = reply.first_byte_at
     scanner = dialect.scanner()
@@ -73,23 +77,28 @@ async def relay_whole(
     """Pass an answer on that is no stream.
 
     Up to ``at_once`` bytes are collected first, so that a failure in the middle is still an honest
-    status; a longer answer is passed on as it comes.
+    status; a longer answer is passed on as it comes. One of which Ollama itself says that it broke
+    off passes too: its caller can read that there, and the owner in the log.
     """
     body = dialect.body()
     try:
-        await _pass_whole(reply, answer, headers, body, at_once)
+        await _pass_whole(reply, answer, headers, body, exchange=exchange, at_once=at_once)
     finally:
         _note_usage(exchange, body)
     if body.failure is not None:
         exchange.error = body.failure
+    elif body.broke_off:
+        exchange.outcome = UpstreamIncomplete.code
+        exchange.error = UpstreamIncomplete.default_message
 
 
 async def _pass_whole(
-    reply: Reply, answer: Answer, headers: Headers, body: Body, at_once: int
+    reply: Reply, answer: Answer, headers: Headers, body: Body, *, exchange: Exchange, at_once: int
 ) -> None:
     collected: list[bytes] = []
     size = 0
     while data := await reply.read():
+        exchange.phase = Phase.RELAY
         body.feed(data)
         collected.append(data)
         size += len(data)
@@ -105,6 +114,17 @@ async def _pass_whole(
     while data := await reply.read():
         body.feed(data)
         await answer.write(data)
+
+
+async def _first(reply: Reply) -> bytes:
+    """The first bytes. Without any there is no text so far that could be half an answer."""
+    try:
+        data = await reply.read()
+    except UpstreamIncomplete:
+        data = b""
+    if not data:
+        raise UpstreamProtocolError(_NO_FIRST_BYTE)
+    return data
 
 
 async def _next(reply: Reply, scanner: Scanner) -> bytes:

@@ -91,7 +91,7 @@ def _refuse_without_prompt(fields: Fields, path: str) -> None:
     if prompt is not None and _is_empty(fields.get(prompt)):
         raise TuningNotAllowed(
             f"A call without `{prompt}` loads or unloads the model, which this key may not. "
-            f"Send a `{prompt}`; models are loaded when they are used.",
+            f"Send `{prompt}`; models are loaded when they are used.",
             param=prompt,
         )
 

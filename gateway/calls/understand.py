@@ -37,7 +37,7 @@ class Asked:
         return build({**self.fields, "model": name})
 
 
-def understand(data: bytes, target: Target, principal: Principal) -> Asked:
+def understand(data: bytes | bytearray, target: Target, principal: Principal) -> Asked:
     """What ``data`` asks of ``target``, as far as this key may.
 
     Raises InvalidRequestBody, TuningNotAllowed, CloudNotAllowed.

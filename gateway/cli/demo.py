@@ -75,6 +75,8 @@ async def _demonstrate() -> int:
     models = [model.at_speed(load_time=1.0, tokens_per_second=40.0) for model in USUAL_MODELS]
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
+        # Outermost: a second Ctrl-C must not leave the folder behind.
+        stack.enter_context(signals(first=stop.set, second=stop.set))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-gateway-")))
         simulator = await stack.enter_async_context(Simulator(models, answer_tokens=40))
         settings = _settings(simulator.url)
@@ -89,7 +91,6 @@ async def _demonstrate() -> int:
             lines=lines,
         )
         listening = await stack.enter_async_context(serving(gateway, admin_of(gateway)))
-        stack.enter_context(signals(first=stop.set, second=stop.set))
         print(_welcome(listening, key, discovery), flush=True)
         await stop.wait()
     return DONE

@@ -215,7 +215,7 @@ def _made(arguments: argparse.Namespace, spec: NewKey) -> Iterator[str]:
     yield f"  limits   {keyviews.limits(spec) or 'none of its own'}"
     yield f"  expires  {'never' if spec.expires is None else keyviews.minute(spec.expires)}"
     if spec.scopes == {Scope.ADMIN}:
-        yield "Send it to the admin listener as `Authorization: Bearer <key>`; it opens nothing else."
+        yield "Send it to the admin listener as `Authorization: Bearer <key>`; it opens no more."
     else:
         yield "Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`, or in the address as"
         yield f"https://{spec.name}:<key>@<your tunnel>/v1."

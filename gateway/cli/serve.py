@@ -94,8 +94,9 @@ async def _serve(loaded: "Loaded") -> int:
     )
     stop = asyncio.Event()
     try:
-        async with serving(gateway, admin_of(gateway)) as listening:
-            with signals(first=stop.set, second=gateway.front.cut_all):
+        # Outermost: whoever presses Ctrl-C again while the listeners close changes nothing.
+        with signals(first=stop.set, second=gateway.front.cut_all):
+            async with serving(gateway, admin_of(gateway)) as listening:
                 log.info(
                     "gateway.started",
                     public=f"http://{listening.public}",

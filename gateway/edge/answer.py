@@ -60,6 +60,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_ahead",
         "_pace",
         "_request",
         "_response",
@@ -79,6 +80,7 @@ class Answer:
         self._request = request
         self._share = share
         self._pace = pace
+        self._ahead = pace.answer_bytes
         self._response: web.StreamResponse | None = None
         self._writer: AbstractStreamWriter | None = None
         self._scanner: Scanner | None = None
@@ -111,11 +113,10 @@ class Answer:
     ) -> None:
         """Commit to an answer whose bytes follow; with a ``scanner`` it is a stream."""
         self._scanner = scanner
-        ahead = self._pace.answer_bytes
-        if length is not None and length > ahead and self._share.fits(length):
-            ahead = length
+        if length is not None and length > self._ahead and self._share.fits(length):
+            self._ahead = length
         await self._commit(_Head(status=status), status, headers, length=length)
-        self._allow_ahead(ahead)
+        self._allow_ahead(self._ahead)
 
     async def write(self, data: bytes) -> None:
         """Send bytes. Waits only when more than the read-ahead is already on its way.
@@ -131,7 +132,7 @@ class Answer:
         except ConnectionError:
             raise ClientDisconnected from None
         self.bytes_out += len(data)
-        if self._connection.writing_paused:
+        if self._connection.writing_paused and not self._runs_ahead():
             await self._room()
 
     async def end(self) -> None:
@@ -217,7 +218,8 @@ class Answer:
         if length is not None:
             response.content_length = length
         response.headers["Server"] = "ollama-gateway"
-        if self._request.version < HttpVersion11:
+        closing = response.headers.get("Connection", "").lower() == "close"
+        if closing or self._request.version < HttpVersion11:
             response.force_close()
         self._response = response
         self.status = status
@@ -239,6 +241,20 @@ class Answer:
         transport = self._request.transport
         if transport is not None and not transport.is_closing():
             transport.set_write_buffer_limits(high=size, low=min(size, _LOW_WATER))
+
+    def _runs_ahead(self) -> bool:
+        """Whether a long whole answer may be taken from Ollama although the caller is slow.
+
+        Of one longer than 2 KB Ollama does not say the length, so there is room as long as the
+        gateway's memory has it. A stream comes no faster than the model speaks and has its share.
+        """
+        if self._scanner is not None:
+            return False
+        while self._unsent() > self._ahead:
+            if not self._share.fits(self._pace.answer_bytes):
+                return False
+            self._ahead += self._pace.answer_bytes
+        return True
 
     async def _room(self) -> None:
         """Wait for room, as long as the caller takes something within each ``write_timeout``."""

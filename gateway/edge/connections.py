@@ -22,6 +22,19 @@ _FULL = (
 """For a connection above the limit: no request of it was read, so no dialect is known."""
 
 
+_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Bytes of a request's head. aiohttp bounds each line and their number, which is a megabyte, kept
+twice, for every stranger who never ends his head."""
+
+_BEHIND = 0.5
+"""Seconds for which a caller may have sent more behind a request than is taken before its end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
     """``connections`` at once; ``head_timeout`` for the first head, ``keepalive_timeout`` idle."""
@@ -32,11 +45,12 @@ class ConnectionLimits:
 
 
 class Connection(web.RequestHandler):
-    """One caller's connection. State beside aiohttp's: a timer for its first head, a waiter for
-    room to write.
+    """One caller's connection. State beside aiohttp's: a timer for its first head, the size of the
+    head that is arriving, a waiter for room to write, the request that was served last and a timer
+    for what was sent behind it.
     """
 
-    __slots__ = ("_head_timer", "_room", "_server")
+    __slots__ = ("_behind_timer", "_head_bytes", "_head_timer", "_request", "_room", "_server")
 
     def __init__(self, server: "Server", *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -49,7 +63,10 @@ class Connection(web.RequestHandler):
         )
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
         self._room: asyncio.Future[None] | None = None
+        self._request: web.BaseRequest | None = None
+        self._behind_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -64,7 +81,21 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.head_arrived()
         self._wake()
+        self._request = None
+        if self._behind_timer is not None:
+            self._behind_timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_behind()
+        self._bound_head(len(data))
+
+    def serve(self, request: web.BaseRequest) -> None:
+        """The head of ``request`` is complete, and it is the one that is served now."""
+        self.head_arrived()
+        self._request = request
+        self._watch_behind()
 
     def head_arrived(self) -> None:
         """The first head is complete; from here on other clocks run."""
@@ -86,6 +117,37 @@ class Connection(web.RequestHandler):
         finally:
             self._room = None
 
+    def _bound_head(self, size: int) -> None:
+        # aiohttp waits for a head, and none is complete: what came is the beginning of one.
+        waiting = self._waiter is not None and not self._messages
+        self._head_bytes = self._head_bytes + size if waiting else 0
+        if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None:
+            self.transport.write(_TOO_LONG)
+            self.force_close()
+
+    def _watch_behind(self) -> None:
+        """Nobody reads on while more stands behind a request than aiohttp keeps, so its caller's
+        leaving would not be noticed and Ollama would work on for nobody: he is cut off.
+
+        Not at once: who has just read the last byte of an answer may send the next request before
+        we are through with this one.
+        """
+        if self._behind_timer is None and self._is_blind():
+            self._behind_timer = self._loop.call_later(_BEHIND, self._look_behind, self._request)
+
+    def _look_behind(self, request: web.BaseRequest | None) -> None:
+        self._behind_timer = None
+        if self._request is request and self._is_blind():
+            self.force_close()
+        else:
+            self._watch_behind()
+
+    def _is_blind(self) -> bool:
+        request, transport = self._request, self.transport
+        if request is None or transport is None or transport.is_closing():
+            return False
+        return request.content.is_eof() and not transport.is_reading()
+
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -106,12 +168,12 @@ class Connection(web.RequestHandler):
         self.head_arrived()
         bug = status >= 500 and exc is not None
         if bug and isinstance(exc, Exception):
-            self._server.crashed(exc)
+            request_id = self._server.crashed(exc)
         else:
-            self._server.unreadable(request)
+            request_id = self._server.unreadable(request)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun")
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "x-request-id": request_id}
         response = web.Response(
             status=500 if bug else 400, body=_CRASHED if bug else _UNREADABLE, headers=headers
         )
@@ -127,8 +189,8 @@ class Server(web.Server):
         handler: Handler,
         *,
         limits: ConnectionLimits,
-        unreadable: Callable[[web.BaseRequest], None],
-        crashed: Callable[[Exception], None],
+        unreadable: Callable[[web.BaseRequest], str],
+        crashed: Callable[[Exception], str],
         request_factory: Any = None,
     ) -> None:
         # Off by default in aiohttp: without it Ollama works on for callers who have left.

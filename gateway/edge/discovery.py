@@ -48,23 +48,23 @@ class Discovery:
         await asking.answer.end()
 
     async def _health(self, asking: Asking) -> None:
-        await asking.answer.whole(200, [_TEXT], b"ok\n")
+        await _tell(asking, 200, [_TEXT], b"ok\n")
 
     async def _root(self, asking: Asking) -> None:
-        await asking.answer.whole(200, [_TEXT], b"Ollama is running")
+        await _tell(asking, 200, [_TEXT], b"Ollama is running")
 
     async def _version(self, asking: Asking) -> None:
-        await asking.answer.whole(200, [_NATIVE_JSON], await self._catalog.version())
+        await _tell(asking, 200, [_NATIVE_JSON], await self._catalog.version())
 
     async def _tags(self, asking: Asking) -> None:
         served = await self._catalog.fresh()
         body = shapes.tags_body(served.listing, asking.principal.may_use, full=self._full)
-        await asking.answer.whole(200, _aged([_NATIVE_JSON], served, always=False), body)
+        await _tell(asking, 200, _aged([_NATIVE_JSON], served, always=False), body)
 
     async def _models(self, asking: Asking) -> None:
         served = await self._listing(asking)
         body = shapes.v1_models_body(served.listing, asking.principal.may_use)
-        await asking.answer.whole(200, _aged([_V1_JSON], served, always=True), body)
+        await _tell(asking, 200, _aged([_V1_JSON], served, always=True), body)
 
     async def _model(self, asking: Asking) -> None:
         name = asking.model or ""
@@ -72,12 +72,12 @@ class Discovery:
         model = await self._catalog.resolve(name, asking.principal.may_use)
         asking.exchange.model = model.name
         body = shapes.v1_model_body(model, name)
-        await asking.answer.whole(200, _aged([_V1_JSON], served, always=True), body)
+        await _tell(asking, 200, _aged([_V1_JSON], served, always=True), body)
 
     async def _ps(self, asking: Asking) -> None:
         raw = await self._catalog.ps()
         body = shapes.ps_body(raw, asking.principal.may_use, full=self._full)
-        await asking.answer.whole(200, [_NATIVE_JSON], body)
+        await _tell(asking, 200, [_NATIVE_JSON], body)
 
     async def _show(self, asking: Asking) -> None:
         asking.exchange.phase = Phase.BODY
@@ -103,7 +103,7 @@ class Discovery:
         body = reply.body
         if reply.status == 200:
             body = shapes.show_body(body, full=self._full)
-        await asking.answer.whole(reply.status, [_NATIVE_JSON], body)
+        await _tell(asking, reply.status, [_NATIVE_JSON], body)
 
     async def _listing(self, asking: Asking) -> Served:
         """The cached list; one who says ``no-cache`` (RFC 9111, section 5.2.1.4) gets a new one."""
@@ -111,6 +111,15 @@ class Discovery:
         if "no-cache" in wanted:
             return await self._catalog.refresh()
         return await self._catalog.listing()
+
+
+async def _tell(asking: Asking, status: int, headers: _Headers, body: bytes) -> None:
+    """A whole answer. A verbose ``show`` has megabytes, and who may look may ask for many at once
+    and read none of them: what is long counts like the bodies of requests.
+    """
+    if len(body) > _MAX_SHOW_BYTES:
+        asking.share.take(len(body))
+    await asking.answer.whole(status, headers, body)
 
 
 def _present(fields: Fields) -> tuple[str, ...]:

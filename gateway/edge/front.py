@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gateway.access.authenticate import Authenticator, require
 from gateway.access.clients import TrustedProxy, client_address
@@ -96,13 +96,14 @@ class Front:
         """The drain's clock has run out: end every request that is still under way."""
         now = asyncio.get_running_loop().time()
         for cutoff in self._active:
-            cutoff.reschedule(now)
+            if not cutoff.expired():
+                cutoff.reschedule(now)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serve one request; whatever happens, its facts are told once."""
         connection = request.protocol
         if isinstance(connection, Connection):
-            connection.head_arrived()
+            connection.serve(request)
         path, token = split_token(request.raw_path)
         exchange = self._exchange(request)
         with self._buffers.share() as share:
@@ -128,16 +129,19 @@ class Front:
                 self._observer.finished(exchange.finish(self._now()))
         return answer.response
 
-    def unreadable(self, request: web.BaseRequest) -> None:
-        """Note a request that could not be read as HTTP; nothing of it is kept."""
+    def unreadable(self, request: web.BaseRequest) -> str:
+        """Note a request that could not be read as HTTP; nothing of it is kept. Returns its id."""
         exchange = Exchange(request_id=_new_id(), method="", started=self._now())
         exchange.client = client_address(request.remote, request.headers, ())
         exchange.fail(BadRequest())
         self._observer.finished(exchange.finish(self._now()))
+        return exchange.request_id
 
-    def crashed(self, error: Exception) -> None:
-        """Note a bug in the rendering of failures itself."""
-        self._observer.crashed(_new_id(), error)
+    def crashed(self, error: Exception) -> str:
+        """Note a bug in the rendering of failures itself. Returns an id for it."""
+        request_id = _new_id()
+        self._observer.crashed(request_id, error)
+        return request_id
 
     async def _bounded(self, visit: Visit) -> None:
         """Serve until it is done, or until the drain's clock runs out."""
@@ -171,7 +175,7 @@ class Front:
             await self._failed(InternalError(), visit)
 
     async def _serve(self, visit: Visit) -> None:
-        if visit.request.version < HttpVersion10:
+        if visit.request.version not in (HttpVersion10, HttpVersion11):
             raise BadRequest
         found = match(visit.request.method, visit.path)
         route = found.route

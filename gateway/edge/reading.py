@@ -15,7 +15,7 @@ from gateway.errors import (
 
 async def read_body(
     request: web.BaseRequest, share: Share, *, limit: int, body_timeout: float
-) -> bytes:
+) -> bytearray:
     """The whole body as it was sent.
 
     Nothing is read, and no ``100 Continue`` sent, before size and encoding are known to be
@@ -27,9 +27,7 @@ async def read_body(
         Overloaded: all callers together hold too much already.
         RequestBodyTimeout: not complete within ``body_timeout`` seconds.
     """
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.strip().lower() not in ("", "identity"):
-        raise UnsupportedEncoding
+    _refuse_encoded(request)
     declared = request.content_length
     if declared is not None:
         if declared > limit:
@@ -47,6 +45,16 @@ async def read_body(
         ) from None
 
 
+def _refuse_encoded(request: web.BaseRequest) -> None:
+    """Whatever a header says of the body besides its framing, wherever in its list it stands."""
+    contents = ",".join(request.headers.getall("Content-Encoding", ()))
+    if any(each.strip().lower() not in ("", "identity") for each in contents.split(",")):
+        raise UnsupportedEncoding
+    # The parser unpacks `chunked` and ignores what stands before it (RFC 9112, section 6.1).
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise UnsupportedEncoding
+
+
 async def _invite(request: web.BaseRequest) -> None:
     """RFC 9110, section 10.1.1: tell the caller that his body is wanted."""
     if request.transport is None:
@@ -54,20 +62,23 @@ async def _invite(request: web.BaseRequest) -> None:
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-async def _collect(request: web.BaseRequest, share: Share, limit: int) -> bytes:
-    chunks: list[bytes] = []
+async def _collect(request: web.BaseRequest, share: Share, limit: int) -> bytearray:
+    # One buffer of the size that was declared: pieces and their sum would be the body twice, and
+    # many that grow side by side leave holes in the heap.
+    body = bytearray(share.held)
     size = 0
     try:
         while data := await request.content.readany():
-            size += len(data)
-            if size > limit:
+            end = size + len(data)
+            if end > limit:
                 raise _too_large(limit)
-            if size > share.held:
-                share.take(size - share.held)
-            chunks.append(data)
+            if end > share.held:
+                share.take(end - share.held)
+            body[size:end] = data
+            size = end
     except (web.RequestPayloadError, ConnectionError):
         raise ClientDisconnected("The connection closed before the whole body came.") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return body
 
 
 def _too_large(limit: int) -> RequestTooLarge:

@@ -5,6 +5,7 @@ path of Ollama's. So no encoding, dot segment or doubled slash reaches anything,
 nothing. The one variable part, a model's name, is answered from the catalogue.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -50,6 +51,7 @@ class Match:
 
 
 _MODEL_PREFIX = "/v1/models/"
+_AUTHORITY_END = re.compile(r"[/?#]")
 
 
 def _inference(path: str, dialect: Dialect) -> Route:
@@ -102,15 +104,23 @@ def split_token(target: str) -> tuple[str, str | None]:
     """A request target as sent, taken apart: its path without ``/k/{token}``, and the token.
 
     The query is dropped; of an absolute-form target (RFC 9112, section 3.2.2) the path counts.
+    What is neither, ``*`` or the authority of a CONNECT, stays as it is and matches no route.
     """
-    if not target.startswith("/"):
-        _, _, rest = target.partition("://")
-        target = "/" + rest.partition("/")[2]
-    path = target.partition("?")[0]
+    path = _without_origin(target).partition("?")[0]
     if not path.startswith("/k/"):
         return path, None
     token, slash, rest = path[3:].partition("/")
     return slash + rest or "/", unquote(token)
+
+
+def _without_origin(target: str) -> str:
+    scheme, mark, rest = target.partition("://")
+    if target.startswith("/") or not mark or scheme.lower() not in ("http", "https"):
+        return target
+    # RFC 3986, section 3.2: the authority ends at the first of these, not at the first slash.
+    ends = _AUTHORITY_END.search(rest)
+    tail = "" if ends is None else rest[ends.start() :]
+    return tail if tail.startswith("/") else f"/{tail}"
 
 
 def match(method: str, path: str) -> Match:

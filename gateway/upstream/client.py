@@ -35,7 +35,7 @@ class Upstream:
 
     def __init__(self, url: URL, *, version: str) -> None:
         self.pool = Pool(url)
-        host = url.authority if url.explicit_port else f"{url.host_subcomponent}:{url.port}"
+        host = f"{url.host_subcomponent}:{url.port}"
         self._head = (
             f"Host: {host}\r\nUser-Agent: ollama-gateway/{version}\r\nAccept: */*\r\n"
         ).encode("ascii")

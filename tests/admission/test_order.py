@@ -104,6 +104,6 @@ def test_nobody_goes_before_one_who_does_not_wait_for_the_same() -> None:
 
 
 def _caps_differ(one: Demand, other: Demand) -> bool:
-    """Two calls for one model, or of one key, have the same cap: it is the model's, or the key's."""
+    """Calls for one model, or of one key, never do: the cap is the model's, or the key's."""
     model = one.model == other.model and one.model_max_active != other.model_max_active
     return model or (one.key == other.key and one.key_max_active != other.key_max_active)

@@ -1,5 +1,6 @@
 """The clients that people use, pointed at a gateway under test."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from gateway.simulator import Simulator
 from tests.harness import Running
+
+REAL_OLLAMA = os.environ.get("GATEWAY_TEST_OLLAMA", "")  # noqa: TID251  - a switch for who runs the tests
+"""Where a real Ollama listens, for the tests that can do without the simulated one."""
+
+PATIENCE = 300.0 if REAL_OLLAMA else 10.0
+"""Seconds that a client waits: a real model may have to be loaded."""
 
 MODEL = "llama3.2:1b"
 EMBEDDER = "nomic-embed-text"
@@ -30,30 +37,48 @@ INFERENCE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Clients:
-    """One of each, none of which repeats a failed request."""
+    """One of each, none of which repeats a failed request, each with the gateway's own key in its
+    own way. Made when first used: each reads all root certificates, which is most of a test's time.
+    """
 
-    openai: openai.AsyncOpenAI
-    anthropic: anthropic.AsyncAnthropic
-    ollama: ollama.AsyncClient
+    gateway: Running
+    stack: AsyncExitStack
+    _openai: openai.AsyncOpenAI | None = None
+    _anthropic: anthropic.AsyncAnthropic | None = None
+    _ollama: ollama.AsyncClient | None = None
+
+    @property
+    def openai(self) -> openai.AsyncOpenAI:
+        if self._openai is None:
+            self._openai = openai_at(self.gateway)
+            self.stack.push_async_exit(self._openai)
+        return self._openai
+
+    @property
+    def anthropic(self) -> anthropic.AsyncAnthropic:
+        if self._anthropic is None:
+            self._anthropic = anthropic.AsyncAnthropic(
+                base_url=self.gateway.url, api_key=self.gateway.key, max_retries=0, timeout=PATIENCE
+            )
+            self.stack.push_async_exit(self._anthropic)
+        return self._anthropic
+
+    @property
+    def ollama(self) -> ollama.AsyncClient:
+        if self._ollama is None:
+            self._ollama = ollama.AsyncClient(
+                host=self.gateway.url, headers=self.gateway.bearer, timeout=PATIENCE
+            )
+            self.stack.push_async_exit(self._ollama)
+        return self._ollama
 
 
 @asynccontextmanager
 async def clients_of(gateway: Running) -> AsyncIterator[Clients]:
-    """The clients, each with the gateway's own key presented in its own way."""
     async with AsyncExitStack() as stack:
-        yield Clients(
-            await stack.enter_async_context(openai_at(gateway)),
-            await stack.enter_async_context(
-                anthropic.AsyncAnthropic(
-                    base_url=gateway.url, api_key=gateway.key, max_retries=0, timeout=10
-                )
-            ),
-            await stack.enter_async_context(
-                ollama.AsyncClient(host=gateway.url, headers=gateway.bearer, timeout=10)
-            ),
-        )
+        yield Clients(gateway, stack)
 
 
 def openai_at(
@@ -61,7 +86,10 @@ def openai_at(
 ) -> openai.AsyncOpenAI:
     """OpenAI's client with its ``base_url`` at ``path`` of the gateway."""
     return openai.AsyncOpenAI(
-        base_url=gateway.url + path, api_key=key or gateway.key, max_retries=retries, timeout=10
+        base_url=gateway.url + path,
+        api_key=key or gateway.key,
+        max_retries=retries,
+        timeout=PATIENCE,
     )
 
 

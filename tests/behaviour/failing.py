@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from gateway.simulator import Fault, Simulator
+from gateway.simulator import Fault, Hold, Simulator
 from tests.behaviour.speech import ALL, Speech
 from tests.behaviour.wire import Caller, Told, caller, request
-from tests.harness import Running
+from tests.conftest import left_empty
+from tests.harness import Running, running
 
 RETRY_SOON = {"retry-after": None}
 """Some whole number of seconds from 1 to 60; the test looks at it wherever it stands."""
@@ -57,12 +59,12 @@ class Scene:
             yield one
 
     @asynccontextmanager
-    async def occupied(self, *, stream: bool = False) -> AsyncIterator[Caller]:
-        """A call that holds the only place for as long as the block lasts."""
-        with self.sim.hold():
-            async with self.waiting(self.speech.body(stream=stream)) as one:
-                await self.sim.wait_for(lambda: self.sim.stats.active == 1)
-                yield one
+    async def occupied(self) -> AsyncIterator[tuple[Caller, Hold]]:
+        """A call that holds the only place, until the hold or the block ends."""
+        with self.sim.hold() as hold:
+            async with self.waiting() as one:
+                await self.sim.wait_for(lambda: hold.waiting == 1)
+                yield one, hold
 
     async def queued(self, count: int) -> None:
         """Wait until so many calls wait for a place."""
@@ -85,7 +87,8 @@ class Row:
     """One way to fail, and all that the caller is told of it.
 
     ``says`` are the words by which the message says what to do. ``headers`` of None may have any
-    value, but must be there. ``late``: the status was sent already.
+    value, but must be there. ``late``: the status was sent already. ``flaw``: what the gateway
+    does not do yet.
     """
 
     name: str
@@ -97,7 +100,22 @@ class Row:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     late: bool = False
+    flaw: str = ""
     speeches: tuple[Speech, ...] = ALL
+
+
+@asynccontextmanager
+async def scene_of(
+    folder: Path, speech: Speech, settings: Mapping[str, Any] | None = None
+) -> AsyncIterator[Scene]:
+    """A scene that must be left empty. In its simulator nothing takes time."""
+    async with (
+        Simulator(time_scale=0) as sim,
+        running(sim.url, folder, settings=settings) as gateway,
+    ):
+        yield Scene(sim, gateway, speech)
+        sim.release()
+        await left_empty(gateway)
 
 
 def as_json(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from gateway.access.principal import Scope
 from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Row, Scene, as_json
 from tests.behaviour.speech import MODEL, NATIVE, OPENAI
 from tests.behaviour.wire import Told, ask, caller, request
@@ -215,9 +214,7 @@ ROWS = (
         "cloud model", "cloud_not_allowed", cloud_model, "`--cloud`", "model that runs here"
     ),
     _forbidden("web search", "cloud_not_allowed", web_search, "`--cloud web_search`", "Leave the"),
-    _forbidden(
-        "no prompt", "tuning_not_allowed", load_only, "Send a `messages`", speeches=(NATIVE,)
-    ),
+    _forbidden("no prompt", "tuning_not_allowed", load_only, "Send `messages`", speeches=(NATIVE,)),
     _too_much("rate", "rate_limit_exceeded", too_often, "1 requests per minute", "`rpm`"),
     _too_much(
         "own queue",

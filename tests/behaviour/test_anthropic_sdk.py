@@ -62,6 +62,16 @@ def test_the_synchronous_client_works_alike(tmp_path: Path) -> None:
     assert asyncio.run(scene()) == "all is well"
 
 
+async def test_the_beta_client_works_alike(client: anthropic.AsyncAnthropic) -> None:
+    """It adds ``?beta=true`` to the path, which says nothing to Ollama and nothing to us."""
+    answer = await client.beta.messages.create(
+        model=MODEL, max_tokens=50, messages=[{"role": "user", "content": "SAY: all is well"}]
+    )
+
+    assert answer.content[0].type == "text"
+    assert answer.content[0].text == "all is well"
+
+
 async def test_thoughts_and_tools_come_as_blocks(client: anthropic.AsyncAnthropic) -> None:
     """Streamed: thinking before the text, and a tool with its input."""
     async with client.messages.stream(
@@ -119,7 +129,7 @@ async def test_web_search_does_not_leave_the_machine(
     client: anthropic.AsyncAnthropic, sim: Simulator
 ) -> None:
     """Ollama itself would query ollama.com as the owner; it is not even asked."""
-    with pytest.raises(anthropic.PermissionDeniedError, match="ollama.com"):
+    with pytest.raises(anthropic.PermissionDeniedError, match=r"ollama\.com"):
         await client.messages.create(
             model=MODEL,
             max_tokens=50,
@@ -141,9 +151,7 @@ async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None
     async with running(sim.url, tmp_path, clocks={"first_byte_timeout": 0.2}) as gateway:
         async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.key) as client:
             with sim.hold(), pytest.raises(anthropic.APIStatusError) as caught:
-                await client.messages.create(
-                    model=MODEL, max_tokens=50, messages=WELL, stream=True
-                )
+                await client.messages.create(model=MODEL, max_tokens=50, messages=WELL, stream=True)
         lines = await gateway.finished()
         await left_empty(gateway)
 
@@ -155,7 +163,9 @@ async def test_ollamas_own_error_passes_unchanged(
     client: anthropic.AsyncAnthropic, sim: Simulator, gateway: Running
 ) -> None:
     """Body and status as Ollama wrote them."""
-    words = b'{"type":"error","error":{"type":"api_error","message":"out of luck"},"request_id":"a"}'
+    words = (
+        b'{"type":"error","error":{"type":"api_error","message":"out of luck"},"request_id":"a"}'
+    )
     sim.fault(Fault.status(500, words))
     with pytest.raises(anthropic.InternalServerError, match="out of luck"):
         await client.messages.create(model=MODEL, max_tokens=50, messages=WELL)

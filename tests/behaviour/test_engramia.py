@@ -7,80 +7,26 @@ the OpenAI SDK's. Both run here as they do there.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from gateway.clocks import CallClocks
 from gateway.simulator import Fault, SimulatedModel, Simulator
-from gateway.upstream import Outgoing, Reply
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .clients import EMBEDDER, MODEL, asked, user
-
-Verdict = Literal["ok", "unreachable", "config", "model_missing"]
-
-PROBE_TIMEOUT = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """What a person enters in Engramia's dashboard, and what Engramia makes of it."""
-
-    base_url: str
-    api_key: str
-
-    @property
-    def root(self) -> str:
-        return self.base_url.rstrip("/").removesuffix("/v1")
-
-    def probe(self, method: str, path: str, **body: Any) -> httpx.Response:
-        """One probe. Its client is new each time, sends no header of its own, follows nothing."""
-        with httpx.Client(timeout=PROBE_TIMEOUT, follow_redirects=False) as client:
-            return client.request(method, self.root + path, json=body or None)
-
-    def validate(self, default_model: str) -> Verdict:
-        """What "Validate & save" tells."""
-        try:
-            answer = self.probe("GET", "/api/tags")
-            answer.raise_for_status()
-        except httpx.HTTPError:
-            return "unreachable"
-        names = [model["name"] for model in answer.json()["models"]]
-        if not names:
-            return "config"
-        wanted = default_model if ":" in default_model else f"{default_model}:latest"
-        return "ok" if wanted in names else "model_missing"
-
-    def client(self, *, patience: float = 300.0, retries: int = 0) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=self.api_key, timeout=patience, max_retries=retries
-        )
-
-
-def by_path(gateway: Running) -> Tenant:
-    """What the gateway's ``init`` prints: a discovery key in the path, the other one as the key."""
-    return Tenant(f"{gateway.url}/k/{gateway.discovery}/v1", gateway.key)
-
-
-def by_userinfo(gateway: Running) -> Tenant:
-    """Name and key in the address. Basic then replaces the Bearer, so one key does everything."""
-    return Tenant(f"http://tester:{gateway.key}@127.0.0.1:{gateway.port}/v1", "ollama-no-key")
-
+from .engramia import PROBE_TIMEOUT, Tenant, by_path, by_userinfo
 
 TENANTS = pytest.mark.parametrize("tenant_of", [by_path, by_userinfo])
 
 
 @TENANTS
 async def test_the_whole_sequence(gateway: Running, sim: Simulator, tenant_of: Any) -> None:
-    """Version, list, details, then inference: everything is answered, and each part from its key."""
+    """Version, list, details, then inference: all of it is answered."""
     tenant = tenant_of(gateway)
     version = await asyncio.to_thread(tenant.probe, "GET", "/api/version")
     tags = await asyncio.to_thread(tenant.probe, "GET", "/api/tags")
@@ -193,7 +139,7 @@ async def test_a_model_pulled_a_second_ago_validates(gateway: Running, sim: Simu
 
 
 async def test_generic_validation_doubles_the_v1(gateway: Running) -> None:
-    """"OpenAI-compatible" validation appends ``/v1/models`` to a base that ends in ``/v1``."""
+    """ "OpenAI-compatible" validation appends ``/v1/models`` to a base that ends in ``/v1``."""
     tenant = by_path(gateway)
     bearer = {"Authorization": f"Bearer {tenant.api_key}"}
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT, headers=bearer) as client:
@@ -251,58 +197,3 @@ async def test_ten_calls_at_once_on_two_models_are_all_answered(
     assert Counter(line["outcome"] for line in lines) == {"ok": 10}
     assert Counter(line["model"] for line in lines) == {MODEL: 5, "qwen2.5-coder:7b": 5}
     assert sim.stats.peak_active == 1
-
-
-# How long it waits.
-
-
-def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[CallClocks]:
-    """The clocks of every call that goes to Ollama from here on."""
-    used: list[CallClocks] = []
-    upstream = gateway.gateway.upstream
-    really = upstream.open
-
-    def open_(request: Outgoing, clocks: CallClocks) -> AbstractAsyncContextManager[Reply]:
-        used.append(clocks)
-        return really(request, clocks)
-
-    monkeypatch.setattr(upstream, "open", open_)
-    return used
-
-
-@pytest.mark.parametrize(
-    ("size_said", "patience", "clock"),
-    [
-        ("8.0B", 300.0, 300.0),  # its table knows "8B": it misses, waits 300 s, and so do we
-        ("8.0B", 120.0, 120.0),
-        ("8.0B", 60.0, 120.0),  # leaving early is its business: the model's own time stays
-        ("494.03M", 300.0, 300.0),
-        ("494.03M", 60.0, 60.0),
-        ("70.6B", 300.0, 600.0),
-        ("70.6B", 7200.0, 1800.0),  # the owner's ceiling
-    ],
-)
-async def test_its_patience_raises_the_clock(
-    gateway: Running,
-    sim: Simulator,
-    monkeypatch: pytest.MonkeyPatch,
-    size_said: str,
-    patience: float,
-    clock: float,
-) -> None:
-    """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
-    what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
-    """
-    sim.pull(SimulatedModel(name="sized", parameter_size=size_said, size=1_000_000_000))
-    used = clocks_used(gateway, monkeypatch)
-    tenant = by_path(gateway)
-    await asyncio.to_thread(tenant.probe, "GET", "/v1/models")
-    async with tenant.client(patience=patience) as client:
-        await client.models.list(extra_headers={"Cache-Control": "no-cache"})
-        used_before = len(used)
-        await client.chat.completions.create(model="sized", messages=[user("SAY: done")])
-    *_, clocks = used
-
-    assert len(used) == used_before + 1
-    assert (clocks.total_timeout, clocks.first_byte_timeout) == (clock, clock)
-    assert clocks.queue_timeout == min(patience, 300.0)

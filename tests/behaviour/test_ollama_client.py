@@ -65,7 +65,7 @@ async def test_generate_whole_and_streamed(client: ollama.AsyncClient) -> None:
     parts = [part async for part in await client.generate(MODEL, "SAY: yes we can", stream=True)]
 
     assert whole.response == "yes we can"
-    assert "".join(part.response for part in parts) == "yes we can"
+    assert "".join(part.response or "" for part in parts) == "yes we can"
     assert whole.context
     assert parts[-1].done
 

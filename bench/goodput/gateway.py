@@ -1,0 +1,102 @@
+"""The gateway of one run, in a process of its own, on a loop on which time passes faster.
+
+    python -m bench.goodput.gateway UPSTREAM_PORT SCALE [--first-come PLACES]
+
+It is at its default settings, but for the addresses. ``--first-come`` puts the order of arrival in
+place of the gateway's own order, and so many places, as in a plain cap; all the rest is the same.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from unittest.mock import patch
+
+from bench.goodput.fast_loop import serve
+from bench.goodput.processes import tell, until_alone
+from bench.goodput.world import TENANTS
+from gateway.access.keyfile import create_key
+from gateway.access.keys import NewKey
+from gateway.admin_view import admin_of
+from gateway.admission.admission import Admission
+from gateway.admission.turns import Decision, Head, Standing
+from gateway.app import build
+from gateway.server import serving
+from gateway.settings import load
+from gateway.telemetry.log import Lines, configure
+
+_CONFIG = """\
+[listen]
+public = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[ollama]
+url = "http://127.0.0.1:{port}"
+"""
+
+_PLACES = """\
+[admission]
+max_active = {places}
+"""
+
+
+H = TypeVar("H", bound=Head)
+
+
+def first_come(heads: Iterable[H], standing: Standing) -> Decision[H]:
+    """Whoever of those inside the caps has waited longest."""
+    occupancy, limits = standing.occupancy, standing.limits
+    able = (head for head in heads if occupancy.has_room(head.demand, limits))
+    return Decision(min(able, key=lambda head: head.arrived_at, default=None))
+
+
+@contextmanager
+def _in_order_of_arrival() -> Iterator[None]:
+    with patch("gateway.app.Admission", partial(Admission, order=first_come)):
+        yield
+
+
+def _made_keys(folder: Path) -> list[str]:
+    now = datetime.now(UTC)
+    file = folder / "keys.toml"
+    return [create_key(file, NewKey(name=f"tenant-{one}"), now) for one in range(TENANTS)]
+
+
+async def _serve(folder: Path, config: Path) -> None:
+    keys = _made_keys(folder)
+    loaded = load(config, environ={})
+    lines = Lines(sys.stderr.buffer)
+    log = configure(level="error", log_format="console", lines=lines)
+    gateway = build(
+        loaded.settings, keys_file=loaded.keys_file, version="bench", log=log, lines=lines
+    )
+    async with serving(gateway, admin_of(gateway)) as listening:
+        tell({"port": listening.public.port, "keys": keys})
+        await until_alone()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("upstream", type=int)
+    parser.add_argument("scale", type=float)
+    parser.add_argument("--first-come", type=int, metavar="PLACES")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="goodput-") as name:
+        folder = Path(name)
+        config = folder / "gateway.toml"
+        text = _CONFIG.format(port=arguments.upstream)
+        if arguments.first_come:
+            with _in_order_of_arrival():
+                config.write_text(text + _PLACES.format(places=arguments.first_come))
+                serve(_serve(folder, config), scale=arguments.scale)
+        else:
+            config.write_text(text)
+            serve(_serve(folder, config), scale=arguments.scale)
+
+
+if __name__ == "__main__":
+    main()

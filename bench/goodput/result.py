@@ -1,0 +1,139 @@
+"""What one run has shown, from the two counts at its end: the callers' and the GPU's."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.goodput.engramia import Call, Journal, Refusal
+from bench.goodput.world import TOKENS, Model, Spec
+
+EARLY: Final = 1.0
+"""Seconds in which a refusal is worth something: the caller still has time to do otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerModel:
+    """Logical calls to one model. ``open`` ones had neither an answer nor failed at the end."""
+
+    name: str
+    calls: int
+    answered: int
+    failed: int
+    open: int
+
+    @property
+    def rate(self) -> float:
+        """The share of its calls that was answered while the caller was there."""
+        return self.answered / self.calls if self.calls else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """How often, how often later than ``EARLY``, and how many seconds after the request."""
+
+    count: int
+    late: int
+    median: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Shares are of the GPU's time, seconds simulated ones.
+
+    ``useful`` went into answers that reached a caller, ``loading`` into models, ``wasted`` into
+    answers that reached nobody. ``goodput`` is the share of all tokens computed that reached a
+    caller. ``median`` and ``worst`` are from the first request of a logical call to its answer.
+    ``refusals`` are the answers with an error status, by their code.
+    """
+
+    spec: Spec
+    useful: float
+    loading: float
+    wasted: float
+    goodput: float
+    wasted_tokens: int
+    per_second: float
+    models: tuple[PerModel, ...]
+    median: float
+    worst: float
+    refusals: dict[str, Refused]
+    requests: int
+    unreachable: int
+    loads: int
+    lag: float
+    """The 99th percentile of how late the callers' loop was: what the machine adds to a time."""
+    worst_lag: float
+
+    @property
+    def idle(self) -> float:
+        return max(0.0, 1 - self.useful - self.loading - self.wasted)
+
+    @property
+    def refused(self) -> int:
+        return sum(one.count for one in self.refusals.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(one.failed for one in self.models)
+
+    @property
+    def open(self) -> int:
+        return sum(one.open for one in self.models)
+
+
+def result(
+    spec: Spec, journal: Journal, gpu: Mapping[str, Any], *, seconds: float, lags: list[float]
+) -> Result:
+    """Bring both counts together; the run took ``seconds`` of simulated time."""
+    answered = [call for call in journal.calls if call.tokens]
+    waits = [call.ended_at - call.began_at for call in answered if call.ended_at is not None]
+    delivered = sum(call.tokens for call in answered)
+    # An answer under way at the end is in neither count.
+    computed = gpu["tokens_delivered"] + gpu["tokens_abandoned"]
+    useful = sum(call.model.answer_seconds * call.tokens / TOKENS for call in answered)
+    return Result(
+        spec=spec,
+        useful=useful / seconds,
+        loading=gpu["loading_seconds"] / seconds,
+        wasted=max(0.0, gpu["generating_seconds"] - useful) / seconds,
+        goodput=delivered / computed if computed else 1.0,
+        wasted_tokens=computed - delivered,
+        per_second=len(answered) / seconds,
+        models=tuple(_per_model(model, journal.calls) for model in spec.models),
+        median=statistics.median(waits) if waits else 0.0,
+        worst=max(waits, default=0.0),
+        refusals=_by_code(journal.refusals),
+        requests=journal.requests,
+        unreachable=journal.unreachable,
+        loads=gpu["loads"],
+        lag=sorted(lags)[int(len(lags) * 0.99)] if lags else 0.0,
+        worst_lag=max(lags, default=0.0),
+    )
+
+
+def _by_code(refusals: Iterable[Refusal]) -> dict[str, Refused]:
+    after: dict[str, list[float]] = {}
+    for refusal in refusals:
+        after.setdefault(refusal.code, []).append(refusal.after)
+    return {
+        code: Refused(
+            count=len(times),
+            late=sum(time > EARLY for time in times),
+            median=statistics.median(times),
+            worst=max(times),
+        )
+        for code, times in sorted(after.items())
+    }
+
+
+def _per_model(model: Model, calls: Iterable[Call]) -> PerModel:
+    own = [call for call in calls if call.model == model]
+    return PerModel(
+        name=model.name,
+        calls=len(own),
+        answered=sum(call.tokens > 0 for call in own),
+        failed=sum(call.ended_at is not None and not call.tokens for call in own),
+        open=sum(call.ended_at is None for call in own),
+    )

@@ -1,0 +1,169 @@
+"""Any number of callers who come, go, leave and are cut off in any order, one turn at a time.
+
+The machine moves the event loop by single turns, so that a grant, a cancellation, a timeout and a
+drain meet in every order that there is.
+"""
+
+import asyncio
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from gateway.admission import Admission, Demand
+from gateway.errors import Draining, QueueFull, QueueTimeout, RateLimitExceeded
+from tests.catalog.virtual import VirtualLoop
+
+from .demands import Caller, demand, limits
+
+LIMITS = limits(max_active=3, max_queued=5, max_queued_per_key=3)
+MODELS = {"m": 1, "n": 2}
+KEYS = {"free": None, "capped": 1, "other": None}
+ENDINGS = (asyncio.CancelledError, Draining, QueueFull, QueueTimeout, RateLimitExceeded)
+
+
+class Crowd(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.queue = Admission(LIMITS, now=self.loop.time)
+        self.callers: list[Caller] = []
+        self.failures: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self.failures.append(context))
+
+    @property
+    def present(self) -> list[Caller]:
+        return [one for one in self.callers if not one.task.done()]
+
+    @property
+    def holders(self) -> list[Caller]:
+        return [one for one in self.present if one.granted]
+
+    @property
+    def waiters(self) -> list[Caller]:
+        return [one for one in self.present if not one.granted]
+
+    @rule(
+        key=st.sampled_from(sorted(KEYS)),
+        model=st.sampled_from(sorted(MODELS)),
+        patience=st.sampled_from([1.0, 50.0, 1000.0]),
+    )
+    def arrives(self, key: str, model: str, patience: float) -> None:
+        wish = demand(
+            key,
+            model,
+            model_max_active=MODELS[model],
+            key_max_active=KEYS[key],
+            queue_timeout=patience,
+        )
+        self.loop.run_until_complete(self._arrive(wish))
+
+    async def _arrive(self, wish: Demand) -> None:
+        self.callers.append(Caller(self.queue, wish))
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def finishes(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.holders)).finish()
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data())
+    def leaves(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.present)).task.cancel()
+
+    @precondition(lambda self: self.holders and self.waiters)
+    @rule(data=st.data())
+    def leaves_as_a_place_comes_free(self, data: st.DataObject) -> None:
+        """Before he can know, in the very turn in which it may have been granted to him."""
+        holder = data.draw(st.sampled_from(self.holders))
+        holder.finish()
+        while not holder.task.done():
+            self.turns_pass(1)
+        if self.waiters:
+            data.draw(st.sampled_from(self.waiters)).task.cancel()
+
+    @rule(turns=st.integers(1, 4))
+    def turns_pass(self, turns: int) -> None:
+        for _ in range(turns):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+
+    @rule(seconds=st.sampled_from([0.9, 1.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    @precondition(lambda self: len(self.callers) > 12)
+    @rule()
+    def drains(self) -> None:
+        self.queue.drain()
+
+    @invariant()
+    def no_cap_is_exceeded(self) -> None:
+        taken = self.queue._occupancy
+
+        assert taken.total == sum(taken.by_model.values()) == sum(taken.by_key.values())
+        assert 0 <= taken.total <= LIMITS.max_active
+        assert all(count <= MODELS[model] for model, count in taken.by_model.items())
+        assert all(count <= (KEYS[key] or 99) for key, count in taken.by_key.items())
+
+    @invariant()
+    def nobody_is_at_work_without_a_place(self) -> None:
+        assert len(self.holders) <= self.queue._occupancy.total
+
+    @invariant()
+    def the_queue_is_bounded(self) -> None:
+        waiting = self.queue._waiting
+        by_key = [sum(one.demand.key == key for one in waiting) for key in KEYS]
+
+        assert len(waiting) <= LIMITS.max_queued
+        assert max(by_key) <= LIMITS.max_queued_per_key
+        assert sum(self.queue._waiting_by_key.values()) == len(waiting)
+
+    @invariant()
+    def no_place_is_free_while_someone_could_use_it(self) -> None:
+        for waiter in self.queue._waiting:
+            if waiter.is_waiting():
+                assert not self.queue._occupancy.has_room(waiter.demand, LIMITS)
+
+    @invariant()
+    def equals_go_in_the_order_in_which_they_came(self) -> None:
+        passed_over: set[tuple[str, str]] = set()
+        for caller in self.callers:
+            kind = (caller.wish.key, caller.wish.model)
+            if caller.granted:
+                assert kind not in passed_over
+            elif not caller.task.done() and not caller.task.cancelling():
+                passed_over.add(kind)
+
+    @invariant()
+    def nothing_fails_behind_the_scenes(self) -> None:
+        assert self.failures == []
+
+    def teardown(self) -> None:
+        """Everybody is answered, and the house is empty."""
+        for caller in self.callers:
+            caller.finish()
+        ends = self.loop.run_until_complete(self._ends())
+        self.loop.close()
+
+        assert all(end is None or isinstance(end, ENDINGS) for end in ends)
+        assert repr(self.queue) == "<Admission 0/3 active, 0/5 queued>"
+        assert self.queue._occupancy.by_key == self.queue._waiting_by_key == {}
+        assert self.failures == []
+
+    async def _ends(self) -> list[BaseException | None]:
+        return [await caller.ended() for caller in self.callers]
+
+
+def test_no_place_is_lost_or_given_twice_whatever_happens() -> None:
+    """The promises of the queue, held after every single turn of the loop."""
+    run_state_machine_as_test(
+        Crowd, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+    )

@@ -1,0 +1,387 @@
+"""More callers than places: everybody is served in turn, or told truthfully why not."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.simulator import Fault, Simulator
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .clients import asked
+from .failing import until
+from .speech import OPENAI
+from .wire import Told, ask, caller, request
+
+MIB = 1 << 20
+OTHER = "qwen2.5-coder:7b"
+
+
+@asynccontextmanager
+async def house(
+    folder: Path, *, num_parallel: int = 8, **tables: Any
+) -> AsyncIterator[tuple[Simulator, Running]]:
+    """A gateway in front of an Ollama that could do more than it is offered; empty at the end."""
+    async with (
+        Simulator(time_scale=0, num_parallel=num_parallel) as sim,
+        running(sim.url, folder, **tables) as gateway,
+    ):
+        yield sim, gateway
+        await left_empty(gateway)
+
+
+async def say(gateway: Running, words: str = "well", *, key: str = "", model: str = "") -> Told:
+    """One call, which the simulator answers with ``words``."""
+    headers = {"Authorization": f"Bearer {key or gateway.key}"}
+    body = OPENAI.body(model or OPENAI.body()["model"])
+    body["messages"] = [{"role": "user", "content": f"SAY: {words}"}]
+    return await ask(gateway.port, OPENAI.path, body, headers=headers)
+
+
+def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio.Task[Told]:
+    return group.create_task(say(gateway, **terms))
+
+
+async def in_house(gateway: Running, active: int, queued: int) -> None:
+    """Wait until so many hold places, and so many wait."""
+    limits = gateway.gateway.settings.admission
+    wanted = f"<Admission {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
+    await until(lambda: repr(gateway.gateway.admission) == wanted)
+
+
+def code_of(told: Told) -> str:
+    return str(told.json()["error"]["code"])
+
+
+def text_of(told: Told) -> str:
+    return str(told.json()["choices"][0]["message"]["content"])
+
+
+# Everybody gets his answer.
+
+
+async def test_thirty_callers_are_answered_one_after_another(tmp_path: Path) -> None:
+    """One place: each gets his own answer, in the order of arrival, and Ollama sees one at once."""
+    admission = {"max_queued_per_key": 64}
+    async with house(tmp_path, admission=admission) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = []
+                for number in range(30):
+                    calls.append(started(group, gateway, words=f"number {number}"))
+                    await in_house(gateway, 1, number)
+                hold.end()
+        came = [each.body.decode() for each in sim.requests if each.path == OPENAI.path]
+
+        assert [call.result().status for call in calls] == [200] * 30
+        assert [text_of(call.result()) for call in calls] == [f"number {n}" for n in range(30)]
+        assert [f"number {n}" in text for n, text in enumerate(came)] == [True] * 30
+        assert sim.stats.peak_active == 1
+
+
+async def test_the_wait_is_told_in_answer_and_log(tmp_path: Path) -> None:
+    """``Server-Timing`` and ``queue_wait`` know of it."""
+    async with house(tmp_path) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                first = started(group, gateway)
+                await in_house(gateway, 1, 0)
+                second = started(group, gateway)
+                await in_house(gateway, 1, 1)
+                await asyncio.sleep(0.1)  # the wait that is to be measured
+                hold.end()
+        lines = await gateway.finished(2)
+        timing = second.result().headers["server-timing"]
+
+        assert first.result().headers["server-timing"].startswith("queue;dur=0.")
+        assert float(timing.split("queue;dur=")[1].split(",")[0]) >= 90
+        assert sorted(line["queue_wait"] >= 0.09 for line in lines) == [False, True]
+
+
+async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> None:
+    """Many callers, one connection, used again and again."""
+    async with house(tmp_path, admission={"max_queued_per_key": 64}) as (sim, gateway):
+        before = sim.stats.connections
+        answers = await asyncio.gather(*[say(gateway) for _ in range(20)])
+
+        assert [answer.status for answer in answers] == [200] * 20
+        assert sim.stats.connections - before <= 1
+
+
+# Caps.
+
+
+async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
+    """Three places, two per model: the third call for one waits, a call for another does not."""
+    admission = {"max_active": 3, "max_active_per_model": 2}
+    async with house(tmp_path, admission=admission) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(3)]
+                await in_house(gateway, 2, 1)
+                calls.append(started(group, gateway, model=OTHER))
+                await in_house(gateway, 3, 1)
+                held = gateway.gateway.admission.snapshot().active
+                hold.end()
+
+        assert sorted(held.values()) == [1, 2]
+        assert [call.result().status for call in calls] == [200] * 4
+
+
+async def test_a_model_can_have_a_number_of_its_own(tmp_path: Path) -> None:
+    """``[[models]] max_active`` stands above ``max_active_per_model``."""
+    tables: dict[str, Any] = {
+        "admission": {"max_active": 4, "max_active_per_model": 1},
+        "models": [{"match": "llama3.2*", "max_active": 3}],
+    }
+    async with house(tmp_path, **tables) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(4)]
+                await in_house(gateway, 3, 1)
+                hold.end()
+
+        assert [call.result().status for call in calls] == [200] * 4
+
+
+async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
+    """Nobody is refused for it, and other keys pass."""
+    admission = {"max_active": 4, "max_active_per_model": 4}
+    async with house(tmp_path, admission=admission) as (sim, gateway):
+        capped = gateway.new_key("capped", max_active=1)
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway, key=capped) for _ in range(3)]
+                await in_house(gateway, 1, 2)
+                calls.append(started(group, gateway))
+                await in_house(gateway, 2, 2)
+                hold.end()
+
+        assert [call.result().status for call in calls] == [200] * 4
+
+
+# Bounds.
+
+
+async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
+    """503 ``queue_full``; those who wait are not touched."""
+    admission = {"max_queued": 2, "max_queued_per_key": 2}
+    async with house(tmp_path, admission=admission) as (sim, gateway):
+        other = gateway.new_key("other")
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(3)]
+                await in_house(gateway, 1, 2)
+                refused = await say(gateway, key=other)
+                hold.end()
+
+        assert (refused.status, code_of(refused)) == (503, "queue_full")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert [call.result().status for call in calls] == [200] * 3
+
+
+async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
+    """429 ``rate_limit_exceeded`` for it, room for the others."""
+    async with house(tmp_path, admission={"max_queued_per_key": 2}) as (sim, gateway):
+        other = gateway.new_key("other")
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(3)]
+                await in_house(gateway, 1, 2)
+                refused = await say(gateway)
+                modest = started(group, gateway, key=other)
+                await in_house(gateway, 1, 3)
+                hold.end()
+
+        assert (refused.status, code_of(refused)) == (429, "rate_limit_exceeded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert [call.result().status for call in (*calls, modest)] == [200] * 4
+
+
+async def test_who_waits_too_long_is_told_so(tmp_path: Path) -> None:
+    """503 ``queue_timeout``, by its own timer, while nothing else happens."""
+    clocks = {"queue_timeout": 0.2}
+    async with house(tmp_path, clocks=clocks) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                first = started(group, gateway)
+                await in_house(gateway, 1, 0)
+                late = await say(gateway)
+                hold.end()
+
+        assert (late.status, code_of(late)) == (503, "queue_timeout")
+        assert 1 <= int(late.headers["retry-after"]) <= 60
+        assert first.result().status == 200
+        assert len(asked(sim)) == 1
+
+
+async def test_who_would_certainly_wait_too_long_is_told_on_arrival(tmp_path: Path) -> None:
+    """Before his clock has run, from what leases were measured to take."""
+    tables: dict[str, Any] = {
+        "admission": {"max_queued_per_key": 64},
+        "clocks": {"queue_timeout": 30.0},
+    }
+    async with house(tmp_path, **tables) as (sim, gateway):
+        admission = gateway.gateway.admission
+        for _ in range(60):
+            admission._service.add(20.0)
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(3)]
+                await in_house(gateway, 1, 2)
+                refused = await say(gateway)
+                hold.end()
+
+        assert (refused.status, code_of(refused)) == (503, "queue_timeout")
+        assert refused.headers["retry-after"] == "60"
+        assert "certainly" in refused.json()["error"]["message"]
+        assert [call.result().status for call in calls] == [200] * 3
+
+
+async def test_the_advice_grows_with_the_queue(tmp_path: Path) -> None:
+    """``Retry-After`` is the lease time that was measured, for each who is before him."""
+    tables: dict[str, Any] = {"admission": {"max_queued": 3, "max_queued_per_key": 3}}
+    async with house(tmp_path, **tables) as (sim, gateway):
+        other = gateway.new_key("other")
+        for _ in range(20):
+            gateway.gateway.admission._service.add(5.0)
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway) for _ in range(4)]
+                await in_house(gateway, 1, 3)
+                refused = await say(gateway, key=other)
+                hold.end()
+
+        assert [call.result().status for call in calls] == [200] * 4
+        assert refused.headers["retry-after"] == "20"
+
+
+# Two hundred, and some of them leave.
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_two_hundred_callers_of_whom_some_leave(tmp_path: Path, seed: int) -> None:
+    """At any moment of their calls: those who stay are answered, and no place is lost."""
+    dice = random.Random(seed)  # noqa: S311  - a crowd, not a secret
+    tables: dict[str, Any] = {
+        "admission": {
+            "max_active": 3,
+            "max_active_per_model": 2,
+            "max_queued": 400,
+            "max_queued_per_key": 400,
+        }
+    }
+    async with house(tmp_path, **tables) as (sim, gateway):
+        leaving = 0
+        async with httpx.AsyncClient(
+            headers=gateway.bearer, timeout=30, limits=httpx.Limits(max_connections=None)
+        ) as client:
+            tasks = []
+            for _ in range(200):
+                body = OPENAI.body(dice.choice([OPENAI.body()["model"], OTHER]))
+                body["stream"] = dice.random() < 0.5
+                task = asyncio.get_running_loop().create_task(
+                    client.post(gateway.url + OPENAI.path, json=body)
+                )
+                tasks.append(task)
+                if dice.random() < 0.4:
+                    leaving += 1
+                    asyncio.get_running_loop().call_later(dice.random() * 0.5, task.cancel)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            stay = [end for end in ends if isinstance(end, httpx.Response)]
+            gone = [end for end in ends if isinstance(end, asyncio.CancelledError)]
+
+            assert {answer.status_code for answer in stay} == {200}
+            assert len(stay) + len(gone) == 200
+            assert len(stay) >= 200 - leaving
+            assert gone
+            assert sim.stats.peak_active <= 3
+            assert (await client.post(gateway.url + OPENAI.path, json=OPENAI.body())).is_success
+
+
+# Slow readers.
+
+
+async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
+    """His whole answer is read ahead of him: the next caller is served while he still reads."""
+    async with house(tmp_path) as (sim, gateway):
+        sim.fault(Fault.huge(12 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            slow.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
+            await in_house(gateway, 0, 0)
+            next_one = await say(gateway)
+            still = repr(gateway.gateway.front)
+            answer = await slow.answer()
+
+        assert next_one.status == 200
+        assert still == "<Front 1 requests>"
+        assert (answer.whole, len(answer.body) > 12 * MIB) == (True, True)
+
+
+async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
+    """A stream below ``answer_bytes`` is finished, whatever its reader does."""
+    async with house(tmp_path, limits={"answer_bytes": 12 * MIB}) as (sim, gateway):
+        sim.fault(Fault.huge(10 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
+            await in_house(gateway, 0, 0)
+            status, _ = await slow.head()
+            rest, whole = await slow.rest()
+
+        assert (status, whole, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
+
+
+async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None:
+    """No more is kept in memory; once the reader goes on, so does Ollama."""
+    async with house(tmp_path, limits={"answer_bytes": MIB}) as (sim, gateway):
+        sim.fault(Fault.huge(64 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.blocked == 1)
+            (connection,) = gateway.gateway.upstream.pool._lent
+            held = int(repr(connection._reply).split(", ")[1].split()[0])
+            await slow.head()
+            size = 0
+            async with asyncio.timeout(20):
+                while data := await slow.reader.read(MIB):
+                    size += len(data)
+                    if data.endswith(b"0\r\n\r\n"):
+                        break
+
+        assert held <= MIB
+        assert size > 64 * MIB
+        assert (await gateway.finished())[0]["outcome"] == "ok"
+
+
+async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
+    """``write_timeout``: his place is free, and Ollama is let go."""
+    tables: dict[str, Any] = {
+        "limits": {"answer_bytes": 64 * 1024},
+        "clocks": {"write_timeout": 0.3},
+    }
+    async with house(tmp_path, **tables) as (sim, gateway):
+        sim.fault(Fault.huge(64 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.blocked == 1)
+            next_one = await say(gateway)
+            line = (await gateway.finished(2))[0]
+
+        assert next_one.status == 200
+        assert (line["outcome"], line["status"], line["phase"]) == (
+            "client_write_timeout",
+            499,
+            "relay",
+        )
+        assert sim.stats.generations_abandoned == 1

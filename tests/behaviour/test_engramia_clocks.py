@@ -1,0 +1,69 @@
+"""How long Engramia waits, and how long we let Ollama work for it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.clocks import CallClocks
+from gateway.simulator import SimulatedModel, Simulator
+from gateway.upstream import Outgoing, Reply
+from tests.harness import Running
+
+from .clients import user
+from .engramia import by_path
+
+
+def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[CallClocks]:
+    """The clocks of every call that goes to Ollama from here on."""
+    used: list[CallClocks] = []
+    upstream = gateway.gateway.upstream
+    really = upstream.open
+
+    def open_(request: Outgoing, clocks: CallClocks) -> AbstractAsyncContextManager[Reply]:
+        used.append(clocks)
+        return really(request, clocks)
+
+    monkeypatch.setattr(upstream, "open", open_)
+    return used
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What Ollama says of a model's size, what the caller waits, and the clock that results."""
+
+    size: str
+    patience: float
+    clock: float
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        Waiting("8.0B", 300.0, 300.0),  # its table knows "8B": it misses, waits 300 s, and so do we
+        Waiting("8.0B", 120.0, 120.0),
+        Waiting("8.0B", 60.0, 120.0),  # leaving early is its business: the model's own time stays
+        Waiting("494.03M", 300.0, 300.0),
+        Waiting("494.03M", 60.0, 60.0),
+        Waiting("70.6B", 300.0, 600.0),
+        Waiting("70.6B", 7200.0, 1800.0),  # the owner's ceiling
+    ],
+    ids=str,
+)
+async def test_its_patience_raises_the_clock(
+    gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
+) -> None:
+    """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
+    what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
+    """
+    sim.pull(SimulatedModel(name="sized", parameter_size=waiting.size, size=1_000_000_000))
+    used = clocks_used(gateway, monkeypatch)
+    async with by_path(gateway).client(patience=waiting.patience) as client:
+        await client.models.list(extra_headers={"Cache-Control": "no-cache"})
+        lists = len(used)
+        await client.chat.completions.create(model="sized", messages=[user("SAY: done")])
+    (clocks,) = used[lists:]
+
+    assert (clocks.total_timeout, clocks.first_byte_timeout) == (waiting.clock, waiting.clock)
+    assert clocks.queue_timeout == min(waiting.patience, 300.0)

@@ -1,0 +1,155 @@
+"""What a discovery key, which stands in an address, can find out about the host: nothing."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.access.principal import Scope
+from gateway.simulator import SimulatedModel, Simulator
+from tests.behaviour.wire import Told, ask
+from tests.harness import Running, running
+
+OWNER = "/home/jane/models/secret-project.gguf"
+SYSTEM = "You are the secretary of Jane Doe."
+TEMPLATE = "{{ .System }} of Jane"
+MINE = SimulatedModel(
+    "mine:1b",
+    "1B",
+    1_000_000_000,
+    system=SYSTEM,
+    template=TEMPLATE,
+    parent_model=OWNER,
+    extra={"parent_model": OWNER, "deeper": {"details": [{"parent_model": OWNER, "kept": 1}]}},
+)
+OTHER = SimulatedModel("hidden:7b", "7B", 4_000_000_000, system=SYSTEM, template=TEMPLATE)
+TELLING = (OWNER, "/usr/share", "/home/", "Jane", "sha256-", "FROM ")
+HIDDEN = {"modelfile", "template", "system", "messages"}
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    """Every key at every depth."""
+    if isinstance(value, dict):
+        yield from value
+        yield from itertools.chain.from_iterable(map(keys_of, value.values()))
+    elif isinstance(value, list):
+        yield from itertools.chain.from_iterable(map(keys_of, value))
+
+
+async def everything(gateway: Running, key: str) -> dict[str, Told]:
+    """Every page of discovery, in every way that it can be asked for."""
+    told = {}
+    for path in ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/mine:1b"):
+        told[path] = await ask(gateway.port, f"/k/{key}{path}")
+    for verbose, name in itertools.product((False, True, None, 1, "yes"), ("name", "model")):
+        body = {name: "mine:1b", "verbose": verbose, "system": "x", "template": "y"}
+        told[f"show {name} {verbose}"] = await ask(gateway.port, f"/k/{key}/api/show", body)
+    return told
+
+
+async def load(gateway: Running, model: str) -> None:
+    chat = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    assert (await ask(gateway.port, "/api/chat", chat, headers=gateway.bearer)).status == 200
+
+
+async def test_no_answer_of_discovery_tells_about_the_host(tmp_path: Path) -> None:
+    """No path, no text of the owner's, at any depth, on any route, verbose or not."""
+    async with (
+        Simulator([MINE, OTHER], time_scale=0) as sim,
+        running(sim.url, tmp_path) as gateway,
+    ):
+        await load(gateway, "mine:1b")
+        for page, answer in (await everything(gateway, gateway.discovery)).items():
+            text = answer.body.decode()
+
+            assert answer.status == 200, page
+            assert not [each for each in TELLING if each in text], page
+            if page != "/":
+                assert not HIDDEN & set(keys_of(json.loads(text))), page
+
+
+async def test_what_is_not_about_the_host_is_all_there(tmp_path: Path) -> None:
+    """Fields of a later Ollama pass, beside what was taken out of them."""
+    async with (
+        Simulator([MINE], time_scale=0) as sim,
+        running(sim.url, tmp_path) as gateway,
+    ):
+        answer = await ask(gateway.port, f"/k/{gateway.discovery}/api/tags")
+        show = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "mine:1b"})
+
+    assert answer.json()["models"][0]["deeper"] == {"details": [{"kept": 1}]}
+    assert {"details", "model_info", "capabilities", "modified_at"} <= set(show.json())
+
+
+async def test_full_mode_shows_all_of_it_to_those_who_may_use_the_model(tmp_path: Path) -> None:
+    """The owner's own choice; the filter by key stands all the same."""
+    async with (
+        Simulator([MINE, OTHER], time_scale=0) as sim,
+        running(sim.url, tmp_path, catalog={"show": "full"}) as gateway,
+    ):
+        narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
+        shown = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "mine:1b"})
+        hidden = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:7b"})
+
+    assert (shown.json()["system"], OWNER in shown.json()["modelfile"]) == (SYSTEM, True)
+    assert hidden.status == 403
+    assert SYSTEM not in hidden.body.decode()
+
+
+async def test_a_key_sees_only_the_models_that_it_may_use(tmp_path: Path) -> None:
+    """In every list, loaded or not, fresh or cached, after others have seen all of it."""
+    async with (
+        Simulator([MINE, OTHER], time_scale=0) as sim,
+        running(sim.url, tmp_path) as gateway,
+    ):
+        for model in ("mine:1b", "hidden:7b"):
+            await load(gateway, model)
+        narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
+        for path in ("/api/tags", "/api/ps", "/v1/models"):
+            wide = await ask(gateway.port, f"/k/{gateway.discovery}{path}")
+            own = await ask(
+                gateway.port, f"/k/{narrow}{path}", headers={"Cache-Control": "no-cache"}
+            )
+
+            assert b"hidden" in wide.body
+            assert b"mine" in own.body
+            assert b"hidden" not in own.body
+
+
+@pytest.mark.parametrize("name", ["hidden:7b", "HIDDEN:7B", "library/hidden:7b"])
+async def test_a_model_that_a_key_may_not_use_is_403_and_not_described(
+    tmp_path: Path, name: str
+) -> None:
+    """By `show` and by its own address; nor is it named among the ones to choose from."""
+    async with (
+        Simulator([MINE, OTHER], time_scale=0) as sim,
+        running(sim.url, tmp_path) as gateway,
+    ):
+        narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
+        before = [r.path for r in sim.requests]
+        show = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": name})
+        page = await ask(gateway.port, f"/k/{narrow}/v1/models/{name}")
+        missing = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:8b"})
+
+        assert (show.status, page.status, missing.status) == (403, 403, 404)
+        assert b"7B" not in show.body
+        assert b"hidden:7b" not in missing.body
+        assert "/api/show" not in [r.path for r in sim.requests][len(before) :]
+
+
+async def test_ollamas_own_words_about_a_failure_do_not_pass(
+    gateway: Running, sim: Simulator
+) -> None:
+    """A 500 of `show` names files of the host."""
+    from gateway.simulator import Fault  # noqa: PLC0415
+
+    words = json.dumps({"error": f"open {OWNER}: permission denied"}).encode()
+    sim.fault(Fault.status(500, words), path="/api/show")
+
+    answer = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "llama3.2:1b"})
+
+    assert answer.status == 502
+    assert OWNER not in answer.body.decode()

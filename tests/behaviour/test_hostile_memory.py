@@ -1,0 +1,261 @@
+"""Memory and places: what callers can make the gateway hold is bounded, whatever they send."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from gateway.access.principal import Principal, Scope
+from gateway.calls.call import Target
+from gateway.calls.understand import understand
+from gateway.dialects import NATIVE
+from gateway.errors import InvalidRequestBody, TuningNotAllowed
+from gateway.simulator import Fault, SimulatedModel, Simulator
+from tests.behaviour.process import Home
+from tests.behaviour.raw_ollama import raw_ollama, whole
+from tests.behaviour.wire import Caller, request
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+PATH = "/v1/chat/completions"
+MODEL = "llama3.2:1b"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": False}
+PAGE = resource.getpagesize()
+MIB = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def slow_reader(port: int) -> AsyncIterator[Caller]:
+    """A caller whose kernel takes little and whose program takes what the test reads."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=8 * 1024)
+    try:
+        yield Caller(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def until_idle(gateway: Running) -> None:
+    """Until nobody holds a place, whoever still reads."""
+    async with asyncio.timeout(5):
+        while not gateway.gateway.admission.idle:  # noqa: ASYNC110  - no event for tests
+            await asyncio.sleep(0.002)
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def upload(port: int, key: str, size: int, chunked: bool, outcomes: list[bytes]) -> None:
+    """One caller with a large body, in a thread of its own; its status goes to ``outcomes``."""
+    body = b'{"model":"%b","max_tokens":4,"messages":[{"role":"user",' % (MODEL.encode())
+    body += b'"content":"' + b"x" * size + b'"}]}'
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n%b\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        with contextlib.suppress(OSError):  # who is refused may be cut off in the middle
+            sock.sendall(head % (PATH.encode(), key.encode(), framing))
+            if chunked:
+                for at in range(0, len(body), MIB // 4):
+                    piece = body[at : at + MIB // 4]
+                    sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                sock.sendall(b"0\r\n\r\n")
+            else:
+                sock.sendall(body)
+        outcomes.append(_status(sock))
+
+
+def _status(sock: socket.socket) -> bytes:
+    """Who is refused and goes on sending may lose the answer to TCP: that is ``cut``."""
+    try:
+        return sock.recv(1 << 16).split()[1]
+    except (ConnectionError, IndexError):
+        return b"cut"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_64_callers_with_large_bodies_stay_within_the_limit(
+    sim: Simulator, tmp_path: Path, chunked: bool
+) -> None:
+    """Who fits waits and is answered, the others are 503; so is it with 20 MB each and 512 MiB."""
+    callers, size, limit = 64, 4 * MIB, 100 * MIB
+    home, outcomes = Home(tmp_path), list[bytes]()
+    key = home.key("one")
+    settings = {
+        "GATEWAY_ADMISSION__MAX_QUEUED_PER_KEY": str(callers),
+        "GATEWAY_LIMITS__BODY_BYTES": str(2 * size),
+        "GATEWAY_LIMITS__BUFFERED_BYTES": str(limit),
+        # Without it the C library keeps what was freed, which says nothing about the limit.
+        "MALLOC_MMAP_THRESHOLD_": "1000000",
+    }
+    fit = limit // (size + 100)
+    with home.serves(sim.url, **settings) as process, sim.hold() as hold:
+        before = resident(process.popen.pid)
+        threads = [
+            threading.Thread(target=upload, args=(process.port, key, size, chunked, outcomes))
+            for _ in range(callers)
+        ]
+        for thread in threads:
+            thread.start()
+        peak = 0
+
+        def told() -> bool:
+            nonlocal peak
+            peak = max(peak, resident(process.popen.pid))
+            return len(outcomes) + fit >= callers
+
+        await process.until(told)
+        hold.release(1_000_000)
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        told()
+
+    counted = Counter(outcomes)
+    assert set(counted) <= {b"200", b"503", b"cut"}
+    # Chunks announce no size, so some may take room and lose it again before they are complete.
+    assert counted[b"200"] == fit or (chunked and 0 < counted[b"200"] <= fit)
+    # Beside the limit: what each connection reads ahead, and one body while it is rebuilt.
+    assert peak - before <= limit + callers * 3 * MIB // 4 + 3 * size
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
+    tmp_path: Path, framing: str, loop: object
+) -> None:
+    """12 MB, of which he has read a few KB when the next one is served; Ollama itself says no
+    length for what is longer than 2 KB.
+    """
+    text = b'{"choices":[{"finish_reason":"stop","message":{"content":"%b"}}]}' % (
+        b"x" * 12_000_000
+    )
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    chunked = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+
+    async def scene() -> None:
+        first = whole(text) if framing == "length" else chunked
+        async with raw_ollama(first, whole()) as ollama, running(ollama.url, tmp_path) as gateway:
+            async with slow_reader(gateway.port) as slow:
+                slow.send(request(PATH, CHAT, headers=gateway.bearer))
+                head = await slow.head()
+                await until_idle(gateway)
+                held = gateway.gateway.front._buffers.used
+                async with slow_reader(gateway.port) as next_one:
+                    next_one.send(request(PATH, CHAT, headers=gateway.bearer))
+                    assert (await next_one.answer()).status == 200
+                body, ended = await slow._body(head[1], "POST")
+
+            assert (head[0], body == text, ended) == (200, True, True)
+            assert held > 6_000_000  # what he has not read counts, as bodies of requests do
+            await left_empty(gateway)
+            assert gateway.gateway.front._buffers.used == 0
+
+    with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]  # either factory
+        runner.run(scene())
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_without_room_a_slow_reader_is_waited_for(tmp_path: Path, room: bool) -> None:
+    """Reading ahead ends where the memory of all ends; nothing is lost by it."""
+    limits = {"body_bytes": 1 * MIB, "buffered_bytes": (20 if room else 2) * MIB}
+    text = b'"' + b"x" * 12_000_000 + b'"'
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    first = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
+    async with (
+        raw_ollama(first) as ollama,
+        running(ollama.url, tmp_path, limits=limits) as gateway,
+        slow_reader(gateway.port) as slow,
+    ):
+        slow.send(request(PATH, CHAT, headers=gateway.bearer))
+        _, headers = await slow.head()
+        if room:
+            await until_idle(gateway)
+        else:
+            assert not gateway.gateway.admission.idle
+        body, ended = await slow._body(headers, "POST")
+
+    assert (body == text, ended) == (True, True)
+
+
+async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
+    sim: Simulator, tmp_path: Path
+) -> None:
+    """After `write_timeout`; the place was free long before."""
+    async with running(sim.url, tmp_path, clocks={"write_timeout": 0.3}) as gateway:
+        sim.fault(Fault.huge(12_000_000))
+        async with slow_reader(gateway.port) as slow:
+            slow.send(request(PATH, CHAT, headers=gateway.bearer))
+            await slow.head()
+            await until_idle(gateway)
+            assert gateway.log("request.finished") == []
+            (line,) = await gateway.finished()
+
+        assert line["outcome"] == "client_write_timeout"
+        assert gateway.gateway.front._buffers.used == 0
+        await left_empty(gateway)
+
+
+async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
+    """A discovery key stands in an address: with it, nobody can fill the memory with answers."""
+    big = SimulatedModel(MODEL, "1.2B", 1, license="x" * (8 * MIB))
+    limits = {"body_bytes": 8 * MIB, "buffered_bytes": 20 * MIB}
+    async with (
+        Simulator([big], time_scale=0) as sim,
+        running(sim.url, tmp_path, limits=limits) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        show = request(f"/k/{gateway.discovery}/api/show", {"model": MODEL, "verbose": True})
+        statuses = []
+        for _ in range(10):
+            one = await stack.enter_async_context(slow_reader(gateway.port))
+            one.send(show)
+            statuses.append((await one.head())[0])
+
+        assert statuses == [200, 200, *[503] * 8]
+        assert gateway.gateway.front._buffers.used <= limits["buffered_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "piece", "after"),
+    [
+        ("/api/chat", b'{"model":"m","messages":[', b"0,", b"0]}"),
+        ("/api/chat", b'{"model":"m","messages":[{}],"tools":[', b"{},", b"{}]}"),
+        ("/api/chat", b'{"model":"m","messages":[{}],"tools":[', b"null,", b"null]}"),
+        ("/api/chat", b'{"model":"m","messages":[{}],"options":{', b'"":0,', b'"":0}}'),
+        ("/api/embed", b'{"model":"m","input":[', b'"",', b'""]}'),
+        ("/api/generate", b'{"model":"m","prompt":', b" ", b'""}'),
+        ("/api/chat", b'{"model":"m","messages":[', b" ", b"]}"),
+    ],
+)
+def test_no_body_becomes_much_more_than_itself_when_it_is_read(
+    path: str, before: bytes, piece: bytes, after: bytes
+) -> None:
+    """Small things by the million are matched or refused, not made into objects."""
+    size = 4 * MIB
+    body = before + piece * (size // len(piece)) + after
+    principal = Principal(key="k", scopes=frozenset({Scope.INFERENCE}))
+    tracemalloc.start()
+    try:
+        asked = understand(body, Target(path, NATIVE), principal)
+        asked.body_for("m")
+    except (InvalidRequestBody, TuningNotAllowed):
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert peak < 2 * size

@@ -1,0 +1,339 @@
+"""Every clock between us and Ollama, and that of the queue: each rings, and frees what it held."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.clocks import CallClocks
+from gateway.simulator import USUAL_MODELS, Fault, Simulator
+from tests.behaviour.failing import Scene, scene_of
+from tests.behaviour.speech import ALL, MODEL, OPENAI, Speech
+from tests.conftest import left_empty
+from tests.harness import running
+
+SHORT = 0.1
+"""Seconds of the clock that is meant to ring."""
+
+ANSWER = 8
+"""Tokens of an answer of the simulator's."""
+
+every_speech = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+
+
+def clocks(**settings: float) -> dict[str, Any]:
+    return {"clocks": settings}
+
+
+# The queue.
+
+
+async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
+    """``queue_timeout`` rings by itself, whatever the call that holds the place does."""
+    async with (
+        scene_of(tmp_path, OPENAI, clocks(queue_timeout=SHORT)) as scene,
+        scene.occupied() as (first, hold),
+    ):
+        told = await scene.ask()
+
+        assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
+        assert "1/1 active, 0/64 queued" in repr(scene.gateway.gateway.admission)
+        hold.end()
+        assert (await first.answer()).status == 200
+
+
+async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
+    """A call that got its place in time keeps it, however long its answer takes."""
+    async with (
+        scene_of(tmp_path, OPENAI, clocks(queue_timeout=SHORT)) as scene,
+        scene.occupied() as (first, hold),
+        scene.waiting() as second,
+    ):
+        await scene.queued(1)
+        hold.release(ANSWER)
+        await first.answer()
+        await scene.sim.wait_for(lambda: hold.waiting == 1)
+        # Its own clock began after that of the one who was granted.
+        refused = await scene.ask()
+        hold.end()
+        told = await second.answer()
+
+    assert (refused.status, told.status) == (503, 200)
+
+
+async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> None:
+    """The queue is left when the caller would leave it himself."""
+    async with scene_of(tmp_path, OPENAI, clocks(queue_timeout=300)) as scene, scene.occupied():
+        told = await scene.ask(headers={"x-stainless-read-timeout": "1"})
+
+    assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
+    assert "within 1 s" in told.json()["error"]["message"]
+
+
+# Connecting.
+
+
+async def test_an_ollama_that_takes_no_connection(tmp_path: Path) -> None:
+    """``connect_timeout``: 502, long before any clock of an answer."""
+    async with scene_of(tmp_path, OPENAI, clocks(connect_timeout=SHORT)) as scene:
+        await scene.ask()
+        await scene.sim.stop()
+        with deaf(scene.sim.port):
+            told = await scene.ask()
+
+    assert (told.status, told.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert "no answer within 0.1 s" in told.json()["error"]["message"]
+
+
+@contextmanager
+def deaf(port: int) -> Iterator[None]:
+    """Something listens there, and accepts nobody: its backlog is full."""
+    waiting = []
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(0)
+        try:
+            while True:
+                one = socket.socket()
+                waiting.append(one)
+                one.settimeout(SHORT)
+                try:
+                    one.connect(("127.0.0.1", port))
+                except TimeoutError:
+                    break
+            yield
+        finally:
+            for one in waiting:
+                one.close()
+
+
+# Before the first byte.
+
+
+@every_speech
+async def test_a_stream_that_does_not_begin(speech: Speech, tmp_path: Path) -> None:
+    """``first_byte_timeout``: 504, do not try again, and Ollama stops working for it."""
+    async with scene_of(tmp_path, speech, clocks(first_byte_timeout=SHORT)) as scene:
+        with scene.sim.hold():
+            told = await scene.ask(stream=True)
+            await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
+        line = (await scene.gateway.finished())[0]
+
+    assert (told.status, told.headers["x-should-retry"]) == (504, "false")
+    assert (line["outcome"], line["phase"]) == ("upstream_first_byte_timeout", "first_byte")
+    assert scene.sim.stats.generations_abandoned == 1
+
+
+async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> None:
+    """An answer in one piece has no first byte before its last one."""
+    settings = {**clocks(first_byte_timeout=SHORT), **_two_at_once()}
+    async with _in_parallel(tmp_path, settings) as scene:
+        with scene.sim.hold() as hold:
+            async with scene.waiting() as whole:
+                await scene.sim.wait_for(lambda: hold.waiting == 1)
+                late = await scene.ask(stream=True)
+                hold.end()
+                told = await whole.answer()
+
+    assert (late.status, told.status) == (504, 200)
+
+
+@every_speech
+async def test_an_answer_that_is_never_finished(speech: Speech, tmp_path: Path) -> None:
+    """``total_timeout``: 504, do not try again, and Ollama stops working for it."""
+    async with scene_of(tmp_path, speech, clocks(total_timeout=SHORT)) as scene:
+        with scene.sim.hold():
+            told = await scene.ask()
+            await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
+        line = (await scene.gateway.finished())[0]
+
+    assert (told.status, told.headers["x-should-retry"]) == (504, "false")
+    assert line["outcome"] == "upstream_timeout"
+    assert scene.sim.stats.generations_abandoned == 1
+
+
+# After the first byte.
+
+
+@every_speech
+async def test_a_stream_that_falls_silent(speech: Speech, tmp_path: Path) -> None:
+    """``idle_timeout``: an error event, a cut, and Ollama stops working for it."""
+    async with scene_of(tmp_path, speech, clocks(idle_timeout=SHORT)) as scene:
+        told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+        await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
+        line = (await scene.gateway.finished())[0]
+
+    assert "nothing for 0.1 s" in speech.late_failure(told.body).message
+    assert (told.status, told.whole) == (200, False)
+    assert (line["outcome"], line["phase"]) == ("upstream_idle_timeout", "relay")
+    assert scene.sim.stats.generations_abandoned == 1
+
+
+async def test_silence_is_measured_by_the_first_bytes_clock_unless_it_has_its_own(
+    tmp_path: Path,
+) -> None:
+    """Ollama is as silent while it builds a tool call as before its first token."""
+    async with scene_of(tmp_path, OPENAI, clocks(first_byte_timeout=SHORT)) as scene:
+        told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+
+    assert OPENAI.late_failure(told.body).code == "upstream_idle_timeout"
+
+
+async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
+    """The idle clock begins anew with every byte."""
+    models = [model.at_speed(load_time=0.0, tokens_per_second=20.0) for model in USUAL_MODELS]
+    async with (
+        Simulator(models, answer_tokens=16) as sim,
+        running(sim.url, tmp_path, clocks={"idle_timeout": 0.5}) as gateway,
+    ):
+        told = await Scene(sim, gateway, OPENAI).ask(stream=True)
+        line = (await gateway.finished())[0]
+        await left_empty(gateway)
+
+    assert told.whole
+    assert line["duration"] > 0.5
+
+
+@every_speech
+async def test_a_stream_that_goes_on_for_ever(speech: Speech, tmp_path: Path) -> None:
+    """``stream_total_timeout``: an error event and a cut, even if its bytes never pause."""
+    settings = clocks(stream_total_timeout=0.2, first_byte_timeout=0.2)
+    async with scene_of(tmp_path, speech, settings) as scene:
+        with scene.sim.hold() as hold:
+            hold.release(2)
+            told = await scene.ask(stream=True)
+        line = (await scene.gateway.finished())[0]
+
+    assert "did not finish the answer within 0.2 s" in speech.late_failure(told.body).message
+    assert (told.status, told.whole) == (200, False)
+    assert line["outcome"] == "upstream_timeout"
+
+
+@pytest.mark.parametrize(("sent", "status", "whole"), [(100, 504, True), (8192, 200, False)])
+async def test_an_answer_in_one_piece_that_stops_in_the_middle(
+    sent: int, status: int, whole: bool, tmp_path: Path
+) -> None:
+    """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
+    settings = {**clocks(total_timeout=SHORT), "limits": {"answer_bytes": 4096}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        await scene.gateway.gateway.catalog.listing()
+        await scene.sim.stop()
+        async with _stopping_after(sent, scene.sim.port):
+            told = await scene.ask()
+        line = (await scene.gateway.finished())[0]
+
+    assert (told.status, told.whole) == (status, whole)
+    assert (line["status"], line["outcome"]) == (status, "upstream_timeout")
+    assert b"error" not in told.body or status == 504
+
+
+@asynccontextmanager
+async def _stopping_after(size: int, port: int) -> AsyncIterator[None]:
+    """An Ollama that announces more than the ``size`` bytes it sends, and then says nothing."""
+    over = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 100000\r\n\r\n" + b" " * size)
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
+    async with server:
+        yield
+        over.set()
+
+
+# Whose word counts.
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_owner_sets_for_a_model_holds(stream: bool, tmp_path: Path) -> None:
+    """Neither the general settings nor a caller's patience raise it."""
+    rule = {"match": "llama3.2:*", "total_timeout": 0.2, "first_byte_timeout": SHORT}
+    settings = {**clocks(total_timeout=60, first_byte_timeout=60), "models": [rule]}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        with scene.sim.hold():
+            told = await scene.ask(stream=stream, headers={"x-stainless-read-timeout": "600"})
+
+    seconds = SHORT if stream else 0.2
+    assert told.status == 504
+    assert f"within {seconds:g} s" in told.json()["error"]["message"]
+
+
+async def test_a_rule_for_one_model_is_not_for_another(tmp_path: Path) -> None:
+    """The call to the other model goes on while that to the first is given up."""
+    rule = {"match": "llama3.2:*", "total_timeout": SHORT}
+    async with _in_parallel(tmp_path, {"models": [rule], **_two_at_once()}) as scene:
+        with scene.sim.hold() as hold:
+            async with scene.waiting(OPENAI.body("qwen2.5-coder:7b")) as other:
+                await scene.sim.wait_for(lambda: hold.waiting == 1)
+                late = await scene.ask()
+                hold.end()
+                told = await other.answer()
+
+    assert (late.status, told.status) == (504, 200)
+
+
+async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path) -> None:
+    """A 1.2B model has 60 s; a caller who waits longer gets longer, within reason."""
+    asked = []
+    async with scene_of(tmp_path, OPENAI) as scene:
+        asked = _clocks_of(scene)
+        for patience in ("10", "300", "86400", "inf"):
+            await scene.ask(headers={"x-stainless-read-timeout": patience})
+
+    assert [one.total_timeout for one in asked] == [60, 300, 1800, 60]
+
+
+async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> None:
+    """Its ``timeout`` is the clock of the call, streaming or not."""
+    async with scene_of(tmp_path, OPENAI) as scene:
+        asked = _clocks_of(scene)
+        async with openai.AsyncOpenAI(
+            base_url=f"{scene.gateway.url}/v1", api_key=scene.gateway.key, timeout=444
+        ) as client:
+            words = [{"role": "user", "content": "hello"}]
+            chat: Any = client.chat.completions
+            await chat.create(model=MODEL, messages=words)
+            async for _ in await chat.create(model=MODEL, messages=words, stream=True):
+                pass
+
+    whole, stream = asked
+    assert whole.total_timeout == 444
+    assert (stream.first_byte_timeout, stream.total_timeout) == (444, 1800)
+
+
+def _clocks_of(scene: Scene) -> list[CallClocks]:
+    """The clocks with which Ollama is asked from now on."""
+    pipeline = scene.gateway.gateway.front._inference._pipeline
+    asked: list[CallClocks] = []
+
+    class Noting:
+        def open(self, outgoing: Any, clocks: CallClocks) -> Any:
+            asked.append(clocks)
+            return scene.gateway.gateway.upstream.open(outgoing, clocks)
+
+    pipeline._upstream = Noting()
+    return asked
+
+
+def _two_at_once() -> dict[str, Any]:
+    return {"admission": {"max_active": 2, "max_active_per_model": 2}}
+
+
+@asynccontextmanager
+async def _in_parallel(folder: Path, settings: dict[str, Any]) -> AsyncIterator[Scene]:
+    async with (
+        Simulator(time_scale=0, num_parallel=2) as sim,
+        running(sim.url, folder, settings=settings) as gateway,
+    ):
+        yield Scene(sim, gateway, OPENAI)
+        await left_empty(gateway)

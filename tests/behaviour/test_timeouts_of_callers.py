@@ -1,0 +1,244 @@
+"""Every clock that a caller meets before, between and after his requests."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from gateway.server import drain
+from gateway.simulator import Fault
+from tests.behaviour.failing import scene_of, until
+from tests.behaviour.speech import OPENAI
+from tests.behaviour.wire import Caller, caller, request
+
+SHORT = 0.2
+"""Seconds of the clock that is meant to ring."""
+MIB = 1 << 20
+
+both_loops = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def run(loop: Loop, story: Awaitable[None]) -> None:
+    async def told() -> None:
+        await story
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(told())
+
+
+async def drained(one: Caller) -> int:
+    """Take all that there is until the other side closes; how much it was."""
+    taken = 0
+    while data := await one.hung_up():
+        taken += len(data)
+    return taken
+
+
+async def trickle(one: Caller, data: bytes) -> None:
+    """Send ``data`` over and over, a little at a time, until the other side has had enough."""
+    while not one.reader.at_eof() and not one.writer.is_closing():
+        one.send(data)
+        await asyncio.sleep(0.01)
+
+
+# The head.
+
+
+@both_loops
+def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
+    """``head_timeout``: closed without a word, and whoever was in time is left alone."""
+
+    async def story() -> None:
+        settings = {"clocks": {"head_timeout": SHORT}}
+        async with (
+            scene_of(tmp_path, OPENAI, settings) as scene,
+            scene.occupied() as (in_time, hold),
+        ):
+            async with caller(scene.gateway.port) as slow, asyncio.TaskGroup() as tasks:
+                slow.send(b"POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ")
+                tasks.create_task(trickle(slow, b"x"))
+                assert await slow.hung_up() == b""
+            hold.end()
+            assert (await in_time.answer()).status == 200
+
+    run(loop, story())
+
+
+async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
+    """It is closed by the same clock."""
+    settings = {"clocks": {"head_timeout": SHORT}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene, caller(scene.gateway.port) as mute:
+        assert await mute.hung_up() == b""
+
+
+# The body.
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/show"])
+async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
+    """``body_timeout``: 408 whatever comes meanwhile, and no advice to try again."""
+    settings = {"clocks": {"body_timeout": SHORT}}
+    async with (
+        scene_of(tmp_path, OPENAI, settings) as scene,
+        caller(scene.gateway.port) as slow,
+        asyncio.TaskGroup() as tasks,
+    ):
+        head = {**scene.gateway.bearer, "Content-Length": "50000"}
+        slow.send(request(path, b"{", headers=head))
+        trickling = tasks.create_task(trickle(slow, b" "))
+        told = await slow.answer()
+        trickling.cancel()
+        line = (await scene.gateway.finished())[0]
+
+    assert (told.status, told.headers["x-should-retry"]) == (408, "false")
+    assert (line["outcome"], line["phase"]) == ("request_body_timeout", "body")
+
+
+async def test_the_bodys_clock_stops_with_its_last_byte(tmp_path: Path) -> None:
+    """A call whose body came in time may wait and run for longer than that."""
+    settings = {"clocks": {"body_timeout": SHORT}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (in_time, hold):
+        async with caller(scene.gateway.port) as slow:
+            head = {**scene.gateway.bearer, "Content-Length": "100"}
+            slow.send(request(OPENAI.path, b"{", headers=head))
+            refused = await slow.answer()
+        hold.end()
+        told = await in_time.answer()
+
+    assert (refused.status, told.status) == (408, 200)
+
+
+# Taking the answer.
+
+
+@both_loops
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) -> None:
+    """``write_timeout``: his connection is aborted, and the place that he held is free."""
+
+    async def story() -> None:
+        # No memory to read the answer ahead into: the place is held until the caller is given up.
+        limits = {"body_bytes": MIB, "buffered_bytes": MIB, "answer_bytes": MIB}
+        settings = {"clocks": {"write_timeout": SHORT}, "limits": limits}
+        async with scene_of(tmp_path, OPENAI, settings) as scene:
+            scene.sim.fault(Fault.huge(32 * MIB))
+            async with scene.waiting(OPENAI.body(stream=stream)) as deaf:
+                line = (await scene.gateway.finished())[0]
+                assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
+                assert line["bytes_out"] < 32 * MIB
+                assert scene.gateway.gateway.admission.idle
+                assert (await scene.ask()).status == 200
+                assert await drained(deaf) < 32 * MIB
+
+    run(loop, story())
+
+
+async def test_a_caller_who_takes_nothing_ends_in_the_relay(tmp_path: Path) -> None:
+    """The log tells that Ollama had answered."""
+    settings = {"clocks": {"write_timeout": SHORT}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        scene.sim.fault(Fault.huge(24 * MIB))
+        async with scene.waiting():
+            line = (await scene.gateway.finished())[0]
+
+    assert (line["outcome"], line["phase"]) == ("client_write_timeout", "relay")
+
+
+async def test_a_caller_who_takes_little_keeps_his_connection(tmp_path: Path) -> None:
+    """The clock is for taking nothing; who takes something in time may take all day."""
+    settings = {"clocks": {"write_timeout": 0.5}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene:
+        scene.sim.fault(Fault.huge(24 * MIB))
+        async with scene.waiting() as slow:
+            taken = b""
+            while not taken.endswith(b"\r\n0\r\n\r\n"):
+                taken = await slow.reader.read(2 * MIB)
+                await asyncio.sleep(0.08)
+        line = (await scene.gateway.finished())[0]
+
+    assert line["outcome"] == "ok"
+    assert line["duration"] > 0.5
+
+
+# Between two requests.
+
+
+async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
+    """``keepalive_timeout`` runs between requests, and not while one is being served."""
+    settings = {"clocks": {"keepalive_timeout": SHORT}}
+    async with (
+        scene_of(tmp_path, OPENAI, settings) as scene,
+        caller(scene.gateway.port) as busy,
+        caller(scene.gateway.port) as idle,
+    ):
+        await _served(busy)
+        with scene.sim.hold() as hold:
+            busy.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
+            await scene.sim.wait_for(lambda: hold.waiting == 1)
+            await _served(idle)
+            assert await idle.hung_up() == b""
+        assert (await busy.answer()).status == 200
+
+
+async def test_a_second_head_that_trickles_in(tmp_path: Path) -> None:
+    """It has no more time than an idle connection has."""
+    settings = {"clocks": {"keepalive_timeout": SHORT}}
+    async with (
+        scene_of(tmp_path, OPENAI, settings) as scene,
+        caller(scene.gateway.port) as slow,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await _served(slow)
+        slow.send(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+        tasks.create_task(trickle(slow, b"x"))
+        assert await slow.hung_up() == b""
+
+
+async def _served(one: Caller) -> None:
+    one.send(request("/healthz"))
+    assert (await one.answer()).status == 200
+
+
+# The end.
+
+
+async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> None:
+    """And no longer, whatever ``drain_timeout`` would allow."""
+    async with scene_of(tmp_path, OPENAI) as scene, asyncio.TaskGroup() as tasks:
+        front = scene.gateway.gateway.front
+        async with scene.occupied() as (last, hold):
+            draining = tasks.create_task(drain(scene.gateway.gateway))
+            await until(lambda: front.draining)
+            assert not draining.done()
+            hold.end()
+            told = await last.answer()
+        async with asyncio.timeout(5):
+            await draining
+
+    assert (told.status, told.whole) == (200, True)
+
+
+async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
+    """``drain_timeout``: who is not done by then is told so, and nobody is waited for."""
+    settings = {"clocks": {"drain_timeout": SHORT}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (last, _):
+        async with asyncio.timeout(5):
+            await drain(scene.gateway.gateway)
+        told = await last.answer()
+
+    assert (told.status, told.json()["error"]["code"]) == (503, "shutdown")
+
+
+async def test_being_told_twice_to_end_at_once(tmp_path: Path) -> None:
+    """A second word while the first one is still taking effect changes nothing."""
+    async with scene_of(tmp_path, OPENAI) as scene, scene.occupied() as (last, _):
+        front = scene.gateway.gateway.front
+        front.cut_all()
+        await asyncio.sleep(0)
+        front.cut_all()
+        told = await last.answer()
+
+    assert told.json()["error"]["code"] == "shutdown"

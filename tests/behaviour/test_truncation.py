@@ -1,0 +1,208 @@
+"""Half an answer is never taken for a whole one.
+
+Ollama presents broken streams as complete. Through us each of them raises in the client that
+asked, in every dialect, and the log says what happened and how far it got.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import anthropic
+import ollama
+import openai
+import pytest
+import pytest_asyncio
+
+from gateway.simulator import Fault, Simulator
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .clients import Clients, clients_of
+from .families import EVERY_FAMILY, Family
+from .scripted import asking
+
+RAISED = (openai.APIError, anthropic.APIError, ollama.ResponseError)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaking:
+    """A way for a stream to break after two tokens, and its word in the log."""
+
+    name: str
+    fault: Fault
+    outcome: str = "upstream_incomplete"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+MIDWAY = [
+    Breaking("runner-dies", Fault.die(after_tokens=2)),
+    Breaking("repeat-limit", Fault.repeat(after_tokens=2)),
+    Breaking("connection-cut", Fault.cut(after_tokens=2)),
+    Breaking("garbage", Fault.garbage(after_tokens=2), "upstream_protocol_error"),
+]
+# Before the first token, or in an answer that comes whole: nothing was promised yet.
+EARLY = [
+    Breaking("runner-dies", Fault.die(after_tokens=0), "upstream_5xx"),
+    Breaking("connection-cut", Fault.cut(after_tokens=0), "upstream_protocol_error"),
+    Breaking("closed-at-once", Fault.refuse(), "upstream_protocol_error"),
+    Breaking("garbage", Fault.garbage(), "upstream_protocol_error"),
+]
+WHOLE = [
+    *EARLY,
+    Breaking("runner-dies-midway", Fault.die(after_tokens=2), "upstream_5xx"),
+    Breaking("connection-cut-midway", Fault.cut(after_tokens=2), "upstream_protocol_error"),
+    Breaking("body-too-short", Fault.short_body(missing=10)),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """An Ollama that can be broken, a gateway in front of it, and its clients."""
+
+    sim: Simulator
+    gateway: Running
+    clients: Clients
+
+    async def line(self) -> dict[str, Any]:
+        """What was logged about the request that ended last."""
+        await left_empty(self.gateway)
+        return self.gateway.log("request.finished")[-1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """One for all tests that break an answer: what is left over of one would break the next."""
+    folder = tmp_path_factory.mktemp("truncation")
+    async with (
+        Simulator(time_scale=0) as sim,
+        running(sim.url, folder) as gateway,
+        clients_of(gateway) as clients,
+    ):
+        yield House(sim, gateway, clients)
+        await left_empty(gateway)
+
+
+IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+
+
+def status_of(error: Exception) -> int | None:
+    status: int | None = getattr(error, "status_code", None)
+    return status
+
+
+# Streams.
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+@pytest.mark.parametrize("breaking", MIDWAY, ids=str)
+async def test_a_stream_that_breaks_midway_raises(
+    house: House, family: Family, breaking: Breaking
+) -> None:
+    """After the text so far. The log has the reason and the tokens, counted and marked so."""
+    house.sim.fault(breaking.fault)
+    said: list[str] = []
+    with pytest.raises(RAISED) as caught:
+        await family.stream(house.clients, said)
+    line = await house.line()
+
+    assert "".join(said) == "one two"
+    assert line["error"] in str(caught.value)
+    assert (line["outcome"], line["status"]) == (breaking.outcome, 200)
+    assert (line["tokens_out"], line["tokens_counted"]) == (2, True)
+    assert line["level"] == "warning"
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+@pytest.mark.parametrize("breaking", EARLY, ids=str)
+async def test_a_stream_that_breaks_before_its_first_token_is_an_honest_status(
+    house: House, family: Family, breaking: Breaking
+) -> None:
+    """Nothing was sent, so nothing has to be taken back: 5xx, and when to try again."""
+    house.sim.fault(breaking.fault)
+    said: list[str] = []
+    with pytest.raises(RAISED) as caught:
+        await family.stream(house.clients, said)
+    line = await house.line()
+
+    assert said == []
+    assert status_of(caught.value) == line["status"]
+    assert line["status"] in (500, 502)
+    assert line["outcome"] == breaking.outcome
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+async def test_an_answer_that_is_whole_raises_nothing(house: House, family: Family) -> None:
+    """The same words unbroken, so that the tests around this one mean something."""
+    said: list[str] = []
+    await family.stream(house.clients, said)
+    line = await house.line()
+
+    assert "".join(said) == "one two three four" == await family.whole(house.clients)
+    assert (line["outcome"], line["tokens_out"]) == ("ok", 4)
+
+
+# Whole answers.
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+@pytest.mark.parametrize("breaking", WHOLE, ids=str)
+async def test_a_whole_answer_that_breaks_raises(
+    house: House, family: Family, breaking: Breaking
+) -> None:
+    """Up to the read-ahead nothing is sent before all of it is there: an honest status."""
+    house.sim.fault(breaking.fault)
+    with pytest.raises(RAISED) as caught:
+        await family.whole(house.clients)
+    line = await house.line()
+
+    assert status_of(caught.value) == line["status"]
+    assert line["status"] in (500, 502)
+    assert line["outcome"] == breaking.outcome
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+async def test_an_answer_that_ollama_gave_up_on_passes_and_is_noted(
+    house: House, family: Family
+) -> None:
+    """Ollama says itself, in a whole answer, that it is not whole. It passes unchanged for the
+    caller to read; in the log it is no success.
+    """
+    house.sim.fault(Fault.repeat(after_tokens=2))
+    answer = await family.whole(house.clients)
+    line = await house.line()
+
+    assert answer == "one two"
+    assert (line["outcome"], line["status"]) == ("upstream_incomplete", 200)
+    assert (line["phase"], line["level"]) == ("done", "warning")
+
+
+# On the wire.
+
+
+@IN_ONE_HOUSE
+@EVERY_FAMILY
+async def test_the_error_comes_last_and_the_end_is_missing(house: House, family: Family) -> None:
+    """An error event at an event boundary, then the connection closes without the last chunk."""
+    house.sim.fault(Fault.cut(after_tokens=2))
+    body = {**family.body, "stream": True}
+    gateway = house.gateway
+    async with asking(gateway.port, family.path, body, gateway.key) as answer:
+        await answer.head()
+        chunks, end = await answer.chunks()
+    line = await house.line()
+
+    lines = b"".join(chunks).rstrip(b"\n").split(b"\n")
+    told = json.loads(lines[-1].removeprefix(b"data: "))["error"]
+    assert end is None
+    assert line["error"] == (told if isinstance(told, str) else told["message"])
+    if family.path.startswith("/v1/"):
+        assert b"".join(chunks).endswith(b"\n\n")

@@ -1,0 +1,534 @@
+"""Replies on the wire: which are whole, which are broken, and what may come after them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.clocks import CallClocks
+from gateway.errors import (
+    GatewayError,
+    UpstreamFirstByteTimeout,
+    UpstreamIdleTimeout,
+    UpstreamIncomplete,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+)
+from gateway.upstream import Outgoing, Upstream
+from gateway.upstream.connection import MAX_HEAD_BYTES
+from gateway.upstream.reply import HIGH_WATER
+
+from .asking import POST, ask, clocks, upstream_at
+from .scripted import OK, Line, Scripted
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+async def upstream(server: Scripted) -> AsyncIterator[Upstream]:
+    async with upstream_at(server.url) as upstream:
+        yield upstream
+
+
+def closing_after(server: Scripted, *pieces: bytes, reset: bool = False) -> None:
+    """Answer with ``pieces``, then close the connection."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        for piece in pieces:
+            await line.send(piece)
+        if reset:
+            line.reset()
+        else:
+            line.close()
+
+    server.script = script
+
+
+async def failure(upstream: Upstream) -> GatewayError:
+    """What the reader of a broken reply is told."""
+    with pytest.raises(GatewayError) as caught:
+        await ask(upstream)
+    return caught.value
+
+
+async def broken(
+    upstream: Upstream, after: bytes, then: Callable[[], None] = lambda: None
+) -> GatewayError:
+    """What the reader is told who has read ``after``; ``then`` is done in between."""
+    read = b""
+    try:
+        async with upstream.open(POST, clocks()) as reply:
+            while len(read) < len(after):
+                read += await reply.read()
+            then()
+            read += await reply.read()
+    except GatewayError as error:
+        assert read == after
+        return error
+    raise AssertionError(f"a whole reply: {read!r}")
+
+
+# Whole replies.
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (OK, (200, b"ok")),
+        (CHUNKED + b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n", (200, b"ok")),
+        (CHUNKED + b"2;ext=1\r\nok\r\n0\r\nTrailer: x\r\n\r\n", (200, b"ok")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", (200, b"")),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", (204, b"")),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 3\r\n\r\nno.", (404, b"no.")),
+        (b"HTTP/1.1 503\r\nContent-Length: 1\r\n\r\n!", (503, b"!")),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, (200, b"ok")),
+        (b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\nHTTP/1.1 102 P\r\n\r\n" + OK, (200, b"ok")),
+    ],
+    ids=["length", "chunked", "trailer", "empty", "204", "404", "no-reason", "100", "103+102"],
+)
+@pytest.mark.parametrize("cut", ["at once", "byte by byte"])
+async def test_a_reply_is_whole_where_its_framing_ends(
+    server: Scripted, upstream: Upstream, reply: bytes, expected: tuple[int, bytes], cut: str
+) -> None:
+    """In one piece or in single bytes; and the connection carries the next request."""
+
+    async def script(line: Line) -> None:
+        while True:
+            await server.heard(line)
+            for start in range(0, len(reply), step):
+                await line.send(reply[start : start + step])
+
+    step = len(reply) if cut == "at once" else 1
+    server.script = script
+
+    assert await ask(upstream) == expected
+    assert await ask(upstream) == expected
+    assert server.connections == 1
+
+
+async def test_an_interim_reply_leaves_no_header_in_the_final_one(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """Early hints are not Ollama's answer."""
+    server.answers(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK)
+    async with upstream.open(POST, clocks()) as reply:
+        assert reply.headers == [("Content-Length", "2")]
+        assert reply.content_length == 2
+        await reply.read()
+
+
+async def test_without_a_length_the_close_is_the_end(server: Scripted, upstream: Upstream) -> None:
+    """RFC 9112, section 6.3, rule 8; such a connection carries nothing more."""
+    closing_after(server, b"HTTP/1.1 200 OK\r\n\r\n", b"until ", b"closed")
+
+    assert await ask(upstream) == (200, b"until closed")
+    assert await ask(upstream) == (200, b"until closed")
+    assert server.connections == 2
+
+
+async def test_a_reset_is_not_an_end_even_without_a_length(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """A killed process did not finish its answer."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        await seen.wait()
+        line.reset()
+
+    seen = asyncio.Event()
+    server.script = script
+
+    assert type(await broken(upstream, b"half", seen.set)) is UpstreamIncomplete
+
+
+async def test_many_headers_arrive_in_order_and_with_duplicates(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """What they mean is for others to say."""
+    sent = [(f"X-{number % 400}", str(number)) for number in range(800)]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in sent).encode()
+    server.answers(b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 0\r\n\r\n")
+    async with upstream.open(POST, clocks()) as reply:
+        assert reply.headers == [*sent, ("Content-Length", "0")]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+async def test_a_long_head_is_taken_in_however_many_pieces_it_comes(
+    server: Scripted, upstream: Upstream, pieces: int
+) -> None:
+    """The bound is on what a head holds, not on how the network cut it."""
+    value = b"x" * (MAX_HEAD_BYTES - 1024)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: " + value + b"\r\n\r\n"
+    step = len(head) // pieces + 1
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        for start in range(0, len(head), step):
+            await line.send(head[start : start + step])
+            await asyncio.sleep(0)
+        await line.gone()
+
+    server.script = script
+    async with upstream.open(POST, clocks()) as reply:
+        assert reply.header("x-long") == value.decode()
+
+
+# Broken replies.
+
+
+NEVER_ANSWERED = {
+    "nothing": b"",
+    "half a status line": b"HTTP/1.1 20",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "an interim reply alone": b"HTTP/1.1 100 Continue\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", NEVER_ANSWERED.values(), ids=NEVER_ANSWERED)
+@pytest.mark.parametrize("reset", [False, True])
+async def test_closed_before_the_head_is_told_apart_and_never_asked_again(
+    server: Scripted, upstream: Upstream, sent: bytes, reset: bool
+) -> None:
+    """It may have begun the work, so asking twice could do it twice."""
+    closing_after(server, sent, reset=reset)
+    error = await failure(upstream)
+
+    assert type(error) is UpstreamProtocolError
+    assert "closed the connection before it answered" in error.message
+    assert (len(server.requests), server.connections) == (1, 1)
+
+
+NONSENSE = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "another version": b"HTTP/9.9 200 OK\r\n\r\n",
+    "no status": b"HTTP/1.1 OK\r\n\r\n",
+    "a control byte in a header": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    "a negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "a length and chunks": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "another protocol from here on": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    ),
+    "one endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * (MAX_HEAD_BYTES + 1024),
+    "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8),
+    "endless interim replies": b"HTTP/1.1 103 E\r\nLink: <abcdefg>\r\n\r\n"
+    * (MAX_HEAD_BYTES // 12),
+}
+
+
+@pytest.mark.parametrize("sent", NONSENSE.values(), ids=NONSENSE)
+async def test_nonsense_is_refused_and_the_connection_closed(
+    server: Scripted, upstream: Upstream, sent: bytes
+) -> None:
+    """Without waiting for an end, and without asking again."""
+    gone = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        line.writer.write(sent)
+        await line.gone()
+        gone.set()
+
+    server.script = script
+    error = await failure(upstream)
+
+    assert type(error) is UpstreamProtocolError
+    assert "not an Ollama" in error.message
+    async with asyncio.timeout(5):
+        await gone.wait()
+    assert (len(server.requests), server.connections) == (1, 1)
+
+
+UNFINISHED = {
+    "a length not reached": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+    "chunks without the last": CHUNKED + b"4\r\nhalf\r\n",
+    "half a chunk": CHUNKED + b"10\r\nhalf",
+    "the last chunk without its end": CHUNKED + b"4\r\nhalf\r\n0\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
+@pytest.mark.parametrize("polite", [True, False], ids=["closed", "reset"])
+async def test_an_unfinished_body_is_never_taken_for_a_whole_one(
+    server: Scripted, upstream: Upstream, sent: bytes, polite: bool
+) -> None:
+    """What came is passed on, then the reader is told."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(sent)
+        await seen.wait()
+        if polite:
+            line.close()
+        else:
+            line.reset()
+
+    seen = asyncio.Event()
+    server.script = script
+    error = await broken(upstream, b"half", seen.set)
+
+    assert type(error) is UpstreamIncomplete
+    assert "in the middle of the answer" in error.message
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [b"xyz", b"-1", b"fffffffffffffffff", b""])
+async def test_a_chunk_size_that_is_none_breaks_the_reply(
+    server: Scripted, upstream: Upstream, size: bytes
+) -> None:
+    """After the bytes that were good."""
+    server.answers(CHUNKED + b"4\r\nhalf\r\n" + size + b"\r\nmore\r\n0\r\n\r\n")
+
+    assert type(await broken(upstream, b"half")) is UpstreamProtocolError
+
+
+async def test_endless_trailers_break_the_reply(server: Scripted, upstream: Upstream) -> None:
+    """They are headers, and bounded like them."""
+    server.answers(CHUNKED + b"0\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8))
+
+    assert type(await failure(upstream)) is UpstreamProtocolError
+
+
+# What comes after a reply.
+
+
+@pytest.mark.parametrize("more", [b"x", OK, b"\r\n\r\n\r\nGET"])
+async def test_bytes_behind_the_end_cost_the_connection_and_not_the_reply(
+    server: Scripted, upstream: Upstream, more: bytes
+) -> None:
+    """Nobody asked for them: they must never become the next caller's answer."""
+    server.answers(OK + more)
+
+    assert await ask(upstream) == (200, b"ok")
+
+    server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+
+    assert await ask(upstream) == (200, b"mine")
+    assert server.connections == 2
+
+
+async def test_a_reply_nobody_asked_for_is_never_given_to_the_next_caller(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """It comes while the connection lies idle."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(OK)
+        await asked.wait()
+        await line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen")
+        await line.gone()
+        gone.set()
+
+    asked, gone = asyncio.Event(), asyncio.Event()
+    server.script = script
+    await ask(upstream)
+    asked.set()
+    async with asyncio.timeout(5):
+        await gone.wait()
+    server.answers(OK)
+
+    assert await ask(upstream) == (200, b"ok")
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"]
+)
+async def test_a_connection_that_is_announced_to_close_is_not_used_again(
+    server: Scripted, upstream: Upstream, head: bytes
+) -> None:
+    """Even if it is still open when the next request comes."""
+    for _ in range(2):
+        server.answers(head + b"Content-Length: 2\r\n\r\nok")
+
+        assert await ask(upstream) == (200, b"ok")
+
+    assert server.connections == 2
+
+
+async def test_an_early_answer_to_a_request_that_nobody_reads_costs_the_connection(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """The rest of the old request would be read as the beginning of the next one."""
+
+    async def script(line: Line) -> None:
+        await line.reader.readuntil(b"\r\n\r\n")
+        await line.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await closed.wait()
+
+    closed = asyncio.Event()
+    server.script = script
+
+    assert await ask(upstream, Outgoing("POST", POST.path, bytes(16 << 20))) == (413, b"no")
+
+    closed.set()
+    server.answers(OK)
+
+    assert await ask(upstream) == (200, b"ok")
+    assert server.connections == 2
+
+
+# Backpressure.
+
+
+async def test_ollama_is_told_to_wait_while_nobody_reads(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """What is held here stays near the high water, however much Ollama would send."""
+    total = 64 << 20
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        for _ in range(64):
+            await line.send(bytes(1 << 20))
+        await line.gone()
+
+    server.script = script
+    async with upstream.open(POST, clocks()) as reply:
+        await until(lambda: reply.deadlines.held)
+        sizes = []
+        while data := await reply.read():
+            sizes.append(len(data))
+
+    assert max(sizes) <= 2 * HIGH_WATER
+    assert sum(sizes) == total
+
+
+async def test_the_idle_clock_stands_while_we_ourselves_do_not_read(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """What Ollama cannot send is not its fault."""
+    total = 8 << 20
+    server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total))
+    async with upstream.open(POST, clocks(idle_timeout=0.2)) as reply:
+        await until(lambda: reply.deadlines.held)
+        await asyncio.sleep(0.5)  # longer than the clock: the caller takes nothing
+        read = 0
+        while data := await reply.read():
+            read += len(data)
+
+    assert read == total
+
+
+async def test_the_idle_clock_runs_again_once_we_read(server: Scripted, upstream: Upstream) -> None:
+    """From the moment in which Ollama may send, not from its last byte before."""
+    total = 8 << 20
+    server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total - 1))
+
+    assert await held_for(upstream, 0.5, clocks(idle_timeout=0.2)) == (
+        UpstreamIdleTimeout,
+        total - 1,
+    )
+
+
+async def test_the_total_clock_runs_on_while_we_ourselves_do_not_read(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """A caller who takes nothing does not hold Ollama for ever."""
+    total = 64 << 20
+    server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total))
+    error, read = await held_for(upstream, 0.5, clocks(total_timeout=0.2))
+
+    assert error is UpstreamTimeout
+    assert read < total
+
+
+async def test_a_connection_left_while_it_was_paused_is_not_used_again(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """Its reply is whole but unread, and nothing would ever be read from it again."""
+    size = HIGH_WATER + 1
+    server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size), OK)
+    async with upstream.open(POST, clocks()) as reply:
+        await until(lambda: reply.complete)
+        held = reply.deadlines.held
+
+    assert held
+    assert await ask(upstream) == (200, b"ok")
+    assert server.connections == 2
+
+
+async def held_for(
+    upstream: Upstream, seconds: float, limits: CallClocks
+) -> tuple[type[GatewayError], int]:
+    """How a reply ends that nobody reads for so long once it was held, and how much was read."""
+    read = 0
+    try:
+        async with upstream.open(POST, limits) as reply:
+            await until(lambda: reply.deadlines.held)
+            await asyncio.sleep(seconds)
+            while data := await reply.read():
+                read += len(data)
+    except GatewayError as error:
+        return type(error), read
+    raise AssertionError(f"a whole reply of {read} bytes")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is so that nobody is told of."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  - a reply has no event for it
+            await asyncio.sleep(0.001)
+
+
+# Clocks.
+
+
+async def test_the_first_byte_clock_runs_until_a_byte_of_the_body(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """A head alone is not an answer."""
+    server.answers(CHUNKED)
+    with pytest.raises(UpstreamFirstByteTimeout):
+        await ask(upstream, first_byte_timeout=0.1)
+
+
+async def test_the_idle_clock_rings_even_when_it_is_shorter_than_the_first_bytes(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """The first byte starts another clock, which may ring before the one it ends."""
+    server.answers(CHUNKED + b"4\r\nhalf\r\n")
+    with pytest.raises(UpstreamIdleTimeout):
+        async with asyncio.timeout(5):
+            await ask(upstream, first_byte_timeout=30.0, idle_timeout=0.1)
+
+
+async def test_each_byte_starts_the_idle_clock_anew(server: Scripted, upstream: Upstream) -> None:
+    """Four pieces, each within the clock, all together beyond it."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(CHUNKED)
+        for _ in range(4):
+            await line.send(b"1\r\nx\r\n")
+            await asyncio.sleep(0.1)
+        await line.send(b"0\r\n\r\n")
+
+    server.script = script
+
+    assert await ask(upstream, idle_timeout=0.3) == (200, b"xxxx")
+
+
+async def test_the_total_clock_ends_a_stream_that_never_pauses(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """However lively it is."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(CHUNKED)
+        while True:
+            await line.send(b"1\r\nx\r\n")
+            await asyncio.sleep(0.01)
+
+    server.script = script
+    with pytest.raises(UpstreamTimeout):
+        await ask(upstream, total_timeout=0.2)
