@@ -18,6 +18,9 @@ from bench.goodput.report import of_closed, of_load, of_refusals, verdicts
 from bench.goodput.result import Result
 from bench.goodput.world import Contender, Spec
 
+_STOPPED = 130
+"""What shells make of Ctrl-C."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -33,7 +36,10 @@ def main() -> int:
     specs = plan.specs(arguments.loads or plan.loads, arguments.contenders or tuple(Contender))
     began_at = time.monotonic()
     print(f"{len(specs)} runs, {arguments.parallel} at a time; {_noise()}", flush=True)
-    results = asyncio.run(_run_all(specs, arguments.parallel))
+    try:
+        results = asyncio.run(_run_all(specs, arguments.parallel))
+    except KeyboardInterrupt:
+        return _STOPPED
     seen = Seen(
         [one for one in results if one.spec.load], [one for one in results if not one.spec.load]
     )
@@ -94,14 +100,18 @@ async def _run(spec: Spec, places: asyncio.Semaphore) -> Result:
             "-m",
             "bench.goodput.run",
             msgspec.json.encode(spec).decode(),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment(),
         )
+        assert process.stdout is not None
         try:
-            told, _ = await process.communicate()
+            told = await process.stdout.read()
+            await process.wait()
         finally:
+            # What it has started ends with it, by itself.
             if process.returncode is None:
-                process.terminate()
+                process.kill()
                 await process.wait()
     if process.returncode:
         raise RuntimeError(f"the run of {spec} failed; what it says stands above")

@@ -55,15 +55,16 @@ def started(module: str, *arguments: str) -> Iterator[Process]:
     try:
         yield Process(process)
     finally:
-        process.terminate()
+        # The end of its stdin is what ends it; a signal would leave its files behind.
+        if process.stdin is not None:
+            process.stdin.close()
         try:
             process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def tell(fact: object) -> None:

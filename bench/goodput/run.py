@@ -19,7 +19,7 @@ import msgspec
 
 from bench.goodput.engramia import Engramia, Journal, engramia
 from bench.goodput.fast_loop import run
-from bench.goodput.processes import Process, started
+from bench.goodput.processes import Process, started, until_alone
 from bench.goodput.result import Result, result
 from bench.goodput.world import TENANTS, Contender, Spec, arrivals
 
@@ -134,10 +134,24 @@ async def _performed(spec: Spec) -> Result:
             return await Run(spec, gpu, tenants, journal).result()
 
 
-def main() -> None:
+async def _unless_alone(spec: Spec) -> Result | None:
+    """The result, or None as soon as nobody is left to take it."""
+    async with asyncio.TaskGroup() as group:
+        performed = group.create_task(_performed(spec))
+        watch = group.create_task(until_alone())
+        await asyncio.wait((performed, watch), return_when=asyncio.FIRST_COMPLETED)
+        performed.cancel()
+        watch.cancel()
+    return None if performed.cancelled() else performed.result()
+
+
+def main() -> int:
     spec = msgspec.json.decode(sys.argv[1], type=Spec)
-    print(msgspec.json.encode(run(_performed(spec), scale=spec.scale)).decode())
+    seen = run(_unless_alone(spec), scale=spec.scale)
+    if seen is not None:
+        print(msgspec.json.encode(seen).decode())
+    return seen is None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,7 @@ from gateway.admission.demand import Demand
 from gateway.calls.answer import Answer, Headers
 from gateway.calls.call import Call
 from gateway.calls.headers import end_to_end
-from gateway.calls.relay import is_stream, relay_stream, relay_whole
+from gateway.calls.relay import insist_on_stream, is_stream, relay_stream, relay_whole
 from gateway.clocks import CallClocks, ClockSettings, Override, clocks_for, max_active_for
 from gateway.errors import UpstreamUnreachable
 from gateway.telemetry.exchange import Exchange, Phase
@@ -114,6 +114,8 @@ class Pipeline:
                 headers = _headers(reply, waits, streaming=True)
                 await relay_stream(reply, answer, headers, dialect, exchange)
             else:
+                if call.streaming:
+                    insist_on_stream(reply)
                 headers = _headers(reply, waits, streaming=False)
                 limit = self._terms.answer_bytes
                 await relay_whole(reply, answer, headers, dialect, exchange, at_once=limit)

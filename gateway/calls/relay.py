@@ -31,7 +31,23 @@ class Reply(Protocol):
 
 def is_stream(reply: Reply, dialect: Dialect) -> bool:
     """Whether Ollama answers with a stream; asked for or not, the reply decides."""
-    return reply.status == 200 and reply.header("content-type").startswith(dialect.stream_type)
+    return reply.status == 200 and _kind(reply).startswith(dialect.stream_type)
+
+
+def insist_on_stream(reply: Reply) -> None:
+    """For a call that asked for a stream and got none: a JSON object (Ollama has loaded a model,
+    say) is an answer, too; anything else could end anywhere and look whole.
+
+    Raises UpstreamProtocolError.
+    """
+    if reply.status == 200 and not _kind(reply).startswith("application/json"):
+        raise UpstreamProtocolError(
+            "What answers at `ollama.url` sent neither a stream nor JSON: it is not an Ollama."
+        )
+
+
+def _kind(reply: Reply) -> str:
+    return reply.header("content-type").lower()
 
 
 async def relay_stream(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli import DONE, FAILED
 from gateway.cli.loop import new_loop
+from gateway.cli.memory import return_large_blocks
 from gateway.cli.name import command_name
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     problem = _keys_problem(loaded)
     if problem is not None:
         return _failed(problem)
+    return_large_blocks()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_serve(loaded))
 

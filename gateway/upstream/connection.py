@@ -35,7 +35,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_fields_bytes",
-        "_framed",
         "_head_bytes",
         "_interim",
         "_loop",
@@ -56,7 +55,6 @@ class Connection(asyncio.Protocol):
         self._fields_bytes = 0
         self._head_bytes = 0
         self._interim = False
-        self._framed = False
         self.closed = False
         self.reusable = True
 
@@ -88,7 +86,6 @@ class Connection(asyncio.Protocol):
         self._fields_bytes = 0
         self._head_bytes = 0
         self._interim = False
-        self._framed = False
         if len(body) <= 65536:  # joining what is small saves a packet
             self._transport.write(head + body)
         else:
@@ -158,14 +155,6 @@ class Connection(asyncio.Protocol):
             return
         reply.wake()
 
-    def eof_received(self) -> bool:
-        reply = self._reply
-        if reply is not None and reply.status and not self._framed and not reply.over:
-            # RFC 9112, section 6.3, rule 8: without a length the close is the end.
-            reply.finish()
-            self.reusable = False
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.closed = True
         self.reusable = False
@@ -176,6 +165,11 @@ class Connection(asyncio.Protocol):
             self._reply.wake()
 
     # httptools
+
+    def on_message_begin(self) -> None:
+        if self._reply is None or self._reply.over:
+            # Nobody asked for this; its beginning would stay in the parser and spoil the next.
+            self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields_bytes += len(name) + len(value)
@@ -190,15 +184,14 @@ class Connection(asyncio.Protocol):
             self.reusable = False
             return
         status = self._parser.get_status_code()
+        if not 100 <= status < 600:
+            raise ValueError("no status")
         self._interim = 100 <= status < 200  # RFC 9110, section 15.2
         if self._interim:
             reply.headers.clear()
             return
         length = reply.header("content-length")
         reply.content_length = int(length) if length.isdigit() else None
-        self._framed = (
-            bool(length) or "chunked" in reply.header("transfer-encoding").lower()
-        ) or status in (204, 304)
         reply.status = status
 
     def on_body(self, body: bytes) -> None:
