@@ -266,6 +266,8 @@ class Answer:
             try:
                 async with asyncio.timeout(self._pace.write_timeout):
                     await self._connection.room()
+                if transport.is_closing():
+                    raise ClientDisconnected
             except TimeoutError:
                 if transport.get_write_buffer_size() >= before:
                     raise ClientWriteTimeout(

@@ -107,6 +107,11 @@ class Connection(web.RequestHandler):
         super().resume_writing()
         self._wake()
 
+    def eof_received(self) -> None:
+        """A caller who half-closes counts as gone; one we wait for to take bytes is told now."""
+        super().eof_received()
+        self._wake()
+
     async def room(self) -> None:
         """Wait until the transport takes bytes again, or is gone."""
         if not self.writing_paused or self.transport is None:

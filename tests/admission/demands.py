@@ -3,7 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from gateway.admission import Admission, Demand, Limits
+from gateway.errors import GatewayError
+from tests.catalog.virtual import now
 
 
 def limits(**changes: int) -> Limits:
@@ -47,3 +51,36 @@ async def settled() -> None:
     """Let everything that is ready run until nothing is."""
     for _ in range(6):
         await asyncio.sleep(0)
+
+
+def admission(**changes: int) -> Admission:
+    return Admission(limits(**changes), now=now)
+
+
+async def come(queue: Admission, *wishes: Demand) -> list[Caller]:
+    """Callers who arrive in this order, and have arrived."""
+    callers = [Caller(queue, wish) for wish in wishes]
+    await settled()
+    return callers
+
+
+async def leave(*callers: Caller) -> None:
+    """Give every place back, in turn."""
+    for caller in callers:
+        caller.finish()
+        await settled()
+
+
+async def refused(queue: Admission, wish: Demand) -> GatewayError:
+    """What someone is told who comes now and gets no place."""
+    with pytest.raises(GatewayError) as caught:
+        async with queue.lease(wish):
+            pass
+    return caught.value
+
+
+async def measured(queue: Admission, seconds: float, count: int = 5) -> None:
+    """Let it learn that leases last ``seconds``."""
+    for _ in range(count):
+        async with queue.lease(demand()):
+            await asyncio.sleep(seconds)

@@ -2,66 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from gateway.simulator import Fault, Simulator
-from tests.conftest import left_empty
-from tests.harness import Running, running
-
 from .clients import asked
-from .failing import until
+from .crowd import OTHER, code_of, house, in_house, say, started, text_of
 from .speech import OPENAI
-from .wire import Told, ask, caller, request
-
-MIB = 1 << 20
-OTHER = "qwen2.5-coder:7b"
-
-
-@asynccontextmanager
-async def house(
-    folder: Path, *, num_parallel: int = 8, **tables: Any
-) -> AsyncIterator[tuple[Simulator, Running]]:
-    """A gateway in front of an Ollama that could do more than it is offered; empty at the end."""
-    async with (
-        Simulator(time_scale=0, num_parallel=num_parallel) as sim,
-        running(sim.url, folder, **tables) as gateway,
-    ):
-        yield sim, gateway
-        await left_empty(gateway)
-
-
-async def say(gateway: Running, words: str = "well", *, key: str = "", model: str = "") -> Told:
-    """One call, which the simulator answers with ``words``."""
-    headers = {"Authorization": f"Bearer {key or gateway.key}"}
-    body = OPENAI.body(model or OPENAI.body()["model"])
-    body["messages"] = [{"role": "user", "content": f"SAY: {words}"}]
-    return await ask(gateway.port, OPENAI.path, body, headers=headers)
-
-
-def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio.Task[Told]:
-    return group.create_task(say(gateway, **terms))
-
-
-async def in_house(gateway: Running, active: int, queued: int) -> None:
-    """Wait until so many hold places, and so many wait."""
-    limits = gateway.gateway.settings.admission
-    wanted = f"<Admission {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
-    await until(lambda: repr(gateway.gateway.admission) == wanted)
-
-
-def code_of(told: Told) -> str:
-    return str(told.json()["error"]["code"])
-
-
-def text_of(told: Told) -> str:
-    return str(told.json()["choices"][0]["message"]["content"])
-
 
 # Everybody gets his answer.
 
@@ -303,85 +252,3 @@ async def test_two_hundred_callers_of_whom_some_leave(tmp_path: Path, seed: int)
             assert gone
             assert sim.stats.peak_active <= 3
             assert (await client.post(gateway.url + OPENAI.path, json=OPENAI.body())).is_success
-
-
-# Slow readers.
-
-
-async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
-    """His whole answer is read ahead of him: the next caller is served while he still reads."""
-    async with house(tmp_path) as (sim, gateway):
-        sim.fault(Fault.huge(12 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
-            slow.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
-            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
-            await in_house(gateway, 0, 0)
-            next_one = await say(gateway)
-            still = repr(gateway.gateway.front)
-            answer = await slow.answer()
-
-        assert next_one.status == 200
-        assert still == "<Front 1 requests>"
-        assert (answer.whole, len(answer.body) > 12 * MIB) == (True, True)
-
-
-async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
-    """A stream below ``answer_bytes`` is finished, whatever its reader does."""
-    async with house(tmp_path, limits={"answer_bytes": 12 * MIB}) as (sim, gateway):
-        sim.fault(Fault.huge(10 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
-            body = OPENAI.body(stream=True)
-            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
-            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
-            await in_house(gateway, 0, 0)
-            status, _ = await slow.head()
-            rest, whole = await slow.rest()
-
-        assert (status, whole, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
-
-
-async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None:
-    """No more is kept in memory; once the reader goes on, so does Ollama."""
-    async with house(tmp_path, limits={"answer_bytes": MIB}) as (sim, gateway):
-        sim.fault(Fault.huge(64 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
-            body = OPENAI.body(stream=True)
-            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
-            await sim.wait_for(lambda: sim.stats.blocked == 1)
-            (connection,) = gateway.gateway.upstream.pool._lent
-            held = int(repr(connection._reply).split(", ")[1].split()[0])
-            await slow.head()
-            size = 0
-            async with asyncio.timeout(20):
-                while data := await slow.reader.read(MIB):
-                    size += len(data)
-                    if data.endswith(b"0\r\n\r\n"):
-                        break
-
-        assert held <= MIB
-        assert size > 64 * MIB
-        assert (await gateway.finished())[0]["outcome"] == "ok"
-
-
-async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
-    """``write_timeout``: his place is free, and Ollama is let go."""
-    tables: dict[str, Any] = {
-        "limits": {"answer_bytes": 64 * 1024},
-        "clocks": {"write_timeout": 0.3},
-    }
-    async with house(tmp_path, **tables) as (sim, gateway):
-        sim.fault(Fault.huge(64 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
-            body = OPENAI.body(stream=True)
-            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
-            await sim.wait_for(lambda: sim.stats.blocked == 1)
-            next_one = await say(gateway)
-            line = (await gateway.finished(2))[0]
-
-        assert next_one.status == 200
-        assert (line["outcome"], line["status"], line["phase"]) == (
-            "client_write_timeout",
-            499,
-            "relay",
-        )
-        assert sim.stats.generations_abandoned == 1

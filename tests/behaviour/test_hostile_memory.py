@@ -95,8 +95,6 @@ async def test_64_callers_with_large_bodies_stay_within_the_limit(
         "GATEWAY_ADMISSION__MAX_QUEUED_PER_KEY": str(callers),
         "GATEWAY_LIMITS__BODY_BYTES": str(2 * size),
         "GATEWAY_LIMITS__BUFFERED_BYTES": str(limit),
-        # Without it the C library keeps what was freed, which says nothing about the limit.
-        "MALLOC_MMAP_THRESHOLD_": "1000000",
     }
     fit = limit // (size + 100)
     with home.serves(sim.url, **settings) as process, sim.hold() as hold:

@@ -1,0 +1,139 @@
+"""Real clients, crowds, and a gateway in production: who leaves is noticed."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.simulator import Simulator
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .clients import MODEL, Clients, asked, clients_of, user
+from .failing import until
+from .leaving import hangs_up, is_abandoned, is_logged, scene
+from .process import Home
+from .speech import OPENAI
+from .wire import caller, request
+
+BOTH_LOOPS = True
+MIB = 1 << 20
+
+
+def _openai(clients: Clients) -> Coroutine[Any, Any, object]:
+    return clients.openai.chat.completions.create(model=MODEL, messages=[user("hello")])
+
+
+def _anthropic(clients: Clients) -> Coroutine[Any, Any, object]:
+    return clients.anthropic.messages.create(
+        model=MODEL, max_tokens=8, messages=[{"role": "user", "content": "hello"}]
+    )
+
+
+def _ollama(clients: Clients) -> Coroutine[Any, Any, object]:
+    return clients.ollama.chat(model=MODEL, messages=[{"role": "user", "content": "hello"}])
+
+
+@pytest.mark.parametrize("call", [_openai, _anthropic, _ollama])
+async def test_a_cancelled_call_of_a_real_client(
+    tmp_path: Path, call: Callable[[Clients], Coroutine[Any, Any, object]]
+) -> None:
+    """Their users press a button, or their own clock runs out."""
+    async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
+        with here.sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calling = group.create_task(call(clients))
+                await here.sim.wait_for(lambda: hold.waiting == 1)
+                calling.cancel()
+            await is_abandoned(here)
+            await is_logged(here, "first_byte")
+
+
+async def test_a_real_client_that_gives_up_by_its_own_clock(tmp_path: Path) -> None:
+    """Its retry finds the place free."""
+    async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
+        with here.sim.hold():
+            with pytest.raises(Exception, match="timed out"):
+                await clients.openai.with_options(timeout=0.2).chat.completions.create(
+                    model=MODEL, messages=[user("hello")]
+                )
+            await is_abandoned(here)
+            await is_logged(here, "first_byte")
+
+        assert (await here.ask()).status == 200
+
+
+async def test_a_stream_of_a_real_client_that_is_left_early(tmp_path: Path) -> None:
+    """A ``break`` in the loop that reads it."""
+    async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
+        with here.sim.hold() as hold:
+            hold.release(1)
+            stream = await clients.openai.chat.completions.create(
+                model=MODEL, messages=[user("hello")], stream=True
+            )
+            async with stream:
+                async for _ in stream:
+                    break
+            await is_abandoned(here)
+            await is_logged(here, "relay")
+
+
+# Many at once, and in production.
+
+
+async def test_thirty_who_leave_at_once_leave_nothing(sim: Simulator, tmp_path: Path) -> None:
+    """Whatever each of them was waiting for."""
+    async with running(sim.url, tmp_path, admission={"max_queued_per_key": 64}) as gateway:
+        with sim.hold() as hold:
+            async with httpx.AsyncClient(headers=gateway.bearer, timeout=30) as client:
+                url = gateway.url + OPENAI.path
+                tasks = [
+                    asyncio.get_running_loop().create_task(client.post(url, json=OPENAI.body()))
+                    for _ in range(30)
+                ]
+                await sim.wait_for(lambda: hold.waiting == 1)
+                await until(lambda: "29/64 queued" in repr(gateway.gateway.admission))
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            lines = await gateway.finished(30)
+        await left_empty(gateway)
+        await sim.wait_for(lambda: sim.stats.active == 0)
+
+        assert {line["outcome"] for line in lines} == {"client_disconnected"}
+        assert sorted(line["phase"] for line in lines) == ["first_byte"] + ["queue"] * 29
+        assert len(asked(sim)) == 1
+
+
+async def test_a_caller_who_leaves_a_process_of_its_own(sim: Simulator, tmp_path: Path) -> None:
+    """aiohttp's own default would let Ollama work on; what is shipped does not."""
+    home = Home(tmp_path)
+    key = home.key("tester")
+    with home.serves(sim.url) as process, sim.hold() as hold:
+        async with caller(process.port) as one:
+            bearer = {"Authorization": f"Bearer {key}"}
+            one.send(request(OPENAI.path, OPENAI.body(), headers=bearer))
+            await sim.wait_for(lambda: hold.waiting == 1)
+            hangs_up(one)
+            await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
+        await process.until(lambda: bool(process.log("request.finished")))
+        line = process.log("request.finished")[0]
+        process.signal(signal.SIGTERM)
+
+        assert await process.ended() == 0
+    assert (line["outcome"], line["status"]) == ("client_disconnected", 499)
+
+
+async def test_a_caller_who_stays_is_not_taken_for_gone(gateway: Running, sim: Simulator) -> None:
+    """A whole request on a connection that stays open is answered, however long it takes."""
+    async with caller(gateway.port) as one:
+        with sim.hold() as hold:
+            one.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
+            await sim.wait_for(lambda: hold.waiting == 1)
+        answer = await one.answer()
+
+    assert (answer.status, answer.whole) == (200, True)

@@ -1,0 +1,90 @@
+"""A caller who reads slowly does not hold the GPU, and one who does not read is let go."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gateway.simulator import Fault
+
+from .crowd import MIB, house, in_house, say
+from .speech import OPENAI
+from .wire import caller, request
+
+
+async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
+    """His whole answer is read ahead of him: the next caller is served while he still reads."""
+    async with house(tmp_path) as (sim, gateway):
+        sim.fault(Fault.huge(12 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            slow.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
+            await in_house(gateway, 0, 0)
+            next_one = await say(gateway)
+            still = repr(gateway.gateway.front)
+            answer = await slow.answer()
+
+        assert next_one.status == 200
+        assert still == "<Front 1 requests>"
+        assert (answer.whole, len(answer.body) > 12 * MIB) == (True, True)
+
+
+async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
+    """A stream below ``answer_bytes`` is finished, whatever its reader does."""
+    async with house(tmp_path, limits={"answer_bytes": 12 * MIB}) as (sim, gateway):
+        sim.fault(Fault.huge(10 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.generations_finished == 1)
+            await in_house(gateway, 0, 0)
+            status, _ = await slow.head()
+            rest, whole = await slow.rest()
+
+        assert (status, whole, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
+
+
+async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None:
+    """No more is kept in memory; once the reader goes on, so does Ollama."""
+    async with house(tmp_path, limits={"answer_bytes": MIB}) as (sim, gateway):
+        sim.fault(Fault.huge(64 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.blocked == 1)
+            (connection,) = gateway.gateway.upstream.pool._lent
+            held = int(repr(connection._reply).split(", ")[1].split()[0])
+            await slow.head()
+            size = 0
+            async with asyncio.timeout(20):
+                while data := await slow.reader.read(MIB):
+                    size += len(data)
+                    if data.endswith(b"0\r\n\r\n"):
+                        break
+
+        assert held <= MIB
+        assert size > 64 * MIB
+        assert (await gateway.finished())[0]["outcome"] == "ok"
+
+
+async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
+    """``write_timeout``: his place is free, and Ollama is let go."""
+    tables: dict[str, Any] = {
+        "limits": {"answer_bytes": 64 * 1024},
+        "clocks": {"write_timeout": 0.3},
+    }
+    async with house(tmp_path, **tables) as (sim, gateway):
+        sim.fault(Fault.huge(64 * MIB))
+        async with caller(gateway.port, limit=1 << 16) as slow:
+            body = OPENAI.body(stream=True)
+            slow.send(request(OPENAI.path, body, headers=gateway.bearer))
+            await sim.wait_for(lambda: sim.stats.blocked == 1)
+            next_one = await say(gateway)
+            line = (await gateway.finished(2))[0]
+
+        assert next_one.status == 200
+        assert (line["outcome"], line["status"], line["phase"]) == (
+            "client_write_timeout",
+            499,
+            "relay",
+        )
+        assert sim.stats.generations_abandoned == 1
