@@ -40,7 +40,7 @@ _KEY: Final = re.compile(
 _HEADER_LINE: Final = re.compile(
     r"((?:authorization|x-api-key|cookie|cf-access-jwt-assertion|cf-access-client-secret)"
     # Our own messages name a scheme between backticks, without a key behind it.
-    r"""(?:\s*[:=]\s*|['"]\s*[:,]\s*)(?!(?:bearer|basic)`)(?:b?['"])?(?:(?:bearer|basic)\s+)?)"""
+    r"""(?:\s*[:=]\s*|['"]\s*[:,]\s*)(?!\s*(?:bearer|basic)`)(?:b?['"])?(?:(?:bearer|basic)\s+)?)"""
     r"""(?:[^\r\n'"`\\]|\\{1,4}x[0-9a-f]{2})+""",
     re.IGNORECASE,
 )

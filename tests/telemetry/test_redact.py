@@ -253,3 +253,10 @@ def test_a_record_that_cannot_be_formatted_raises_nothing() -> None:
 
     assert redact_record(made)
     assert "could not be formatted" in formatted(made)
+
+
+def test_a_message_that_names_a_scheme_stays_readable() -> None:
+    """Our own advice holds no key, only the place for one."""
+    advice = "The key in `Authorization: Bearer` is `ollama`."
+
+    assert redact(advice) == advice
