@@ -14,7 +14,7 @@ import msgspec
 
 from bench.goodput.plans import FULL, QUICK
 from bench.goodput.processes import environment
-from bench.goodput.report import of_closed, of_load, of_refusals, verdicts
+from bench.goodput.report import faults, of_closed, of_load, of_refusals, verdicts
 from bench.goodput.result import Result
 from bench.goodput.world import Contender, Spec
 
@@ -51,7 +51,10 @@ def main() -> int:
         f"machine itself was late by up to {lag:.2f} s (99 %), {worst:.2f} s at worst."
     )
     _write(seen, arguments)
-    return 0
+    broken = faults(results)
+    for fault in broken:
+        print(f"bench.goodput: a contender is broken: {fault}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 def _arguments() -> argparse.Namespace:

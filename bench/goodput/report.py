@@ -77,6 +77,16 @@ def of_refusals(results: Iterable[Result]) -> str:
     )
 
 
+def faults(results: Iterable[Result]) -> list[str]:
+    """Where a contender itself was broken: its numbers mean nothing."""
+    return [
+        f"{one.spec.contender}, {one.spec.load:g}x: {refused.count} times {code}"
+        for one in results
+        for code, refused in one.refusals.items()
+        if code in ("500", "internal_error")
+    ]
+
+
 def _told(refused: Refused) -> list[str]:
     times = (refused.median, refused.worst)
     return [str(refused.count), str(refused.late), *(f"{time:.2f} s" for time in times)]

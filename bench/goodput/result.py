@@ -98,7 +98,7 @@ def result(
         useful=useful / seconds,
         loading=gpu["loading_seconds"] / seconds,
         wasted=max(0.0, gpu["generating_seconds"] - useful) / seconds,
-        goodput=delivered / computed if computed else 1.0,
+        goodput=delivered / computed if computed else 0.0,
         wasted_tokens=computed - delivered,
         per_second=len(answered) / seconds,
         models=tuple(_per_model(model, journal.calls) for model in spec.models),

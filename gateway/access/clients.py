@@ -3,10 +3,14 @@
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 MAX_HOPS: Final = 16
 """Entries of X-Forwarded-For that are looked at, from the right. The caller writes the left end."""
+
+_LONGEST: Final = 100
+"""Characters of an address with brackets, zone and port."""
 
 UNKNOWN: Final = "unknown"
 """The client where the connection has no IP address, or is gone."""
@@ -61,6 +65,11 @@ def _origin(entries: Sequence[str], trusted: Sequence[TrustedProxy]) -> Address 
 
 def _address(text: str) -> Address | None:
     """Some proxies append the port: ``192.0.2.1:443``, ``[2001:db8::1]:443``."""
+    return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=512)
+def _parsed(text: str) -> Address | None:
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -6,6 +6,7 @@ Case never counts. The characters and lengths are those of Ollama's ``types/mode
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _DEFAULT_HOST: Final = "registry.ollama.ai"
@@ -26,7 +27,13 @@ def name_key(name: str) -> str | None:
 
     For names that Ollama lists it is what the list writes, in lower case.
     """
-    match = _NAME.fullmatch(name) if len(name) <= _LONGEST else None
+    # The few names that are in use are remembered, and never more than their longest.
+    return _key_of(name) if len(name) <= _LONGEST else None
+
+
+@lru_cache(maxsize=512)
+def _key_of(name: str) -> str | None:
+    match = _NAME.fullmatch(name)
     if match is None:
         return None
     host, namespace, model, tag = (part and part.lower() for part in match.groups())

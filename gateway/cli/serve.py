@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -99,6 +100,7 @@ async def _serve(loaded: "Loaded") -> int:
         # Outermost: whoever presses Ctrl-C again while the listeners close changes nothing.
         with signals(first=stop.set, second=gateway.front.cut_all):
             async with serving(gateway, admin_of(gateway)) as listening:
+                _rest_the_collector()
                 log.info(
                     "gateway.started",
                     public=f"http://{listening.public}",
@@ -113,6 +115,13 @@ async def _serve(loaded: "Loaded") -> int:
         return _failed(str(error))
     log.info("gateway.stopped")
     return DONE
+
+
+def _rest_the_collector() -> None:
+    """What start-up made stays for good: looking through it again and again finds nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _failed(problem: str) -> int:

@@ -35,6 +35,8 @@ async def read_body(
         share.take(declared)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await _invite(request)
+    if request.content.is_eof():  # It came together with its head: there is nothing to time.
+        return await _collect(request, share, limit)
     try:
         async with asyncio.timeout(body_timeout):
             return await _collect(request, share, limit)

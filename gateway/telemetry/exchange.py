@@ -7,6 +7,7 @@ clock: instants are seconds of one monotonic clock (the event loop's) and are pa
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from gateway.errors import GatewayError, InternalError
@@ -104,6 +105,11 @@ _IN_ORDER: Final = (
 _TIMES: Final = ("queue_wait", "time_to_first_token", "duration")
 
 
+@lru_cache(maxsize=512)
+def _word(text: str) -> str:
+    return harmless(text, MAX_WORD)
+
+
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """The collector of one request's facts; every attribute may be written until ``finish``.
@@ -152,14 +158,14 @@ class Exchange:
         """The facts as they stand at the instant ``now``."""
         return Facts(
             request_id=harmless(self.request_id, MAX_WORD),
-            method=harmless(self.method, MAX_WORD),
+            method=_word(self.method),
             route=self.route,
             outcome=self._verdict(),
             phase=self.phase,
             duration=max(0.0, now - self.started),
             streaming=self.streaming,
             key=self.key,
-            client=harmless(self.client, MAX_WORD) if self.client else None,
+            client=self.client and _word(self.client),
             model=self.model,
             status=self.status,
             error=harmless(self.error, MAX_ERROR) if self.error else None,

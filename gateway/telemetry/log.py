@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -35,6 +36,9 @@ FOREIGN_LOGGERS: Final = (
     *("aiohttp.websocket", "asyncio"),
 )
 """Loggers of the standard library whose records can hold what a caller sent."""
+
+_WORDS: Final = frozenset({"method", "route", "key", "client", "model", "outcome", "phase"})
+"""Facts that are the same few words in request after request."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -99,7 +103,7 @@ class RequestLog:
         self._write = {"info": logger.info, "warning": logger.warning, "error": logger.error}
 
     def observe(self, facts: Facts) -> None:
-        self._write[severity(facts)](FINISHED, **facts.present())
+        self._write[severity(facts)](FINISHED, facts=facts)
 
 
 def severity(facts: Facts) -> Literal["info", "warning", "error"]:
@@ -145,6 +149,9 @@ def make_logger(lines: Lines, *, level: Level, log_format: LogFormat) -> Logger:
 
 def _in_order(_logger: object, level: str, event: EventDict) -> EventDict:
     """When, how bad and what first; then the rest as it was given, made fit to be written."""
+    facts = event.pop("facts", None)
+    if isinstance(facts, Facts):
+        event.update(facts.present())
     line: dict[str, Any] = {
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "level": level,
@@ -152,10 +159,15 @@ def _in_order(_logger: object, level: str, event: EventDict) -> EventDict:
     }
     exception = event.pop("exception", None) or _text_of(event.pop("exc_info", None))
     for name, value in event.items():
-        line[name] = _fit(value)
+        line[name] = _fit_word(value) if name in _WORDS and isinstance(value, str) else _fit(value)
     if exception:
         line["exception"] = redact(exception)[-MAX_TRACEBACK:]
     return line
+
+
+@lru_cache(maxsize=512)
+def _fit_word(word: str) -> str:
+    return harmless(word)
 
 
 def _fit(value: object) -> object:

@@ -13,7 +13,7 @@ from gateway.upstream.connection import Connection
 
 _UNKNOWN = "its name does not resolve"
 
-MAX_IDLE = 16
+MAX_IDLE = 64
 """Idle connections kept. Admission decides how many are used; this bounds what lies about."""
 
 
