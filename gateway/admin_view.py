@@ -12,7 +12,8 @@ from gateway.calls.pipeline import Terms
 from gateway.catalog.lists import Served
 from gateway.edge.admin import AdminView, Refreshed, admin_app
 from gateway.edge.admin_guard import AdminGuard
-from gateway.edge.status import Keys, Ollama, Standing, not_ready, status_of
+from gateway.edge.standing import Keys, Ollama, Standing
+from gateway.edge.status import not_ready, status_of
 from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamUnreachable
 from gateway.terms import terms_of
 
@@ -77,6 +78,8 @@ class _Sight:
                 queue_text=repr(gateway.admission),
                 keys=self._keys(),
                 terms=self._terms,
+                residents=gateway.learning.residents.view(),
+                learned=gateway.learning.learned.snapshot(),
                 recent=gateway.recent.snapshot(),
             )
         )

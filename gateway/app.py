@@ -14,7 +14,7 @@ from gateway.access.clients import TrustedProxy
 from gateway.access.failures import Failures
 from gateway.access.rates import Rates
 from gateway.access.store import Change, KeyStore
-from gateway.admission import Admission, Limits
+from gateway.admission import Admission, Limits, Order, decide
 from gateway.calls.pipeline import Pipeline
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.source import ShowReply
@@ -23,6 +23,7 @@ from gateway.edge.buffers import Buffers
 from gateway.edge.discovery import Discovery
 from gateway.edge.front import Front, Gate
 from gateway.edge.inference import BodyLimits, Inference
+from gateway.learning import Learning
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.telemetry.exchange import Facts
@@ -45,6 +46,7 @@ class Gateway:
     keys: KeyStore
     catalog: Catalog
     admission: Admission
+    learning: Learning
     upstream: Upstream
     front: Front
     metrics: Metrics
@@ -58,6 +60,8 @@ class Gateway:
             tasks = [
                 asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
                 asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
+                asyncio.create_task(self._look_at_memory()),  # noqa: TID251 - owned right here
+                asyncio.create_task(self.learning.keep()),  # noqa: TID251 - owned right here
             ]
             try:
                 yield
@@ -65,6 +69,10 @@ class Gateway:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self.learning.save()
+
+    async def _look_at_memory(self) -> None:
+        await self.learning.watch(self.catalog, busy=lambda: not self.admission.idle)
 
 
 def build(
@@ -72,24 +80,31 @@ def build(
     *,
     keys_file: Path,
     version: str,
+    state_file: Path | None = None,
     log: Logger | None = None,
     lines: Lines | None = None,
+    order: Order = decide,
 ) -> Gateway:
-    """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet."""
+    """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet.
+
+    Without a ``state_file`` what was learned is forgotten at the end. ``order`` is who goes next.
+    """
     now = asyncio.get_running_loop().time
     log = log or make_logger(
         lines or Lines(_Nowhere()), level=settings.log.level, log_format=settings.log.format
     )
     keys = KeyStore(keys_file, report=_key_report(log))
     upstream = Upstream(URL(settings.ollama.url), version=version)
+    learning = Learning(settings, state_file=state_file, log=log, now=now)
+    learning.load()
     catalog = Catalog(
         _Source(Probes(upstream)),
         ttl=settings.catalog.ttl,
         stale_limit=settings.catalog.stale_limit,
         now=now,
-        on_change=_upstream_report(log),
+        on_change=_upstream_report(log, learning),
     )
-    admission = Admission(_limits(settings), now=now)
+    admission = Admission(_limits(settings), now=now, memory=learning.memory, order=order)
     metrics = Metrics(snapshot=_gauges(admission, catalog, keys, lines), version=version)
     recent = Recent()
     observer = _Observer(Telemetry(RequestLog(log), metrics, recent), metrics, log)
@@ -97,6 +112,7 @@ def build(
         queue=admission,
         upstream=upstream,
         terms=terms_of(settings),
+        learned=learning.learned,
         unreachable=catalog.doubt,
         now=now,
     )
@@ -107,6 +123,7 @@ def build(
         keys=keys,
         catalog=catalog,
         admission=admission,
+        learning=learning,
         upstream=upstream,
         front=front,
         metrics=metrics,
@@ -154,6 +171,7 @@ def _limits(settings: Settings) -> Limits:
         max_active=admission.max_active,
         max_queued=admission.max_queued,
         max_queued_per_key=admission.max_queued_per_key,
+        affinity_patience=admission.affinity_patience,
     )
 
 
@@ -186,11 +204,12 @@ def _key_report(log: Logger) -> Callable[[Change], None]:
     return report
 
 
-def _upstream_report(log: Logger) -> Callable[[bool, str], None]:
+def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], None]:
     def report(up: bool, reason: str) -> None:  # noqa: FBT001 - the catalogue's signature
         if up:
             log.info("upstream.up")
         else:
+            learning.residents.forget()
             log.warning("upstream.down", reason=reason)
 
     return report

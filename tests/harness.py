@@ -74,9 +74,16 @@ async def running(
     ollama_url: str,
     folder: Path,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    watching: bool = False,
+    state_file: Path | None = None,
     **more: Any,
 ) -> AsyncIterator[Running]:
-    """Start a gateway in front of ``ollama_url``; ``settings`` are tables of gateway.toml."""
+    """Start a gateway in front of ``ollama_url``; ``settings`` are tables of gateway.toml.
+
+    Only one that is ``watching`` asks Ollama by itself what is loaded: elsewhere each request that
+    Ollama sees is one that the test has caused.
+    """
     tables: dict[str, Any] = {
         "listen": {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"},
         "ollama": {"url": ollama_url},
@@ -92,7 +99,18 @@ async def running(
     lines = Lines(output)
     log = make_logger(lines, level="debug", log_format="json")
     gateway = build(
-        Settings.model_validate(tables), keys_file=keys_file, version="test", log=log, lines=lines
+        Settings.model_validate(tables),
+        keys_file=keys_file,
+        state_file=state_file,
+        version="test",
+        log=log,
+        lines=lines,
     )
+    if not watching:
+        gateway.learning.watch = _look_nowhere  # type: ignore[method-assign]  # see above
     async with serving(gateway, admin_of(gateway)) as listening:
         yield Running(gateway, listening, keys_file, key, discovery, output)
+
+
+async def _look_nowhere(*_: object, **__: object) -> None:
+    """Instead of looking at what Ollama has loaded."""

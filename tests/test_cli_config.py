@@ -93,7 +93,9 @@ def test_any_value_survives(file: str, size: int, timeout: float, origin: str) -
         keys={"file": file}, limits={"body_bytes": size}, clocks={"head_timeout": timeout}
     )
     sources = dict.fromkeys(setting_names(), origin)
-    loaded = Loaded(settings, Path(f"/a/{origin}"), sources, Path("/a/keys.toml"))
+    loaded = Loaded(
+        settings, Path(f"/a/{origin}"), sources, Path("/a/keys.toml"), Path("/a/state.json")
+    )
 
     printed = print_config(loaded)
 
@@ -115,7 +117,9 @@ def test_secrets_are_not_printed() -> None:
         extra: Table = Table()
 
     names = [*setting_names(), *(f"extra.{name}" for name in Table.model_fields)]
-    loaded = Loaded(All(), None, dict.fromkeys(names, "default"), Path("/a/keys.toml"))
+    loaded = Loaded(
+        All(), None, dict.fromkeys(names, "default"), Path("/a/keys.toml"), Path("/a/state.json")
+    )
 
     printed = print_config(loaded)
 

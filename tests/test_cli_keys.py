@@ -90,6 +90,7 @@ def test_every_option_reaches_the_key(keys: Command) -> None:
         *("create", "n", "--scope", "admin,Inference", "--scope", "discovery"),
         *("--models", "llama*", "qwen*:7b", "--models", "phi4", "--cloud", "gpt-oss*"),
         *("--rpm", "60", "--max-active", "2", "--weight", "2.5", "--tune", "--expires", "90d"),
+        *("--class", "batch"),
     )
 
     key = keys.key("n")
@@ -97,9 +98,10 @@ def test_every_option_reaches_the_key(keys: Command) -> None:
     assert key.scopes == set(Scope)
     assert (key.models, key.cloud) == (("llama*", "qwen*:7b", "phi4"), ("gpt-oss*",))
     assert (key.rpm, key.max_active, key.weight, key.tune) == (60, 2, 2.5, True)
+    assert key.batch
     assert key.expires == key.created + 90 * DAY
     assert "  models   llama* qwen*:7b phi4\n" in ended.err
-    assert "60 per minute, 2 at once, may tune, cloud gpt-oss*, weight 2.5" in ended.err
+    assert "60 per minute, 2 at once, may tune, cloud gpt-oss*, weight 2.5, batch" in ended.err
 
 
 def test_a_discovery_key_is_shown_in_the_path(keys: Command) -> None:
@@ -127,6 +129,7 @@ def test_an_expiry_by_date(keys: Command) -> None:
         (["n", "--rpm", "0"], "key n: rpm must be a whole number from 1 to 1000000, not 0"),
         (["n", "--rpm", "many"], "invalid int value: 'many'"),
         (["n", "--weight", "nan"], "key n: weight must be a number from 0.01 to 100"),
+        (["n", "--class", "bulk"], "invalid choice: 'bulk'"),
         (["n", "--models", "a b"], "key n: models must hold model names"),
         (["a b"], "'a b' cannot name a key: a name is 1 to 64 characters out of"),
         ([], "the following arguments are required: NAME"),
@@ -271,6 +274,7 @@ def test_list_as_json(keys: Command) -> None:
         "rpm": 60,
         "max_active": None,
         "weight": 1.0,
+        "class": "interactive",
         "expires": "2999-01-31T00:00:00Z",
         "revoked": None,
         "overlap_until": None,

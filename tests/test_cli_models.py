@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -9,14 +10,17 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.access.principal import Scope
 from gateway.cli import main
 from gateway.cli.admin_client import AdminFailed, read_key
-from gateway.cli.models import Model, Ollama, freshness, table
 from gateway.simulator import SimulatedModel, Simulator
+from tests.edge.standings import figures
 from tests.harness import Running, running
+
+CHAT = {"model": "llama3.2:1b", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,13 @@ def free_port() -> int:
 
 
 async def test_the_table_has_a_line_for_each_model(models: Command) -> None:
-    """With its size, its timeout and why; how fresh it is goes to stderr."""
+    """With its size, where it is, its timeouts and why; how fresh it is goes to stderr."""
     said = await models()
     headings, *lines = said.out.splitlines()
 
     assert said.code == 0
-    assert " ".join(headings.split()) == "MODEL PARAMETERS SIZE TIMEOUT BECAUSE OF AT ONCE"
-    assert "llama3.2:1b 1.2B 1.3 GB 60 s its parameters 1" in {
+    assert headings.split("  ")[0] == "MODEL"
+    assert "llama3.2:1b 1.2B 1.3 GB no - - 60 s 60 s 1 1.2B parameters" in {
         " ".join(line.split()) for line in lines
     }
     assert said.err.startswith(f"{len(lines)} models, as Ollama listed them ")
@@ -121,7 +125,26 @@ async def test_json_is_for_programs(models: Command) -> None:
     assert (said.code, said.err) == (0, "")
     assert told["ollama"]["up"] is True
     small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
-    assert (small["total_timeout"], small["why"], small["max_active"]) == (60, "its parameters", 1)
+    assert (small["total_timeout"], small["max_active"]) == (60, 1)
+    assert (small["resident"], small["loaded_for_sure"], small["learned"]) == (False, False, None)
+    assert small["why"]["total_timeout"] == "1.2B parameters"
+    assert small["why"]["first_byte_timeout"] == "1.2B parameters"
+
+
+async def test_what_calls_showed_is_told(gateway: Running, models: Command) -> None:
+    """That a model is loaded, how long that took, how fast it is."""
+    gateway.gateway.learning.learned.restore({"llama3.2:1b": figures()})
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as caller:
+        answer = await caller.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
+    await gateway.finished()
+    told = json.loads((await models("--json")).out)
+    small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
+    line = next(line for line in (await models()).out.splitlines() if "llama3.2:1b" in line)
+
+    assert answer.status_code == 200
+    assert (small["resident"], small["loaded_for_sure"]) == (True, True)
+    assert small["learned"]["service"]["count"] == figures().service.count + 1
+    assert re.split(r" {2,}", line)[3:6] == ["yes", "8.0 s", "48"]
 
 
 async def test_without_a_gateway_one_line_says_what_to_do(tmp_path: Path) -> None:
@@ -217,52 +240,3 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
     """With the reason."""
     with pytest.raises(AdminFailed, match="no such file"):
         read_key(str(tmp_path / "nothing"))
-
-
-def test_names_cannot_command_the_terminal() -> None:
-    """A model's name is whatever Ollama says it is."""
-    model = Model(name="evil\x1b[2J\n:x", listed=True, size_bytes=None, total_timeout=60.0)
-    _, line = table([model]).splitlines()
-
-    assert line.split() == ["evil[2J:x", "-", "-", "60", "s", "0"]
-
-
-def test_what_runs_on_ollama_com_says_so() -> None:
-    """Its size on disk says nothing about it."""
-    model = Model(name="big:cloud", listed=True, size_bytes=384, cloud=True)
-    _, line = table([model]).splitlines()
-
-    assert line.split()[:3] == ["big:cloud", "-", "cloud"]
-
-
-@pytest.mark.parametrize(
-    ("ollama", "count", "said"),
-    [
-        (
-            Ollama(url="u", up=False, list_age=None, stale=True, error="Connection refused."),
-            0,
-            "There is no list: Connection refused.",
-        ),
-        (
-            Ollama(url="u", up=True, list_age=12.4, stale=False),
-            1,
-            "1 model, as Ollama listed them 12 s ago.",
-        ),
-        (
-            Ollama(url="u", up=False, list_age=90.0, stale=True),
-            2,
-            "2 models, as Ollama listed them 90 s ago. It does not answer at u now.",
-        ),
-        (
-            Ollama(url="u", up=True, list_age=0.0, stale=False),
-            0,
-            (
-                "0 models, as Ollama listed them 0 s ago. On its machine, "
-                "`ollama pull llama3.2:1b` adds one."
-            ),
-        ),
-    ],
-)
-def test_freshness_is_said_as_it_is(ollama: Ollama, count: int, said: str) -> None:
-    """Since when it is known, and whether it may have changed."""
-    assert freshness(ollama, count) == said

@@ -13,7 +13,7 @@ ROOT = Path(gateway.__file__).parent
 VALUES = {"errors"}
 PURE = {"dialects", "clocks"}
 SIDE_BY_SIDE = {"upstream", "access", "admission", "catalog", "telemetry"}
-TOP = {"app", "server", "terms", "admin_view", "cli", "settings"}
+TOP = {"app", "learning", "server", "terms", "admin_view", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "calls": VALUES | PURE | SIDE_BY_SIDE,
     "edge": VALUES | PURE | SIDE_BY_SIDE | {"calls"},
     "settings": set(),
+    "learning": VALUES | {"admission", "catalog", "settings", "telemetry"},
     "terms": VALUES | PURE | {"calls", "settings"},
-    "app": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms"},
+    "app": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "learning", "settings", "terms"},
     "admin_view": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms", "app"},
     "server": {"app", "edge", "settings"},
     "cli": VALUES | PURE | SIDE_BY_SIDE | TOP | {"calls", "edge", "simulator"},

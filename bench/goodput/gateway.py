@@ -9,13 +9,10 @@ place of the gateway's own order, and so many places, as in a plain cap; all the
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from unittest.mock import patch
 
 from bench.goodput.fast_loop import serve
 from bench.goodput.processes import tell, until_alone
@@ -23,7 +20,7 @@ from bench.goodput.world import TENANTS
 from gateway.access.keyfile import create_key
 from gateway.access.keys import NewKey
 from gateway.admin_view import admin_of
-from gateway.admission.admission import Admission
+from gateway.admission import Order, decide
 from gateway.admission.turns import Decision, Head, Standing
 from gateway.app import build
 from gateway.server import serving
@@ -54,25 +51,24 @@ def first_come(heads: Iterable[H], standing: Standing) -> Decision[H]:
     return Decision(min(able, key=lambda head: head.arrived_at, default=None))
 
 
-@contextmanager
-def _in_order_of_arrival() -> Iterator[None]:
-    with patch("gateway.app.Admission", partial(Admission, order=first_come)):
-        yield
-
-
 def _made_keys(folder: Path) -> list[str]:
     now = datetime.now(UTC)
     file = folder / "keys.toml"
     return [create_key(file, NewKey(name=f"tenant-{one}"), now) for one in range(TENANTS)]
 
 
-async def _serve(folder: Path, config: Path) -> None:
+async def _serve(folder: Path, config: Path, order: Order) -> None:
     keys = _made_keys(folder)
     loaded = load(config, environ={})
     lines = Lines(sys.stderr.buffer)
     log = configure(level="error", log_format="console", lines=lines)
     gateway = build(
-        loaded.settings, keys_file=loaded.keys_file, version="bench", log=log, lines=lines
+        loaded.settings,
+        keys_file=loaded.keys_file,
+        version="bench",
+        log=log,
+        lines=lines,
+        order=order,
     )
     async with serving(gateway, admin_of(gateway)) as listening:
         tell({"port": listening.public.port, "keys": keys})
@@ -89,13 +85,12 @@ def main() -> None:
         folder = Path(name)
         config = folder / "gateway.toml"
         text = _CONFIG.format(port=arguments.upstream)
+        order: Order = decide
         if arguments.first_come:
-            with _in_order_of_arrival():
-                config.write_text(text + _PLACES.format(places=arguments.first_come))
-                serve(_serve(folder, config), scale=arguments.scale)
-        else:
-            config.write_text(text)
-            serve(_serve(folder, config), scale=arguments.scale)
+            text += _PLACES.format(places=arguments.first_come)
+            order = first_come
+        config.write_text(text)
+        serve(_serve(folder, config, order), scale=arguments.scale)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class NewKey:
     rpm: int | None = None
     max_active: int | None = None
     weight: float = 1.0
+    batch: bool = False
     expires: datetime | None = None
 
 
@@ -79,6 +80,7 @@ class Key:
     rpm: int | None = None
     max_active: int | None = None
     weight: float = 1.0
+    batch: bool = False
     expires: datetime | None = None
     revoked: datetime | None = None
     previous: tuple[OldSecret, ...] = ()
@@ -96,6 +98,7 @@ class Key:
             rpm=spec.rpm,
             max_active=spec.max_active,
             weight=spec.weight,
+            batch=spec.batch,
             expires=None if spec.expires is None else _whole_second(spec.expires),
         )
 
@@ -110,6 +113,7 @@ class Key:
             rpm=self.rpm,
             max_active=self.max_active,
             weight=self.weight,
+            batch=self.batch,
         )
 
     def state(self, now: datetime) -> State:

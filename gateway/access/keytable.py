@@ -16,6 +16,9 @@ from gateway.access.principal import Scope
 MAX_REQUESTS_PER_MINUTE: Final = 1_000_000
 MAX_ACTIVE: Final = 10_000
 WEIGHTS: Final = (0.01, 100.0)
+INTERACTIVE: Final = "interactive"
+BATCH: Final = "batch"
+CLASSES: Final = (INTERACTIVE, BATCH)
 MAX_GLOB: Final = 256
 YEARS: Final = range(2000, 3000)
 """Far enough for any key, and no sum of times in here leaves the calendar."""
@@ -35,6 +38,7 @@ _FIELDS: Final = (
     "tune",
     "cloud",
     "weight",
+    "class",
     "revoked",
     "previous",
 )
@@ -71,6 +75,7 @@ def to_table(key: Key) -> dict[str, object]:
         "tune": key.tune or None,
         "cloud": list(key.cloud) or None,
         "weight": None if key.weight == 1.0 else key.weight,
+        "class": BATCH if key.batch else None,
         "revoked": key.revoked,
         "previous": previous_of(key) or None,
     }
@@ -100,6 +105,7 @@ def from_table(name: str, table: object) -> Key:
         rpm=fields.optional("rpm", _requests_per_minute, None),
         max_active=fields.optional("max_active", _active, None),
         weight=fields.optional("weight", _weight, 1.0),
+        batch=fields.optional("class", _batch, False),
         expires=fields.optional("expires", _moment, None),
         revoked=fields.optional("revoked", _moment, None),
         previous=fields.optional("previous", _previous, ()),
@@ -229,6 +235,13 @@ def _weight(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise _Wrong(f"must be a number from {least:g} to {most:g}, not {_shown(value)}")
     return float(value)
+
+
+def _batch(value: object) -> bool:
+    """The file says the class in a word, for a person to read."""
+    if value not in CLASSES:
+        raise _Wrong(f"must be {' or '.join(CLASSES)}, not {_shown(value)}")
+    return value == BATCH
 
 
 def _previous(value: object) -> tuple[OldSecret, ...]:

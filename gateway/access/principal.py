@@ -20,7 +20,7 @@ class Principal:
 
     ``key`` is the key's name, ``models`` and ``cloud`` are globs; ``rpm`` is requests per minute
     and ``max_active`` calls at Ollama at once, None being no limit of its own; ``weight`` is his
-    share when several wait.
+    share when several wait, and with ``batch`` interactive callers go before him.
     """
 
     key: str
@@ -31,6 +31,7 @@ class Principal:
     rpm: int | None = None
     max_active: int | None = None
     weight: float = 1.0
+    batch: bool = False
     _models: ModelGlobs = field(init=False, repr=False, compare=False)
     _cloud: ModelGlobs = field(init=False, repr=False, compare=False)
 

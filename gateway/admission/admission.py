@@ -1,155 +1,142 @@
 """The queue: places, those who hold them, those who wait.
 
-All mutable state of admission is in ``Admission``; every change is synchronous and ends with
-``_dispatch``, so between two of them a free place and one who could use it never coexist.
+All mutable state of admission is in ``Admission`` and what it owns; every change is synchronous
+and ends with ``_dispatch``, so between two of them a free place and one who may use it never
+coexist.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from math import inf
+from typing import Protocol
 
-from gateway.admission.demand import Demand, Limits, Occupancy, lower
-from gateway.admission.order import Decision, first_come, goes_before
-from gateway.admission.service import ServiceTimes
-from gateway.errors import (
-    Draining,
-    GatewayError,
-    QueueFull,
-    QueueTimeout,
-    RateLimitExceeded,
+from gateway.admission.demand import Demand, Limits
+from gateway.admission.holders import Holders
+from gateway.admission.lease import Lease
+from gateway.admission.memory import Memory, NoMemory
+from gateway.admission.predict import Outlook, Prediction, predict
+from gateway.admission.refusals import (
+    deadline_unreachable,
+    displaced,
+    hopeless,
+    key_queue_full,
+    queue_full,
+    too_late,
+    waited_too_long,
 )
+from gateway.admission.snapshot import LaneState, Snapshot
+from gateway.admission.turns import Decision, Standing, decide, is_doubtful
+from gateway.admission.waiting import Waiter, Waiting
+from gateway.errors import Draining, GatewayError
 
-
-class Waiter:
-    """One call that waits for a place."""
-
-    __slots__ = ("arrived_at", "demand", "future", "timer")
-
-    def __init__(self, demand: Demand, arrived_at: float, future: asyncio.Future[None]) -> None:
-        self.demand = demand
-        self.arrived_at = arrived_at
-        self.future = future
-        self.timer: asyncio.TimerHandle | None = None
-
-    def is_waiting(self) -> bool:
-        return not self.future.done()
-
-    def was_granted(self) -> bool:
-        future = self.future
-        return future.done() and not future.cancelled() and future.exception() is None
-
-    def end(self, error: GatewayError | None = None) -> None:
-        """Stop waiting: granted, or failed with ``error``.
-
-        One whose caller left in this turn of the loop is told nothing: he is on his way out.
-        """
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(None)
-        else:
-            self.future.set_exception(error)
+Refusal = Callable[[Demand, Prediction, float], GatewayError]
 
 
 class Order(Protocol):
-    """Who is next; see ``gateway.admission.order``."""
+    """Who is next; see ``gateway.admission.turns``."""
 
-    def __call__(
-        self, waiting: Iterable[Waiter], occupancy: Occupancy, limits: Limits, now: float, /
-    ) -> Decision[Waiter]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of the queue at one moment, for gauges and people."""
-
-    max_active: int
-    max_queued: int
-    active: dict[str, int]
-    queued: dict[str, int]
-    oldest_wait: float
+    def __call__(self, heads: Iterable[Waiter], standing: Standing, /) -> Decision[Waiter]: ...
 
 
 class Admission:
-    """Gives leases: ``async with admission.lease(demand) as lease``."""
+    """Gives leases: ``async with admission.lease(demand) as lease``.
+
+    ``jitter`` gives numbers from 0 to 1: refused callers shall not come back all together.
+    """
 
     def __init__(
-        self, limits: Limits, *, now: Callable[[], float], order: Order = first_come
+        self,
+        limits: Limits,
+        *,
+        now: Callable[[], float],
+        memory: Memory | None = None,
+        order: Order = decide,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = limits
         self._now = now
+        self._memory = memory or NoMemory()
         self._order = order
-        self._occupancy = Occupancy()
-        self._waiting: dict[Waiter, None] = {}
-        self._waiting_by_key: dict[str, int] = {}
-        self._service = ServiceTimes()
+        self._jitter = jitter
+        self._holders = Holders(now=now)
+        self._waiting = Waiting()
         self._ask_again: asyncio.TimerHandle | None = None
         self._draining = False
 
     def __repr__(self) -> str:
         return (
-            f"<Admission {self._occupancy.total}/{self._limits.max_active} active, "
+            f"<Admission {len(self._holders)}/{self._limits.max_active} active, "
             f"{len(self._waiting)}/{self._limits.max_queued} queued>"
         )
 
     @property
     def idle(self) -> bool:
         """Whether nobody holds a place and nobody waits for one."""
-        return self._occupancy.total == 0 and not self._waiting
+        return not len(self._holders) and not len(self._waiting)
 
-    def lease(self, demand: Demand) -> "Lease":
+    def lease(self, demand: Demand) -> Lease:
         """The right to have one request at Ollama, for as long as the block lasts.
 
         Raises on entering:
             Draining: the gateway is shutting down.
             QueueFull, RateLimitExceeded: no room to wait, for anybody or for this key.
-            QueueTimeout: waited ``demand.queue_timeout`` seconds, or certainly would.
+            QueueTimeout: waited ``demand.queue_timeout`` seconds, or surely would.
+            DeadlineUnreachable: the caller will surely have left before it is done.
         """
-        return Lease(self, demand)
+        return Lease(self, demand, now=self._now)
 
     def drain(self) -> None:
         """Refuse whoever comes and whoever waits; those who hold places keep them."""
         self._draining = True
         for waiter in list(self._waiting):
-            self._stop_waiting(waiter)
+            self._waiting.remove(waiter)
             waiter.end(Draining())
+        self._ask_again_at(None)
+
+    def look_again(self) -> None:
+        """Something that decides who is next has changed elsewhere: what is loaded."""
+        self._dispatch()
 
     def snapshot(self) -> Snapshot:
-        queued: dict[str, int] = {}
-        for waiter in self._waiting:
-            queued[waiter.demand.model] = queued.get(waiter.demand.model, 0) + 1
-        oldest = next(iter(self._waiting), None)
+        now = self._now()
+        lanes = [
+            LaneState(lane.demand.key, lane.demand.model, len(lane), now - lane.oldest.arrived_at)
+            for lane in self._waiting.lanes()
+        ]
         return Snapshot(
             max_active=self._limits.max_active,
             max_queued=self._limits.max_queued,
-            active=dict(self._occupancy.by_model),
-            queued=queued,
-            oldest_wait=0.0 if oldest is None else self._now() - oldest.arrived_at,
+            active=dict(self._holders.occupancy.by_model),
+            lanes=tuple(lanes),
         )
 
     # What a lease calls.
 
-    def enter(self, demand: Demand) -> Waiter | None:
-        """Take a place at once (None), or a place in the queue; raises what refuses both."""
+    def enter(self, demand: Demand) -> tuple[Waiter, Prediction]:
+        """Take a place at once, or a place in the queue; raises what refuses both."""
         if self._draining:
             raise Draining
-        loop = asyncio.get_running_loop()
-        waiter = Waiter(demand, self._now(), loop.create_future())
-        decision = self._decide((*self._waiting, waiter) if self._waiting else (waiter,))
-        if decision.waiter is waiter:
-            self._occupancy.add(demand)
-            return None
-        self._refuse_hopeless(demand)
-        waiter.timer = loop.call_later(demand.queue_timeout, self._expire, waiter)
-        self._waiting[waiter] = None
-        by_key = self._waiting_by_key
-        by_key[demand.key] = by_key.get(demand.key, 0) + 1
-        self._dispatch()
-        return waiter
+        self._holders.settle()
+        self._begin_account(demand.key)
+        foreseen = self._predict(demand)
+        waiter = Waiter(
+            demand,
+            arrived_at=self._now(),
+            needs=self._holders.service.of(demand.model, resident=False).mean,
+            slow=foreseen.slow_answer,
+            future=asyncio.get_running_loop().create_future(),
+        )
+        if self._goes_at_once(waiter):
+            self._grant(waiter)
+            return waiter, foreseen
+        try:
+            self._refuse_hopeless(demand, foreseen)
+        except GatewayError:
+            self._close_account(demand.key)
+            raise
+        self._wait(waiter, foreseen)
+        return waiter, foreseen
 
     def leave(self, waiter: Waiter) -> None:
         """The caller has gone while he waited.
@@ -158,42 +145,99 @@ class Admission:
         would be lost for ever.
         """
         if waiter in self._waiting:
-            self._stop_waiting(waiter)
+            self._remove(waiter)
             if waiter.timer is not None:
                 waiter.timer.cancel()
+            # He may have been the one for whose sake others were held back.
+            self._dispatch()
         elif waiter.was_granted():
-            self._free(waiter.demand)
+            self.give_back(waiter, answered=False)
 
-    def give_back(self, demand: Demand, held: float) -> None:
-        """A place is free again after ``held`` seconds."""
-        self._service.add(held)
-        self._free(demand)
+    def give_back(self, waiter: Waiter, *, answered: bool) -> None:
+        """A place is free again; ``answered``: the call was served."""
+        demand = waiter.demand
+        self._holders.remove(waiter, answered=answered)
+        if demand.local:
+            self._memory.ended(demand.model, answered=answered)
+        self._close_account(demand.key)
+        self._dispatch()
 
     # Inside.
 
-    def _free(self, demand: Demand) -> None:
-        self._occupancy.remove(demand)
+    def _goes_at_once(self, waiter: Waiter) -> bool:
+        if self._waiting.has_before(waiter.demand, self._is_held_back):
+            return False
+        return self._decide((*self._heads(), waiter)).waiter is waiter
+
+    def _wait(self, waiter: Waiter, foreseen: Prediction) -> None:
+        """In the queue, until his own clock ends: later he would only be sent to fail."""
+        delay, refusal = waiter.demand.queue_timeout, waited_too_long
+        useful = waiter.demand.patience - foreseen.quick_answer if foreseen.known else inf
+        if useful < delay:
+            delay, refusal = max(useful, 0.0), too_late
+        waiter.timer = asyncio.get_running_loop().call_later(delay, self._expire, waiter, refusal)
+        self._waiting.add(waiter)
         self._dispatch()
 
-    def _stop_waiting(self, waiter: Waiter) -> None:
-        del self._waiting[waiter]
-        lower(self._waiting_by_key, waiter.demand.key)
+    def _heads(self) -> Iterable[Waiter]:
+        return self._waiting.heads(self._is_held_back)
+
+    def _is_held_back(self, waiter: Waiter) -> bool:
+        """Whether those behind him in his lane need not wait for him."""
+        held_back = self._holders.occupancy.holds_back(waiter.demand)
+        return held_back or is_doubtful(waiter, self._now())
+
+    def _decide(self, heads: Iterable[Waiter]) -> Decision[Waiter]:
+        now = self._now()
+        standing = Standing(
+            occupancy=self._holders.occupancy,
+            limits=self._limits,
+            residency=self._memory.residency(),
+            shares=self._holders.shares,
+            now=now,
+        )
+        decision = self._order(heads, standing)
+        passed = decision.passed_over
+        if passed is not None and passed.passed_over_at is None:
+            passed.passed_over_at = now
+        return decision
 
     def _dispatch(self) -> None:
-        """Let everybody go who can."""
-        while self._waiting:
-            decision = self._decide(self._waiting)
+        """Let everybody go who may."""
+        self._holders.settle()
+        ask_again_at = None
+        while len(self._waiting):
+            decision = self._decide(self._heads())
             waiter = decision.waiter
             if waiter is None:
-                self._ask_again_at(decision.ask_again_at)
-                return
-            self._stop_waiting(waiter)
+                ask_again_at = decision.ask_again_at
+                break
+            self._waiting.remove(waiter)
             if waiter.is_waiting():
-                self._occupancy.add(waiter.demand)
-            waiter.end()
+                self._grant(waiter)
+            else:
+                self._close_account(waiter.demand.key)
+                waiter.end()
+        self._ask_again_at(ask_again_at)
 
-    def _decide(self, waiting: Iterable[Waiter]) -> Decision[Waiter]:
-        return self._order(waiting, self._occupancy, self._limits, self._now())
+    def _grant(self, waiter: Waiter) -> None:
+        demand = waiter.demand
+        self._holders.add(waiter, resident=not demand.local or self._memory.began(demand.model))
+        waiter.end()
+
+    def _remove(self, waiter: Waiter) -> None:
+        self._waiting.remove(waiter)
+        self._close_account(waiter.demand.key)
+
+    def _begin_account(self, key: str) -> None:
+        if not len(self._waiting):
+            self._holders.shares.level(self._holders.service.turn())
+        if key not in self._waiting.by_key:
+            self._holders.shares.arrive(key)
+
+    def _close_account(self, key: str) -> None:
+        if key not in self._waiting.by_key and key not in self._holders.occupancy.by_key:
+            self._holders.shares.forget(key)
 
     def _ask_again_at(self, when: float | None) -> None:
         if self._ask_again is not None:
@@ -203,87 +247,47 @@ class Admission:
             delay = max(when - self._now(), 0.0)
             self._ask_again = asyncio.get_running_loop().call_later(delay, self._dispatch)
 
-    def _expire(self, waiter: Waiter) -> None:
-        if waiter not in self._waiting:
+    def _expire(self, waiter: Waiter, refusal: Refusal) -> None:
+        if waiter in self._waiting:
+            self._remove(waiter)
+            foreseen = self._predict(waiter.demand)
+            waiter.end(refusal(waiter.demand, foreseen, self._jitter()))
+            self._dispatch()
+
+    def _predict(self, demand: Demand) -> Prediction:
+        outlook = Outlook(
+            active=self._holders.occupancy.by_model,
+            service=self._holders.service,
+            residency=self._memory.residency(),
+            shares=self._holders.shares,
+            limits=self._limits,
+        )
+        return predict(demand, self._waiting.lanes(), outlook)
+
+    def _refuse_hopeless(self, demand: Demand, foreseen: Prediction) -> None:
+        if demand.first:
+            # He had his turn, and is not told now that there is no room for him.
             return
-        self._stop_waiting(waiter)
-        waiter.end(
-            QueueTimeout(
-                f"No place came free within {waiter.demand.queue_timeout:g} s; "
-                f"{len(self._waiting)} calls still wait. Try again later, or send fewer at once.",
-                retry_after=self._likely_wait(waiter.demand),
-            )
-        )
-        self._dispatch()
-
-    def _refuse_hopeless(self, demand: Demand) -> None:
         limits = self._limits
-        queued = len(self._waiting)
-        if self._waiting_by_key.get(demand.key, 0) >= limits.max_queued_per_key:
-            raise RateLimitExceeded(
-                f"This key already has {limits.max_queued_per_key} calls waiting, which is its "
-                "limit. Wait for answers before sending more.",
-                retry_after=self._likely_wait(demand),
-            )
-        if queued >= limits.max_queued:
-            raise QueueFull(
-                f"All places are taken and {queued} calls wait, which is the limit. "
-                "Try again later.",
-                retry_after=self._likely_wait(demand),
-            )
-        ahead = sum(goes_before(one.demand, demand, limits) for one in self._waiting)
-        if self._service.certain_wait(ahead, limits.max_active) > demand.queue_timeout:
-            raise QueueTimeout(
-                f"{ahead} calls wait before this one: it would certainly wait longer than "
-                f"{demand.queue_timeout:g} s. Try again later.",
-                retry_after=self._likely_wait(demand),
-            )
+        if self._waiting.by_key.get(demand.key, 0) >= limits.max_queued_per_key:
+            raise key_queue_full(limits.max_queued_per_key, foreseen, self._jitter())
+        if foreseen.known and foreseen.quick > demand.patience:
+            raise deadline_unreachable(demand, foreseen, self._jitter())
+        if foreseen.known and foreseen.quick_wait > demand.queue_timeout:
+            raise hopeless(demand, foreseen, self._jitter())
+        if len(self._waiting) >= limits.max_queued and not self._displace(demand):
+            raise queue_full(len(self._waiting), foreseen, self._jitter())
 
-    def _likely_wait(self, demand: Demand) -> float:
-        """Seconds until such a call is likely to go: it waits at three caps, the slowest counts."""
-        most = self._limits.max_active
-        waiting = [waiter.demand for waiter in self._waiting]
-        same_model = sum(one.model == demand.model for one in waiting)
-        same_key = self._waiting_by_key.get(demand.key, 0)
-        caps = (
-            (len(waiting), most),
-            (same_model, min(demand.model_max_active, most)),
-            (same_key, min(demand.key_max_active or most, most)),
-        )
-        return max(self._service.expected_wait(ahead, places) for ahead, places in caps)
-
-
-class Lease:
-    """One place, held inside ``async with``. ``waited`` is the queue wait in seconds."""
-
-    __slots__ = ("_admission", "_demand", "_granted_at", "_now", "waited")
-
-    def __init__(self, admission: Admission, demand: Demand) -> None:
-        self._admission = admission
-        self._demand = demand
-        self._now = admission._now  # noqa: SLF001 - one module, one state
-        self._granted_at = 0.0
-        self.waited = 0.0
-
-    async def __aenter__(self) -> Self:
-        asked_at = self._now()
-        waiter = self._admission.enter(self._demand)
-        try:
-            if waiter is not None:
-                await waiter.future
-        except BaseException:
-            if waiter is not None:
-                self._admission.leave(waiter)
-            raise
-        finally:
-            self._granted_at = self._now()
-            self.waited = self._granted_at - asked_at
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._admission.give_back(self._demand, self._now() - self._granted_at)
+    def _displace(self, demand: Demand) -> bool:
+        """Make room for a modest key: the newest waiter of the one with most waiting must go."""
+        waiter = self._waiting.newest_of_greediest()
+        if waiter is None or waiter.demand.key == demand.key:
+            return False
+        counts = self._waiting.by_key
+        had = counts[waiter.demand.key] / waiter.demand.weight
+        if had <= (counts.get(demand.key, 0) + 1) / demand.weight:
+            return False
+        self._remove(waiter)
+        foreseen = self._predict(waiter.demand)
+        waiter.end(displaced(foreseen, self._jitter()))
+        return True

@@ -1,6 +1,10 @@
 """What a call asks of the queue, and what the queue may give."""
 
 from dataclasses import dataclass, field
+from math import inf
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,6 +14,10 @@ class Demand:
     ``model_max_active`` and ``key_max_active`` are the caps that hold for its model and its key
     (None: no cap of its own); ``queue_timeout`` is in seconds from now. ``weight`` is
     the key's share of service time against others', ``batch`` lets interactive calls go first.
+    ``patience``: the caller leaves after so many seconds. A ``retry`` is not sent beside another
+    call of the same ``fingerprint``. ``first``: it had its turn already, and goes before the others
+    of its lane, but not before ``delay`` seconds have passed. One that is not ``local`` takes no
+    part of this machine's memory.
     """
 
     key: str
@@ -19,6 +27,12 @@ class Demand:
     queue_timeout: float
     weight: float = 1.0
     batch: bool = False
+    patience: float = inf
+    fingerprint: bytes = b""
+    retry: bool = False
+    first: bool = False
+    delay: float = 0.0
+    local: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +57,30 @@ class Occupancy:
     total: int = 0
     by_model: dict[str, int] = field(default_factory=dict)
     by_key: dict[str, int] = field(default_factory=dict)
+    by_fingerprint: dict[bytes, int] = field(default_factory=dict)
+    in_memory: dict[str, int] = field(default_factory=dict)
 
     def add(self, demand: Demand) -> None:
         self.total += 1
         self.by_model[demand.model] = self.by_model.get(demand.model, 0) + 1
         self.by_key[demand.key] = self.by_key.get(demand.key, 0) + 1
+        if demand.local:
+            self.in_memory[demand.model] = self.in_memory.get(demand.model, 0) + 1
+        if demand.fingerprint:
+            same = self.by_fingerprint.get(demand.fingerprint, 0)
+            self.by_fingerprint[demand.fingerprint] = same + 1
 
     def remove(self, demand: Demand) -> None:
         self.total -= 1
         lower(self.by_model, demand.model)
         lower(self.by_key, demand.key)
+        lower(self.by_fingerprint, demand.fingerprint)
+        if demand.local:
+            lower(self.in_memory, demand.model)
+
+    def holds_back(self, demand: Demand) -> bool:
+        """Whether ``demand`` comes again while its first attempt is still being stopped."""
+        return demand.retry and demand.fingerprint in self.by_fingerprint
 
     def has_room(self, demand: Demand, limits: Limits) -> bool:
         """Whether ``demand`` fits inside every cap, all looked at together."""
@@ -60,11 +88,13 @@ class Occupancy:
             return False
         if self.by_model.get(demand.model, 0) >= demand.model_max_active:
             return False
+        if self.holds_back(demand):
+            return False
         cap = demand.key_max_active
         return cap is None or self.by_key.get(demand.key, 0) < cap
 
 
-def lower(counts: dict[str, int], name: str) -> None:
+def lower(counts: dict[T, int], name: T) -> None:
     """Count one down; forget the name at zero, so that names do not pile up."""
     left = counts.get(name, 0) - 1
     if left > 0:

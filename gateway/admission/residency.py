@@ -39,3 +39,14 @@ class Residency:
             return True
         at_work = frozenset(active)
         return (model in self.resident and at_work <= self.resident) or self.fit(at_work | {model})
+
+    def beside(self, model: str, active: AbstractSet[str] | Mapping[str, int]) -> frozenset[str]:
+        """Of those at work, as many as can stay when ``model`` is loaded.
+
+        The same ones until the others have come free: else each would be left for another.
+        """
+        stay = frozenset[str]()
+        for other in sorted(active):
+            if self.fit(stay | {other, model}):
+                stay |= {other}
+        return stay

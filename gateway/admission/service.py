@@ -1,14 +1,21 @@
-"""How long leases last, as measured, and what that says to one who has to wait."""
+"""How long calls hold a place, as measured, by model and by whether it had to be loaded."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
-_WEIGHT = 0.2
-_CERTAIN_AFTER = 5
-"""Leases seen before anything is called certain."""
+_GAIN: Final = 0.2
+KNOWN_AFTER: Final = 3
+"""Calls seen before anybody is refused because of them."""
+MOST_MODELS: Final = 256
+
+_SIGMAS: Final = 1.25
+"""Standard deviations in a mean absolute deviation, of a normal distribution."""
 
 
 @dataclass(slots=True)
-class _Measured:
+class Measured:
+    """Exponentially weighted mean and mean deviation of seconds."""
+
     mean: float = 0.0
     deviation: float = 0.0
     count: int = 0
@@ -20,31 +27,52 @@ class _Measured:
             self.deviation = seconds / 2
             return
         # Jacobson's estimator (RFC 6298, section 2) with a slower gain.
-        self.deviation += _WEIGHT * (abs(seconds - self.mean) - self.deviation)
-        self.mean += _WEIGHT * (seconds - self.mean)
+        self.deviation += _GAIN * (abs(seconds - self.mean) - self.deviation)
+        self.mean += _GAIN * (seconds - self.mean)
+
+    @property
+    def variance(self) -> float:
+        return (self.deviation * _SIGMAS) ** 2
+
+    def variance_of(self, calls: float) -> float:
+        """Of the sum of so many: they differ, and the mean itself is not known exactly.
+
+        The error of the mean is the same for all of them, so many do not average it out.
+        """
+        doubt = max(1 / self.count, _GAIN / (2 - _GAIN)) if self.count else 1.0
+        return self.variance * (calls + calls**2 * doubt)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough was seen to refuse anybody because of it."""
+        return self.count >= KNOWN_AFTER
 
 
 @dataclass(slots=True)
 class ServiceTimes:
-    """Exponentially weighted lease times, over all models."""
+    """All mutable state: what was measured, for loaded models, for others, and for all."""
 
-    _all: _Measured = field(default_factory=_Measured)
+    _warm: dict[str, Measured] = field(default_factory=dict)
+    _cold: dict[str, Measured] = field(default_factory=dict)
+    _all: Measured = field(default_factory=Measured)
 
-    def add(self, seconds: float) -> None:
-        """Learn that a lease lasted so many seconds."""
+    def add(self, model: str, seconds: float, *, resident: bool) -> None:
+        """Learn that an answer by ``model`` took a place for so many seconds."""
         self._all.add(seconds)
+        known = self._warm if resident else self._cold
+        if model not in known and len(known) >= MOST_MODELS:
+            known.pop(next(iter(known)))
+        known.setdefault(model, Measured()).add(seconds)
 
-    def expected_wait(self, ahead: int, places: int) -> float:
-        """Seconds until a place is likely, for one with ``ahead`` calls before him."""
-        return self._all.mean * (ahead + 1) / max(places, 1)
+    def knows(self, model: str) -> bool:
+        """Whether enough was seen of this very model to refuse anybody because of it."""
+        return any(kind[model].known for kind in (self._warm, self._cold) if model in kind)
 
-    def certain_wait(self, ahead: int, places: int) -> float:
-        """Seconds that one with ``ahead`` waiting before him waits even if all goes well.
+    def of(self, model: str, *, resident: bool = True) -> Measured:
+        """What is known of this case, or of the nearest one; counts zero if of none."""
+        first, second = (self._warm, self._cold) if resident else (self._cold, self._warm)
+        return first.get(model) or second.get(model) or self._all
 
-        Zero until enough was seen. The calls that are active now are taken as good as done, and
-        every one ahead as quick as quick ones are: only who is surely too late is refused.
-        """
-        if self._all.count < _CERTAIN_AFTER:
-            return 0.0
-        quick = max(self._all.mean - 2 * self._all.deviation, 0.0)
-        return quick * (ahead // max(places, 1))
+    def turn(self) -> float:
+        """Seconds that one turn takes, whoever's it is."""
+        return self._all.mean

@@ -6,14 +6,17 @@ It holds no clock, does no I/O and changes nothing. In this order:
 2. eligible: the model is loaded, or can be without driving out one that is at work;
 3. one whose patience with being passed over is at its end: from then on nobody is sent to the
    models in his way, so that they come free and the swap happens;
-4. class, then fair share, then age; but of one class, calls that leave memory as it is go before
-   calls that swap, for at most ``affinity_patience`` of passing anybody over.
+4. whoever is likely to be in time before those who are not, for these would mostly be served for
+   nobody; then class, then fair share, then age; but of one class, calls that leave memory as it is
+   go before calls that swap, for at most ``affinity_patience`` of passing anybody over.
 
-So a free place and somebody eligible coexist only while 3 lets a model come free.
+So a free place and somebody eligible coexist only while 3 lets a model come free. Of one lane only
+the first goes, and while he has to wait for his ``not_before``, those behind him wait with him.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from gateway.admission.demand import Demand, Limits, Occupancy
@@ -25,7 +28,8 @@ class Head(Protocol):
 
     ``passed_over_at`` is when it was his turn and another one went, None before that;
     ``give_up_at`` is when the caller leaves at the latest, and ``needs`` what his call is expected
-    to take until it is answered, a load included.
+    to take until it is answered, a load included; from ``doubtful_at`` on he may well be late. He
+    is not sent before ``not_before``.
     """
 
     @property
@@ -38,6 +42,16 @@ class Head(Protocol):
     def give_up_at(self) -> float: ...
     @property
     def needs(self) -> float: ...
+    @property
+    def doubtful_at(self) -> float: ...
+    @property
+    def not_before(self) -> float: ...
+
+
+class Accounts(Protocol):
+    """Whose turn it is among keys: the lower, the sooner."""
+
+    def of(self, key: str, /) -> float: ...
 
 
 H = TypeVar("H", bound=Head)
@@ -50,7 +64,7 @@ class Standing:
     occupancy: Occupancy
     limits: Limits
     residency: Residency
-    shares: Mapping[str, float]
+    shares: Accounts
     now: float
 
 
@@ -71,74 +85,102 @@ def decide(heads: Iterable[H], standing: Standing) -> Decision[H]:
     """Who goes next of the first of every lane."""
     if standing.occupancy.total >= standing.limits.max_active:
         return Decision(None)
-    has_room, limits = standing.occupancy.has_room, standing.limits
-    ranked = sorted(
-        (head for head in heads if has_room(head.demand, limits)),
-        key=lambda head: _rank(head, standing),
-    )
+    has_room, limits, now = standing.occupancy.has_room, standing.limits, standing.now
+    able = [head for head in heads if has_room(head.demand, limits)]
+    ranked = [head for head in able if head.not_before <= now]
     if not ranked:
-        return Decision(None)
-    urgent = [head for head in ranked if _patience_ends_at(head, standing) <= standing.now]
+        return Decision(None, ask_again_at=_first_ready(able, now))
+    ranked.sort(key=lambda head: _rank(head, standing))
+    urgent = [
+        head
+        for head in ranked
+        if _patience_ends_at(head, limits) <= now and not is_doubtful(head, now)
+    ]
     if urgent:
-        return _serve_urgent(min(urgent, key=lambda head: head.arrived_at), ranked, standing)
-    return _serve_near(ranked, standing)
+        chosen = min(urgent, key=lambda head: head.arrived_at)
+        decision = _serve_urgent(chosen, ranked, standing)
+    else:
+        decision = _serve_near(ranked, standing)
+    if len(ranked) == len(able):
+        return decision
+    return replace(decision, ask_again_at=_earlier(decision.ask_again_at, _first_ready(able, now)))
 
 
 def _serve_urgent(urgent: H, ranked: list[H], standing: Standing) -> Decision[H]:
     """He goes, or whoever is not in his way: what he needs comes free as soon as it can."""
     if _eligible(urgent, standing):
         return Decision(urgent)
-    model = urgent.demand.model
-    residency = standing.residency
-    at_work = frozenset(standing.occupancy.by_model)
-    beside = [
-        head
-        for head in ranked
-        if _eligible(head, standing)
-        and (head.demand.model == model or residency.fit(at_work | {head.demand.model, model}))
-    ]
-    return Decision(beside[0] if beside else None, passed_over=urgent)
+    stay = standing.residency.beside(urgent.demand.model, standing.occupancy.in_memory)
+    beside = (head for head in ranked if not head.demand.local or head.demand.model in stay)
+    # From then on the others need not make way for him.
+    ends_at = urgent.doubtful_at if standing.now < urgent.doubtful_at < inf else None
+    return Decision(next(beside, None), passed_over=urgent, ask_again_at=ends_at)
 
 
 def _serve_near(ranked: list[H], standing: Standing) -> Decision[H]:
     """Of the best class that can go, whoever costs no swap; else whoever is first of them."""
-    first = ranked[0]
+    first, now = ranked[0], standing.now
     able = [head for head in ranked if _eligible(head, standing)]
     best = _class_of(able[0], standing) if able else 0
-    near = [
+    costs_nothing = standing.residency.costs_nothing
+    near = (
         head
         for head in able
-        if _class_of(head, standing) == best and standing.residency.costs_nothing(head.demand.model)
-    ]
-    chosen = next(iter(near or able), None)
-    if chosen is first:
+        if (not head.demand.local or costs_nothing(head.demand.model))
+        and _class_of(head, standing) == best
+    )
+    chosen = next(near, able[0] if able else None)
+    if chosen is first or is_doubtful(first, now):
         return Decision(chosen)
-    began = standing.now if first.passed_over_at is None else first.passed_over_at
+    began = now if first.passed_over_at is None else first.passed_over_at
     ends_at = min(began + standing.limits.affinity_patience, _latest_start(first))
+    if ends_at <= now:
+        return _serve_urgent(first, ranked, standing)
     return Decision(chosen, passed_over=first, ask_again_at=ends_at)
 
 
+def is_doubtful(head: Head, now: float) -> bool:
+    """Whether he may well be late; never of one for whom it was so from the beginning."""
+    return head.arrived_at < head.doubtful_at <= now
+
+
 def _rank(head: Head, standing: Standing) -> tuple[int, float, float]:
-    share = standing.shares.get(head.demand.key, 0.0)
+    share = standing.shares.of(head.demand.key)
     return (_class_of(head, standing), share, head.arrived_at)
 
 
 def _class_of(head: Head, standing: Standing) -> int:
     """0 is interactive; batch becomes it after waiting long enough, so that it never starves."""
-    aged = standing.now - head.arrived_at >= standing.limits.batch_patience
-    return 0 if aged or not head.demand.batch else 1
+    if is_doubtful(head, standing.now):
+        return 2
+    if not head.demand.batch:
+        return 0
+    return int(standing.now - head.arrived_at < standing.limits.batch_patience)
 
 
-def _patience_ends_at(head: Head, standing: Standing) -> float:
+def _patience_ends_at(head: Head, limits: Limits) -> float:
     """When being passed over ends for him; never, before it began."""
     if head.passed_over_at is None:
-        return float("inf")
-    return min(head.passed_over_at + standing.limits.affinity_patience, _latest_start(head))
+        return inf
+    return min(head.passed_over_at + limits.affinity_patience, _latest_start(head))
 
 
 def _latest_start(head: Head) -> float:
-    return head.give_up_at - head.needs
+    """When he must go to be in time; whoever was late as he came is not hurried for it."""
+    latest = head.give_up_at - head.needs
+    return latest if latest > head.arrived_at else inf
 
 
 def _eligible(head: Head, standing: Standing) -> bool:
-    return standing.residency.eligible(head.demand.model, standing.occupancy.by_model)
+    demand = head.demand
+    in_memory = standing.occupancy.in_memory
+    return not demand.local or standing.residency.eligible(demand.model, in_memory)
+
+
+def _first_ready(heads: Iterable[Head], now: float) -> float | None:
+    """When the first of those goes who may not go yet."""
+    return min((head.not_before for head in heads if head.not_before > now), default=None)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((time for time in (one, other) if time is not None), default=None)

@@ -2,29 +2,64 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from gateway.admission.demand import Demand
+from gateway.admission.predict import Prediction
 from gateway.calls.answer import Answer, Headers
 from gateway.calls.call import Call
 from gateway.calls.headers import end_to_end
-from gateway.calls.relay import insist_on_stream, is_stream, relay_stream, relay_whole
-from gateway.clocks import CallClocks, ClockSettings, Override, clocks_for, max_active_for
-from gateway.errors import UpstreamUnreachable
+from gateway.calls.relay import (
+    UpstreamBusy,
+    insist_on_stream,
+    is_stream,
+    relay_stream,
+    relay_whole,
+)
+from gateway.catalog.learned import Observation
+from gateway.clocks import (
+    CallClocks,
+    ClockSettings,
+    LearnedTimes,
+    Override,
+    clocks_for,
+    max_active_for,
+)
+from gateway.errors import (
+    QueueTimeout,
+    UpstreamFirstByteTimeout,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from gateway.telemetry.exchange import Exchange, Phase
 from gateway.upstream import Outgoing, Reply
+
+_BUSY_DELAY = 1.0
+"""Seconds before a call is sent again to an Ollama that had no room for it."""
 
 
 class Lease(Protocol):
     @property
     def waited(self) -> float: ...
+    @property
+    def foreseen(self) -> Prediction | None: ...
+    @property
+    def resident(self) -> bool: ...
 
 
 class Queue(Protocol):
     """Admission, as far as a call sees it."""
 
     def lease(self, demand: Demand, /) -> AbstractAsyncContextManager[Lease]: ...
+
+
+class Experience(Protocol):
+    """What was learned about models; what a call shows is added to it."""
+
+    def times(self, model: str, /) -> LearnedTimes | None: ...
+    def observe(self, observation: Observation, /) -> None: ...
 
 
 class Opener(Protocol):
@@ -54,6 +89,7 @@ class Pipeline:
         queue: Queue,
         upstream: Opener,
         terms: Terms,
+        learned: Experience,
         unreachable: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
@@ -62,9 +98,11 @@ class Pipeline:
         self._queue = queue
         self._upstream = upstream
         self._terms = terms
+        self._learned = learned
         self._now = now
 
-    def clocks(self, call: Call) -> CallClocks:
+    def clocks(self, call: Call, *, resident: bool = False) -> CallClocks:
+        """How long this call may take; ``resident``: its model is proven to be loaded."""
         return clocks_for(
             model=call.model.name,
             parameters=call.model.parameters,
@@ -73,36 +111,66 @@ class Pipeline:
             patience=call.patience,
             settings=self._terms.clocks,
             overrides=self._terms.overrides,
+            learned=self._learned.times(call.model.name),
+            resident=resident,
         )
 
     async def perform(self, call: Call, answer: Answer, exchange: Exchange) -> None:
         """Wait for a place, ask Ollama once, pass its answer on.
 
         The place is given back when Ollama's last byte was read or its connection closed, not when
-        the caller has taken the last byte. A request is never sent twice.
+        the caller has taken the last byte. A request is never sent twice, but for one that Ollama
+        refused for want of room, before it did anything.
 
         Raises a GatewayError for every way to fail; cancelled when the caller leaves.
         """
-        clocks = self.clocks(call)
+        run = _Run(call, answer, exchange)
+        wish = demand = self._demand(run)
         asked_at = self._now()
+        while not await self._turn(demand, run):
+            # Ollama is busy with somebody else's calls.
+            demand = _again(wish, waited=self._now() - asked_at)
+        await answer.end()
+
+    async def _turn(self, demand: Demand, run: "_Run") -> bool:
+        """One place, one request; False if Ollama had no room for it."""
+        exchange = run.exchange
         exchange.phase = Phase.QUEUE
+        asked_at, waited = self._now(), exchange.queue_wait or 0.0
+        exchange.queue_wait = None
         try:
-            async with self._queue.lease(self._demand(call, clocks)) as lease:
-                exchange.queue_wait = lease.waited
-                await self._ask(call, clocks, answer, exchange)
+            async with self._queue.lease(demand) as lease:
+                exchange.queue_wait = waited + lease.waited
+                if exchange.predicted is None and lease.foreseen is not None:
+                    exchange.predicted = lease.foreseen.finish
+                await self._learn(run, resident=lease.resident)
+        except UpstreamBusy:
+            exchange.phase = Phase.QUEUE
+            return False
         except UpstreamUnreachable:
             exchange.phase = Phase.CONNECT
             self._unreachable()
             raise
         finally:
             if exchange.queue_wait is None:
-                exchange.queue_wait = self._now() - asked_at
-        await answer.end()
+                exchange.queue_wait = waited + self._now() - asked_at
+        return True
 
-    async def _ask(
-        self, call: Call, clocks: CallClocks, answer: Answer, exchange: Exchange
-    ) -> None:
+    async def _learn(self, run: "_Run", *, resident: bool) -> None:
+        """Ask, and remember how long it took, however it ended."""
         sent_at = self._now()
+        complete = timed_out = False
+        try:
+            await self._ask(run, self.clocks(run.call, resident=resident), sent_at)
+            complete = run.exchange.outcome is None
+        except (UpstreamFirstByteTimeout, UpstreamTimeout):
+            timed_out = True
+            raise
+        finally:
+            self._observe(run, sent_at, resident=resident, complete=complete, timed_out=timed_out)
+
+    async def _ask(self, run: "_Run", clocks: CallClocks, sent_at: float) -> None:
+        call, exchange = run.call, run.exchange
         dialect = call.target.dialect
         request = Outgoing("POST", call.target.path, call.body, call.request_id)
         exchange.phase = Phase.FIRST_BYTE
@@ -112,24 +180,85 @@ class Pipeline:
             if is_stream(reply, dialect):
                 exchange.streaming = True
                 headers = _headers(reply, waits, streaming=True)
-                await relay_stream(reply, answer, headers, dialect, exchange)
+                await relay_stream(reply, run.answer, headers, dialect, exchange)
             else:
                 if call.streaming:
                     insist_on_stream(reply)
                 headers = _headers(reply, waits, streaming=False)
                 limit = self._terms.answer_bytes
-                await relay_whole(reply, answer, headers, dialect, exchange, at_once=limit)
+                await relay_whole(reply, run.answer, headers, dialect, exchange, at_once=limit)
 
-    def _demand(self, call: Call, clocks: CallClocks) -> Demand:
-        terms = self._terms
-        model = call.model.name
+    def _observe(
+        self, run: "_Run", sent_at: float, *, resident: bool, complete: bool, timed_out: bool
+    ) -> None:
+        call, exchange = run.call, run.exchange
+        good = exchange.upstream_status == 200
+        if call.model.leaves_the_machine or not (good or timed_out):
+            return
+        first = exchange.first_byte_at if good and exchange.streaming else None
+        self._learned.observe(
+            Observation(
+                model=call.model.name,
+                resident_before=resident,
+                streaming=call.streaming,
+                service=self._now() - sent_at,
+                waited_for_first_byte=None if first is None else first - sent_at,
+                tokens_in=exchange.tokens_in,
+                tokens_out=exchange.tokens_out,
+                timings=exchange.timings,
+                complete=complete,
+                timed_out=timed_out,
+            )
+        )
+
+    def _demand(self, run: "_Run") -> Demand:
+        terms, call = self._terms, run.call
+        principal, model = call.principal, call.model.name
         return Demand(
-            key=call.principal.key,
+            key=principal.key,
             model=model,
             model_max_active=max_active_for(model, terms.overrides, terms.max_active_per_model),
-            key_max_active=call.principal.max_active,
-            queue_timeout=clocks.queue_timeout,
+            key_max_active=principal.max_active,
+            queue_timeout=self.clocks(call).queue_timeout,
+            weight=principal.weight,
+            batch=principal.batch,
+            patience=call.patience or inf,
+            fingerprint=call.fingerprint(),
+            retry=bool(run.exchange.retry),
+            local=not call.model.leaves_the_machine,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One call under way: what was asked, and where its answer and facts go."""
+
+    call: Call
+    answer: Answer
+    exchange: Exchange
+
+
+def _again(wish: Demand, *, waited: float) -> Demand:
+    """The same call at the head of its lane, after a moment, for what is left of its time.
+
+    ``wish`` is what it asked for when it came, ``waited`` seconds ago.
+
+    Raises:
+        QueueTimeout: nothing is left.
+    """
+    left = wish.queue_timeout - waited
+    if left <= _BUSY_DELAY:
+        raise QueueTimeout(
+            "Ollama is busy with calls that did not come through this gateway. Try again later.",
+            retry_after=_BUSY_DELAY,
+        )
+    return replace(
+        wish,
+        first=True,
+        delay=_BUSY_DELAY,
+        queue_timeout=left,
+        patience=wish.patience - waited,
+    )
 
 
 def _headers(reply: Reply, waits: tuple[float, float], *, streaming: bool) -> Headers:

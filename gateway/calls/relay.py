@@ -16,6 +16,14 @@ _NO_FIRST_BYTE = (
 )
 
 
+class UpstreamBusy(Exception):
+    """Ollama had no room for the request and did nothing: it may be sent again, later."""
+
+
+_BUSY = b"server busy"
+"""Ollama's words, in every dialect, when ``OLLAMA_MAX_QUEUE`` others wait for a model to load."""
+
+
 class Reply(Protocol):
     """What the relay needs of Ollama's reply."""
 
@@ -121,7 +129,10 @@ async def _pass_whole(
         if size > at_once:
             break
     else:
-        await answer.whole(reply.status, headers, b"".join(collected))
+        whole = b"".join(collected)
+        if reply.status == 503 and _BUSY in whole:
+            raise UpstreamBusy
+        await answer.whole(reply.status, headers, whole)
         return
     await answer.start(reply.status, headers, length=reply.content_length, scanner=None)
     for data in collected:
@@ -158,3 +169,4 @@ def _note_usage(exchange: Exchange, read: Scanner | Body) -> None:
     exchange.tokens_in = usage.tokens_in
     exchange.tokens_out = usage.tokens_out
     exchange.tokens_counted = usage.counted if usage.tokens_out is not None else None
+    exchange.timings = read.timings

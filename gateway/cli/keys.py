@@ -72,6 +72,13 @@ def _register_create(commands: "Subparsers") -> None:
     )
     parser.add_argument("--weight", metavar="X", type=float, help="its share when several wait: 1")
     parser.add_argument(
+        "--class",
+        dest="priority",
+        choices=("interactive", "batch"),
+        default="interactive",
+        help="batch calls let interactive ones go first (default: interactive)",
+    )
+    parser.add_argument(
         "--tune", action="store_true", help="may set keep_alive and options that reload a model"
     )
 
@@ -204,6 +211,7 @@ def _spec(arguments: argparse.Namespace, now: datetime) -> NewKey:
         rpm=arguments.rpm,
         max_active=arguments.max_active,
         weight=1.0 if arguments.weight is None else arguments.weight,
+        batch=arguments.priority == "batch",
         expires=spans.moment_after(now, arguments.expires),
     )
 

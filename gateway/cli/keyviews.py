@@ -28,6 +28,8 @@ class Permissions(Protocol):
     def max_active(self) -> int | None: ...
     @property
     def weight(self) -> float: ...
+    @property
+    def batch(self) -> bool: ...
 
 
 def table(keys: Sequence[Key], now: datetime) -> str:
@@ -52,6 +54,7 @@ def record(key: Key, now: datetime) -> dict[str, object]:
         "rpm": key.rpm,
         "max_active": key.max_active,
         "weight": key.weight,
+        "class": "batch" if key.batch else "interactive",
         "created": _iso(key.created),
         "expires": _iso(key.expires),
         "revoked": _iso(key.revoked),
@@ -83,6 +86,8 @@ def _limits(key: Permissions) -> Iterator[str]:
         yield f"cloud {' '.join(key.cloud)}"
     if key.weight != 1.0:
         yield f"weight {key.weight:g}"
+    if key.batch:
+        yield "batch"
 
 
 def _row(key: Key, now: datetime) -> tuple[str, ...]:

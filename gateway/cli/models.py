@@ -1,4 +1,7 @@
-"""`ollama-gateway models`: what models a running gateway serves, and how long each may take."""
+"""`ollama-gateway models`: what models a running gateway serves, and how long each may take.
+
+What is loaded and what was learned is the gateway's belief at the moment.
+"""
 
 import argparse
 import json
@@ -9,28 +12,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli import DONE, FAILED
+from gateway.edge import wording
 
 if TYPE_CHECKING:
     from gateway.cli.admin_client import AdminClient, Reply
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  - its only name
 
-_HEADINGS: Final = ("MODEL", "PARAMETERS", "SIZE", "TIMEOUT", "BECAUSE OF", "AT ONCE")
+_HEADINGS: Final = (
+    *("MODEL", "PARAMETERS", "SIZE", "LOADED", "LOADS IN", "TOKENS/S"),
+    *("TIMEOUT", "FIRST BYTE", "AT ONCE", "WHY"),
+)
 _GAP: Final = "  "
-_UNITS: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What was learned from ``count`` calls."""
+
+    mean: float
+    deviation: float = 0.0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """``load`` in seconds, ``generation_rate`` in tokens per second; None is not known yet."""
+
+    load: Estimate | None = None
+    generation_rate: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """Where the timeouts come from."""
+
+    total_timeout: str = ""
+    first_byte_timeout: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One entry of ``models`` in ``/status.json``; one that is ``listed`` has all fields."""
+    """One entry of ``models`` in ``/status.json``; one that is ``listed`` has all fields.
+
+    ``total_timeout`` is for an answer in one piece, ``first_byte_timeout`` for a stream.
+    """
 
     name: str
     listed: bool
     parameters: str | None = None
     size_bytes: int | None = None
     cloud: bool = False
+    resident: bool = False
+    loaded_for_sure: bool = False
+    learned: Learned | None = None
     total_timeout: float = 0.0
-    why: str = ""
+    first_byte_timeout: float = 0.0
+    why: Why = Why()
     max_active: int = 0
 
 
@@ -54,7 +92,7 @@ class Status:
 
 
 def register(subparsers: "Subparsers") -> None:
-    help_text = "show the models of a running gateway and how long each may take"
+    help_text = "show the models of a running gateway, how fast they are and how long each may take"
     parser = subparsers.add_parser(
         "models", help=help_text, description=f"{help_text.capitalize()}."
     )
@@ -158,26 +196,39 @@ def _freshness(ollama: Ollama, count: int) -> Iterator[str]:
 
 
 def _row(model: Model) -> tuple[str, ...]:
+    learned = model.learned or Learned()
+    load, rate = learned.load, learned.generation_rate
     return (
-        # A name is Ollama's, and must not command the terminal.
-        "".join(filter(str.isprintable, model.name)),
-        "".join(filter(str.isprintable, model.parameters or "-")),
-        "cloud" if model.cloud else _size(model.size_bytes),
-        f"{model.total_timeout:g} s",
-        model.why,
+        _printable(model.name),
+        _printable(model.parameters or "-"),
+        "cloud" if model.cloud else wording.size(model.size_bytes),
+        _loaded(model),
+        "-" if load is None else wording.took(load.mean),
+        "-" if rate is None else wording.rate(rate.mean),
+        wording.limit(model.total_timeout),
+        wording.limit(model.first_byte_timeout),
         str(model.max_active),
+        _printable(_why(model.why)),
     )
 
 
-def _size(size: int | None) -> str:
-    """As `ollama list` writes it: in powers of a thousand."""
-    if size is None:
+def _loaded(model: Model) -> str:
+    if model.cloud:
         return "-"
-    for unit, name in _UNITS:
-        if size >= unit:
-            number = size / unit
-            return f"{number:.1f} {name}" if number < 10 else f"{number:.0f} {name}"
-    return f"{size} B"
+    if model.loaded_for_sure:
+        return "yes"
+    return "loading" if model.resident else "no"
+
+
+def _why(why: Why) -> str:
+    if why.first_byte_timeout == why.total_timeout:
+        return why.total_timeout
+    return f"{why.total_timeout}; first byte: {why.first_byte_timeout}"
+
+
+def _printable(text: str) -> str:
+    """A name is Ollama's, and must not command the terminal."""
+    return "".join(filter(str.isprintable, text))
 
 
 def _say(*lines: str) -> None:

@@ -91,6 +91,7 @@ async def _serve(loaded: "Loaded") -> int:
     gateway = build(
         settings,
         keys_file=loaded.keys_file,
+        state_file=loaded.state_file,
         version=version("ollama-gateway"),
         log=log,
         lines=lines,

@@ -7,7 +7,7 @@ passes ``tag``, which escapes it.
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.edge import status_tables, wording
@@ -55,6 +55,7 @@ def _body(status: Status) -> Html:
         *(_problem(problem) for problem in status["problems"]),
         _tiles(status),
         status_tables.models(status),
+        status_tables.lanes(status),
         status_tables.failures(status),
         status_tables.outcomes(status),
         status_tables.keys(status),
@@ -107,7 +108,12 @@ def _ollama(ollama: Status) -> Html:
     else:
         models = wording.count(ollama["models"], "model")
         listed = f"{models}, list {wording.span(ollama['list_age'])} old"
-    return _tile("Ollama", tag("div", word, class_=f"figure {kind}"), ollama["url"], listed)
+    figure = tag("div", word, class_=f"figure {kind}")
+    return _tile("Ollama", figure, ollama["url"], listed, _loaded(ollama["loaded"]))
+
+
+def _loaded(names: Sequence[str]) -> str:
+    return f"in memory: {', '.join(names)}" if names else "no model in memory, as far as is known"
 
 
 def _active(queue: Status) -> Html:

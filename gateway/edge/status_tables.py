@@ -8,6 +8,7 @@ from gateway.edge import wording
 from gateway.edge.markup import Html, joined, tag
 
 SHOWN_FAILURES: Final = 15
+SHOWN_LANES: Final = 30
 
 Status = Mapping[str, Any]
 
@@ -29,11 +30,12 @@ Content = Html | str | Zero
 
 
 def models(status: Status) -> Html:
-    """What there is, how much of it is asked for, and how long each may take."""
+    """What there is, how fast it is, how long it may take, how much of it is asked for."""
     columns = (
         Column("Model", "name"),
         Column("Size", "short"),
-        Column("Changed", "short"),
+        Column("In memory", "short"),
+        Column("Speed", "short"),
         Column("Time for an answer"),
         Column("Active", "number"),
         Column("Waiting", "number"),
@@ -52,17 +54,72 @@ def _model(model: Status, now: str) -> list[Content]:
         _number(model["tokens_out"]),
     ]
     if not model["listed"]:
-        return [model["name"], "no longer in Ollama's list", "-", "-", *counts]
+        return [model["name"], "no longer in Ollama's list", _memory(model), "-", "-", *counts]
     where = "runs on ollama.com" if model["cloud"] else wording.size(model["size_bytes"])
     kind = " ".join(filter(None, (model["parameters"], model["quantization"])))
     changed = model["modified_at"]
     return [
-        model["name"],
-        _two(kind or where, where if kind else ""),
-        "-" if changed is None else wording.since(changed, now),
-        _two(wording.limit(model["total_timeout"]), f"by {model['why']}"),
+        _lines(model["name"], "" if changed is None else f"changed {wording.since(changed, now)}"),
+        _lines(kind or where, where if kind else ""),
+        "-" if model["cloud"] else _memory(model),
+        _speed(model),
+        _lines(wording.limit(model["total_timeout"]), model["why"]["total_timeout"], _first(model)),
         *counts,
     ]
+
+
+def _memory(model: Status) -> Html:
+    if model["loaded_for_sure"]:
+        word = tag("strong", "loaded")
+    else:
+        word = joined("loading" if model["resident"] else "no")
+    load = _learned(model, "load")
+    return _lines(word, "" if load is None else f"loads in {wording.took(load)}")
+
+
+def _speed(model: Status) -> Html:
+    """As it was learned, however many calls taught it."""
+    rate, answer = _learned(model, "generation_rate"), _learned(model, "service")
+    return _lines(
+        "-" if rate is None else f"{wording.rate(rate)} tokens/s",
+        "" if answer is None else f"{wording.took(answer)} an answer",
+    )
+
+
+def _learned(model: Status, name: str) -> float | None:
+    """The mean, None where nothing is known."""
+    estimate = (model.get("learned") or {}).get(name)
+    return None if estimate is None else float(estimate["mean"])
+
+
+def _first(model: Status) -> str:
+    """What holds for the first byte of a stream, if that is something else."""
+    seconds, why = model["first_byte_timeout"], model["why"]["first_byte_timeout"]
+    if (seconds, why) == (model["total_timeout"], model["why"]["total_timeout"]):
+        return ""
+    return f"first byte of a stream: {wording.limit(seconds)}, {why}"
+
+
+def lanes(status: Status) -> Html:
+    """Who waits for what, the longest first; nothing where nobody waits."""
+    waiting = status["queue"]["lanes"]
+    if not waiting:
+        return joined()
+    columns = (
+        Column("Key", "name"),
+        Column("Waits for", "name"),
+        Column("Calls", "number"),
+        Column("The first for", "short"),
+    )
+    rows = [_lane(lane) for lane in waiting[:SHOWN_LANES]]
+    table = _section("Waiting, by key and model", columns, rows, "")
+    more = len(waiting) - SHOWN_LANES
+    return joined(table, tag("p", f"And {more:,} more.", class_="faint")) if more > 0 else table
+
+
+def _lane(lane: Status) -> list[Content]:
+    first = wording.span(lane["oldest_wait"])
+    return [lane["key"], lane["model"], _busy(lane["waiting"]), first]
 
 
 def failures(status: Status) -> Html:
@@ -81,11 +138,11 @@ def failures(status: Status) -> Html:
 def _failure(facts: Status, now: str) -> list[Content]:
     key, model = facts.get("key", "no valid key"), facts.get("model")
     return [
-        _two(wording.since(facts["ended_at"], now), f"after {wording.took(facts['duration'])}"),
-        _two(tag("strong", facts["outcome"], class_="failed"), _progress(facts)),
+        _lines(wording.since(facts["ended_at"], now), f"after {wording.took(facts['duration'])}"),
+        _lines(tag("strong", facts["outcome"], class_="failed"), _progress(facts)),
         facts.get("error", "-"),
-        _two(key, model or ""),
-        _two(f"{facts['method']} {facts['route']}", tag("code", facts["request_id"])),
+        _lines(key, model or ""),
+        _lines(f"{facts['method']} {facts['route']}", tag("code", facts["request_id"])),
     ]
 
 
@@ -135,14 +192,14 @@ def _validity(key: Status, now: str) -> Html | str:
         return tag("span", key["state"], class_="failed")
     if key["expires"] is None:
         return "without end"
-    return _two(f"ends {wording.until(key['expires'], now)}", wording.minute(key["expires"]))
+    return _lines(f"ends {wording.until(key['expires'], now)}", wording.minute(key["expires"]))
 
 
 def _with_failed(totals: Status) -> Content:
     failed = totals["failed"]
     if not failed:
         return _number(totals["requests"])
-    return _two(f"{totals['requests']:,}", tag("span", f"{failed:,} failed", class_="failed"))
+    return _lines(f"{totals['requests']:,}", tag("span", f"{failed:,} failed", class_="failed"))
 
 
 def _busy(number: int) -> Content:
@@ -153,10 +210,9 @@ def _number(number: int) -> Content:
     return f"{number:,}" if number else Zero()
 
 
-def _two(first: Html | str, second: Html | str) -> Html:
-    """One line, and a smaller one below it; as one element, for a card's row has two columns."""
-    below = tag("small", second) if second else ""
-    return tag("span", first, below)
+def _lines(first: Html | str, *others: str | Html) -> Html:
+    """One line, and smaller ones below it; as one element, for a card's row has two columns."""
+    return tag("span", first, *(tag("small", line) for line in others if line))
 
 
 def _section(

@@ -1,6 +1,6 @@
 """How numbers are told to people: pure."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 _SIZES: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -34,15 +34,25 @@ def took(seconds: float) -> str:
 
 
 def limit(seconds: float) -> str:
-    """``90 s``, ``10 min``: exactly, in minutes from five on where they are whole."""
+    """``90 s``, ``10 min``: to the hundredth, in minutes from five on where they are whole."""
     if seconds >= 300 and seconds % 60 == 0:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds:g} s"
+    return f"{round(seconds, 2):g} s"
+
+
+def rate(per_second: float) -> str:
+    """``4.8``, ``48``, ``1,200``: how many in a second."""
+    return f"{per_second:.1f}" if per_second < 10 else f"{per_second:,.0f}"
 
 
 def count(number: int, noun: str) -> str:
     """``1 call``, ``1,024 calls``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def iso(moment: datetime) -> str:
+    """``2030-01-31T12:00:00Z``: RFC 3339 in UTC, of an aware time."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def since(moment: str, now: str) -> str:

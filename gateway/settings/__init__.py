@@ -3,6 +3,7 @@
 Nothing else in the gateway reads the environment or a config file.
 """
 
+from gateway.settings.clocks import Clocks, ModelRule
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
 from gateway.settings.masking import masked, names_a_secret, printable
 from gateway.settings.places import (
@@ -14,14 +15,13 @@ from gateway.settings.places import (
 from gateway.settings.tables import (
     Admission,
     Catalog,
-    Clocks,
     Keys,
     Limits,
     Listen,
     Log,
-    ModelRule,
     Ollama,
     Proxies,
+    State,
     TrustedProxy,
 )
 from gateway.settings.values import Address
@@ -44,6 +44,7 @@ __all__ = [
     "Proxies",
     "Settings",
     "SettingsError",
+    "State",
     "TrustedProxy",
     "config_place",
     "default_config_text",

@@ -9,17 +9,19 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.settings.clocks import ModelRule
 from gateway.settings.mistakes import lines_of, unknown_line
 from gateway.settings.places import (
     FILE_NAME,
     KEYS_NAME,
+    STATE_NAME,
     SettingsError,
     find_config,
     located,
     read_config,
     user_folder,
 )
-from gateway.settings.tables import ModelRule, TrustedProxy
+from gateway.settings.tables import TrustedProxy
 from gateway.settings.whole import Settings
 
 PREFIX: Final = "GATEWAY_"
@@ -36,13 +38,15 @@ class Loaded:
     """The settings in force.
 
     ``sources`` tells for each setting, by dotted name, where its value is from: "default",
-    "file PATH" or "environment GATEWAY_…". ``keys_file`` may not be there yet.
+    "file PATH" or "environment GATEWAY_…". ``keys_file`` and ``state_file``
+    may not be there yet.
     """
 
     settings: Settings
     config_file: Path | None
     sources: Mapping[str, str]
     keys_file: Path
+    state_file: Path
 
 
 def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -59,7 +63,8 @@ def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -
     settings = _validated(written, file=file, environ=environ, sources=sources)
     folder = user_folder(environ) if file is None else file.parent
     keys_file = located(settings.keys.file or KEYS_NAME, folder=folder, environ=environ)
-    return Loaded(settings, file, MappingProxyType(sources), keys_file)
+    state_file = located(settings.state.file or STATE_NAME, folder=folder, environ=environ)
+    return Loaded(settings, file, MappingProxyType(sources), keys_file, state_file)
 
 
 def config_place(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:

@@ -10,6 +10,7 @@ from gateway.settings.masking import printable
 
 FILE_NAME: Final = "gateway.toml"
 KEYS_NAME: Final = "keys.toml"
+STATE_NAME: Final = "state.json"
 SYSTEM_FOLDER: Final = Path("/etc/ollama-gateway")
 
 _PACKAGE: Final = Path(__file__).parent.parent

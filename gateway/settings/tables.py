@@ -1,4 +1,5 @@
-"""Every table of settings: names, kinds, defaults, and what they mean to the person who sets them.
+"""Every table of settings but those of clocks: names, kinds, defaults, and what they mean to the
+person who sets them.
 
 The docstring below a setting is its description, word for word the comment above it in
 ``config/gateway.toml``; a test holds the two together.
@@ -6,42 +7,33 @@ The docstring below a setting is its description, word for word the comment abov
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, model_validator
 
+from gateway.settings.table import TABLE, contradiction
 from gateway.settings.values import (
     Address,
     Bytes,
+    CountOrAuto,
     FilePath,
     HeaderName,
     HostName,
     ListenAddress,
     Network,
     OllamaUrl,
-    Pattern,
     Seconds,
-    SecondsOrAuto,
     one_of,
     parse_list,
+    parse_seconds_or_zero,
     whole_number,
 )
 
 MIB = 1 << 20
 
-_TABLE = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  - recognised, not bound to
 
 
-def contradiction(why: str, **values: object) -> PydanticCustomError:
-    """Settings of one table, with their values, that are each fine and cannot hold together.
-
-    ``why`` says so, and what to do.
-    """
-    return PydanticCustomError("contradiction", "{why}", {"why": why, "values": values})
-
-
 class Listen(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     public: ListenAddress = Address("127.0.0.1", 11_435)
     """What the tunnel and your own programs connect to, as host:port. 127.0.0.1 is this machine
@@ -71,7 +63,7 @@ class Listen(BaseModel):
 
 
 class Ollama(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     url: OllamaUrl = "http://127.0.0.1:11434"
     """Where Ollama listens: http:// or https://, host and port, nothing behind it. Change it when
@@ -80,7 +72,7 @@ class Ollama(BaseModel):
 
 
 class Keys(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     file: FilePath = ""
     """The file with the keys (their fingerprints, from which no key can be read). Empty means
@@ -89,12 +81,13 @@ class Keys(BaseModel):
 
 
 class Admission(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
-    max_active: Annotated[int, whole_number(1, 1024)] = 1
+    max_active: Annotated[int, whole_number(1, 1024)] = 2
     """How many requests Ollama works on at once, all models together; the others wait their turn
-    here. 1 is right for one GPU that holds one model. More helps when Ollama answers in parallel
-    (OLLAMA_NUM_PARALLEL) or keeps several models loaded (OLLAMA_MAX_LOADED_MODELS)."""
+    here. A second model is only asked while the first one works if both fit into memory, so 2 is
+    right for one GPU: a chat model and an embedding model. More helps when Ollama answers in
+    parallel (OLLAMA_NUM_PARALLEL)."""
 
     max_active_per_model: Annotated[int, whole_number(1, 1024)] = 1
     """How many of them may use one model: the same number as OLLAMA_NUM_PARALLEL, which is 1
@@ -108,6 +101,14 @@ class Admission(BaseModel):
     """How many of those may have come with the same key, so that one program cannot take the whole
     queue. Beyond it that key is told to slow down (429). At most max_queued."""
 
+    max_loaded_models: CountOrAuto = "auto"
+    """How many models are in memory at once. "auto" learns it from what Ollama shows. Give the
+    number where you know it better, such as 1 for a GPU that holds one model at a time."""
+
+    affinity_patience: Annotated[float, BeforeValidator(parse_seconds_or_zero)] = 30.0
+    """How long a request may be passed over by others whose model is loaded already, because
+    loading takes long. 0 swaps models at every turn; longer swaps less often."""
+
     @model_validator(mode="after")
     def _one_key_within_all(self) -> Self:
         if self.max_queued_per_key > self.max_queued:
@@ -120,8 +121,16 @@ class Admission(BaseModel):
         return self
 
 
+class State(BaseModel):
+    model_config = TABLE
+
+    file: FilePath = ""
+    """The file with what was learned about each model's speed. Empty means state.json beside the
+    config file. It may be deleted at any time, and nothing but a little accuracy is lost."""
+
+
 class Limits(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     body_bytes: Bytes = 32 * MIB
     """The largest request that is accepted. Raise it to send large pictures or documents; tunnels
@@ -155,87 +164,8 @@ class Limits(BaseModel):
         return self
 
 
-class Clocks(BaseModel):
-    model_config = _TABLE
-
-    head_timeout: Seconds = 15.0
-    """From a new connection to the end of its first request's headers; then it is closed."""
-
-    body_timeout: Seconds = 30.0
-    """From the headers to the last byte of the request; then the answer is 408. Raise it when large
-    requests come over a slow line."""
-
-    queue_timeout: Seconds = 300.0
-    """How long a request waits for its turn; then the answer is 503 with the advice to come back.
-    Never longer than the caller itself is willing to wait."""
-
-    connect_timeout: Seconds = 5.0
-    """How long to try to connect to Ollama; then the answer is 502."""
-
-    first_byte_timeout: SecondsOrAuto = "auto"
-    """For streams: from the request to Ollama until its first byte, which includes loading the
-    model and reading the prompt. "auto" goes by the model's size: 60 seconds up to 1.5B
-    parameters, 90 up to 4B, 120 up to 9B, 180 up to 15B, 300 up to 34B, 600 up to 72B, 1800
-    above."""
-
-    idle_timeout: SecondsOrAuto = "auto"
-    """For streams: the longest silence between two pieces of the answer. "auto" is the same as
-    first_byte_timeout, for Ollama is silent while it puts a tool call together."""
-
-    total_timeout: SecondsOrAuto = "auto"
-    """For answers in one piece: from the request to Ollama until the answer is whole. "auto" goes
-    by the model's size as above. Raise it (or use [[models]]) when long answers end in 504."""
-
-    stream_total_timeout: Seconds = 1800.0
-    """For streams: from the request to Ollama until the last byte."""
-
-    ceiling: Seconds = 1800.0
-    """Callers can say how long they will wait, and get that much when it is more than "auto" gives
-    them; this is the most they get."""
-
-    write_timeout: Seconds = 30.0
-    """How long a caller may take nothing of an answer that is ready; then it is cut off."""
-
-    keepalive_timeout: Seconds = 120.0
-    """How long an idle connection of a caller stays open. Above 90 seconds, or cloudflared will at
-    times use a connection that has just been closed."""
-
-    drain_timeout: Seconds = 120.0
-    """How long running answers may go on after the gateway was told to stop. What stops it
-    (systemd, a container engine) must wait longer than this."""
-
-    @model_validator(mode="after")
-    def _first_byte_within_all(self) -> Self:
-        first = self.first_byte_timeout
-        if first != "auto" and first > self.stream_total_timeout:
-            raise contradiction(
-                "the whole stream would end before its first byte is late: lower the first or "
-                "raise the second",
-                first_byte_timeout=self.first_byte_timeout,
-                stream_total_timeout=self.stream_total_timeout,
-            )
-        return self
-
-
-class ModelRule(BaseModel):
-    model_config = _TABLE
-
-    match: Pattern
-    """Which models: a name in which * and ? are wildcards, such as "llama3.3:70b" or "qwen*". Of
-    several entries that match, the first counts."""
-
-    total_timeout: Seconds | None = None
-    """As in [clocks], for these models; it holds as it is, whatever a caller says."""
-
-    first_byte_timeout: Seconds | None = None
-    """As in [clocks], for these models; it holds as it is, whatever a caller says."""
-
-    max_active: Annotated[int, whole_number(1, 1024)] | None = None
-    """How many requests may use each of these models at once."""
-
-
 class Catalog(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     ttl: Seconds = 60.0
     """How long the list of models is served from memory before Ollama is asked again.
@@ -261,7 +191,7 @@ class Catalog(BaseModel):
 
 
 class TrustedProxy(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     address: Network
     """The proxy's own address, or the network that it is in."""
@@ -271,7 +201,7 @@ class TrustedProxy(BaseModel):
 
 
 class Proxies(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     trusted: Annotated[tuple[TrustedProxy, ...], BeforeValidator(parse_list)] = ()
     """Tunnels and proxies that are believed when they say whom a request came from: the address
@@ -281,7 +211,7 @@ class Proxies(BaseModel):
 
 
 class Log(BaseModel):
-    model_config = _TABLE
+    model_config = TABLE
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], one_of("debug", "info", "warning", "error")

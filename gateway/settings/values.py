@@ -214,8 +214,26 @@ def one_of(*words: str) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
+def parse_count_or_auto(value: object) -> int | str:
+    """A whole number of things, or the word that leaves it to experience."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,4}\s*", value, re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ValueError('must be a whole number from 1 to 1024, or "auto"')
+    return value
+
+
+def parse_seconds_or_zero(value: object) -> float:
+    """As a duration, but none at all is one, too."""
+    nothing = value == 0 if not isinstance(value, str) else value.strip() in ("0", "0s", "0.0")
+    return 0.0 if nothing and not isinstance(value, bool) else parse_seconds(value)
+
+
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 SecondsOrAuto = Annotated[float | Literal["auto"], BeforeValidator(parse_seconds_or_auto)]
+CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(parse_count_or_auto)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 OllamaUrl = Annotated[str, BeforeValidator(parse_ollama_url)]

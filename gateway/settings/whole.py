@@ -6,18 +6,18 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.settings.clocks import Clocks, ModelRule
+from gateway.settings.table import contradiction
 from gateway.settings.tables import (
     Admission,
     Catalog,
-    Clocks,
     Keys,
     Limits,
     Listen,
     Log,
-    ModelRule,
     Ollama,
     Proxies,
-    contradiction,
+    State,
 )
 
 
@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     models: Annotated[tuple[ModelRule, ...], AfterValidator(_each_counts)] = ()
     catalog: Catalog = Catalog()
     proxies: Proxies = Proxies()
+    state: State = State()
     log: Log = Log()
 
     @classmethod

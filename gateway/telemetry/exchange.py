@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from gateway.dialects.dialect import Timings
 from gateway.errors import GatewayError, InternalError
 from gateway.telemetry.redact import harmless
 
@@ -76,6 +77,7 @@ class Facts:
     error: str | None = None
     upstream_status: int | None = None
     queue_wait: float | None = None
+    predicted: float | None = None
     time_to_first_token: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
@@ -99,10 +101,11 @@ class Facts:
 
 _IN_ORDER: Final = (
     *("request_id", "method", "route", "key", "client", "model", "status", "outcome", "phase"),
-    *("error", "upstream_status", "streaming", "queue_wait", "time_to_first_token", "duration"),
+    *("error", "upstream_status", "streaming", "queue_wait", "predicted"),
+    *("time_to_first_token", "duration"),
     *("bytes_in", "bytes_out", "tokens_in", "tokens_out", "tokens_counted", "retry"),
 )
-_TIMES: Final = ("queue_wait", "time_to_first_token", "duration")
+_TIMES: Final = ("queue_wait", "predicted", "time_to_first_token", "duration")
 
 
 @lru_cache(maxsize=512)
@@ -117,6 +120,8 @@ class Exchange:
     ``started`` and ``first_byte_at`` are instants; ``queue_wait`` is a span (all waits of the
     request together). ``first_byte_at`` is when the first byte of the answer's body came from
     Ollama. ``status`` is the status that was sent. ``outcome`` is best left to ``fail``.
+    ``predicted`` is how many seconds the queue thought it would take, when it came. ``timings`` are
+    for what learns from them, and no fact for the log.
     """
 
     request_id: str
@@ -133,6 +138,7 @@ class Exchange:
     upstream_status: int | None = None
     streaming: bool = False
     queue_wait: float | None = None
+    predicted: float | None = None
     first_byte_at: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
@@ -140,6 +146,7 @@ class Exchange:
     tokens_out: int | None = None
     tokens_counted: bool | None = None
     retry: int | None = None
+    timings: Timings | None = None
 
     def fail(self, error: GatewayError) -> None:
         """Note why the request fails. The first failure is the cause; later ones follow from it.
@@ -171,6 +178,7 @@ class Exchange:
             error=harmless(self.error, MAX_ERROR) if self.error else None,
             upstream_status=self.upstream_status,
             queue_wait=self.queue_wait,
+            predicted=self.predicted,
             time_to_first_token=self._time_to_first_token(),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,

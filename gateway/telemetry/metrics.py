@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from gateway.errors import ClientDisconnected
-from gateway.telemetry.exchange import Facts
+from gateway.telemetry.exchange import OK, Facts
 from gateway.telemetry.names import Names
 
 NO_KEY: Final = "none"
@@ -103,6 +103,7 @@ class Metrics:
         "_first_token",
         "_keys",
         "_models",
+        "_prediction_error",
         "_queue_wait",
         "_registry",
         "_requests",
@@ -128,6 +129,11 @@ class Metrics:
             "gateway_time_to_first_token_seconds",
             "From head to the first body byte of a stream; the queue is part of it.",
             FIRST_TOKEN_BUCKETS,
+        )
+        self._prediction_error = self._histogram(
+            "gateway_prediction_error_seconds",
+            "How far the time that was predicted for an answer was off.",
+            WAIT_BUCKETS,
         )
         self._tokens = self._counter(
             "gateway_tokens_total", "Tokens of prompts and answers.", "direction", "model", "key"
@@ -155,6 +161,9 @@ class Metrics:
         self._duration.observe(facts.duration)
         if facts.queue_wait is not None:
             self._queue_wait.observe(facts.queue_wait)
+        if facts.predicted is not None and outcome == OK:
+            # The prediction began with the queue: what came before it is milliseconds.
+            self._prediction_error.observe(abs(facts.duration - facts.predicted))
         if facts.time_to_first_token is not None:
             self._first_token.observe(facts.time_to_first_token)
         for direction, tokens in (("in", facts.tokens_in), ("out", facts.tokens_out)):

@@ -43,6 +43,7 @@ def test_a_made_key_is_what_was_wanted() -> None:
         rpm=7,
         max_active=3,
         weight=2.5,
+        batch=True,
     )
     expected = Principal(
         key="n",
@@ -53,6 +54,7 @@ def test_a_made_key_is_what_was_wanted() -> None:
         rpm=7,
         max_active=3,
         weight=2.5,
+        batch=True,
     )
 
     assert expected == Key.made(spec, digest=A, now=NOW).principal

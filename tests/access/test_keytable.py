@@ -34,6 +34,7 @@ keys = st.builds(
     rpm=st.none() | st.integers(1, 1_000_000),
     max_active=st.none() | st.integers(1, 10_000),
     weight=st.floats(0.01, 100.0),
+    batch=st.booleans(),
     expires=st.none() | moments,
     revoked=st.none() | moments,
     previous=st.lists(st.builds(OldSecret, digests, moments), max_size=3).map(tuple),
@@ -58,6 +59,12 @@ def test_the_least_table_is_a_key_with_every_default() -> None:
     assert a_key("n", secret="a", created=NOW, scopes=frozenset({Scope.INFERENCE})) == from_table(
         "n", LEAST
     )
+
+
+@pytest.mark.parametrize(("word", "batch"), [("interactive", False), ("batch", True)])
+def test_the_class_is_a_word(word: str, batch: bool) -> None:
+    """Interactive may be said too, though nobody needs to."""
+    assert from_table("n", {**LEAST, "class": word}).batch is batch
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,9 @@ def test_the_least_table_is_a_key_with_every_default() -> None:
         ("weight", float("nan"), "key n: weight must be a number from 0.01 to 100, not nan"),
         ("weight", float("inf"), "key n: weight must be a number"),
         ("weight", True, "key n: weight must be a number"),
+        ("class", "bulk", "key n: class must be interactive or batch, not 'bulk'"),
+        ("class", True, "key n: class must be interactive or batch, not True"),
+        ("class", ["batch"], "key n: class must be interactive or batch, not ['batch']"),
         ("created", "today", "key n: created must be a time such as 2030-01-31T12:00:00Z, not "),
         ("expires", 90, "key n: expires must be a time"),
         ("expires", date(9999, 1, 1), "key n: expires must be a time"),
@@ -222,7 +232,9 @@ values = st.recursive(
     | st.times(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
-field_names = st.sampled_from([*to_table(a_key()), "expires", "previous", "rpm", "weight", "cloud"])
+field_names = st.sampled_from(
+    [*to_table(a_key()), "expires", "previous", "rpm", "weight", "class", "cloud"]
+)
 
 
 @given(field_names, values)

@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import Admission, Demand, Limits
+from gateway.admission import Admission, Demand, Limits, Memory
 from gateway.errors import GatewayError
 from tests.catalog.virtual import now
 
 
-def limits(**changes: int) -> Limits:
+def limits(**changes: Any) -> Limits:
     """One place and a short queue, unless changed."""
     return Limits(**{"max_active": 1, "max_queued": 64, "max_queued_per_key": 16, **changes})
+
+
+def admission(*, memory: Memory | None = None, **changes: Any) -> Admission:
+    """A queue on the loop's own clock, without chance in its advice."""
+    return Admission(limits(**changes), now=now, memory=memory, jitter=lambda: 0.0)
 
 
 def demand(key: str = "key", model: str = "model", **changes: Any) -> Demand:
@@ -47,16 +52,6 @@ class Caller:
         return result
 
 
-async def settled() -> None:
-    """Let everything that is ready run until nothing is."""
-    for _ in range(6):
-        await asyncio.sleep(0)
-
-
-def admission(**changes: int) -> Admission:
-    return Admission(limits(**changes), now=now)
-
-
 async def come(queue: Admission, *wishes: Demand) -> list[Caller]:
     """Callers who arrive in this order, and have arrived."""
     callers = [Caller(queue, wish) for wish in wishes]
@@ -79,8 +74,16 @@ async def refused(queue: Admission, wish: Demand) -> GatewayError:
     return caught.value
 
 
-async def measured(queue: Admission, seconds: float, count: int = 5) -> None:
+async def measured(
+    queue: Admission, seconds: float, count: int = 5, *, model: str = "model"
+) -> None:
     """Let it learn that leases last ``seconds``."""
     for _ in range(count):
-        async with queue.lease(demand()):
+        async with queue.lease(demand(model=model)):
             await asyncio.sleep(seconds)
+
+
+async def settled() -> None:
+    """Let everything that is ready run until nothing is."""
+    for _ in range(6):
+        await asyncio.sleep(0)

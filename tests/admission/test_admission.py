@@ -1,14 +1,16 @@
 """The queue: who gets a place, when, and what becomes of those who do not."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from gateway.admission import Snapshot
-from gateway.errors import GatewayError, QueueFull, QueueTimeout, RateLimitExceeded
+from gateway.admission.snapshot import LaneState
+from gateway.errors import Draining, GatewayError, QueueFull, QueueTimeout, RateLimitExceeded
 from tests.catalog.virtual import now, virtual_time
 
-from .demands import admission, come, demand, leave, refused
+from .demands import Caller, admission, come, demand, leave, measured, refused, settled
 
 # Places.
 
@@ -129,20 +131,21 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
 
 @virtual_time
 async def test_a_snapshot_tells_who_holds_and_who_waits() -> None:
-    """By model, with how long the first has waited."""
+    """By model, and by lane with how long its first has waited."""
     queue = admission(max_active=2)
     callers = await come(queue, demand(model="m"), demand(model="n"), demand(model="m"))
     await asyncio.sleep(4)
 
     assert queue.snapshot() == Snapshot(
-        max_active=2, max_queued=64, active={"m": 1, "n": 1}, queued={"m": 1}, oldest_wait=4.0
+        max_active=2,
+        max_queued=64,
+        active={"m": 1, "n": 1},
+        lanes=(LaneState("key", "m", 1, 4.0),),
     )
 
     await leave(*callers)
 
-    assert queue.snapshot() == Snapshot(
-        max_active=2, max_queued=64, active={}, queued={}, oldest_wait=0.0
-    )
+    assert queue.snapshot() == Snapshot(max_active=2, max_queued=64, active={})
 
 
 # Bounds of the queue.
@@ -250,3 +253,248 @@ async def test_one_who_is_timed_out_does_not_hold_up_the_next() -> None:
     assert patient.granted
 
     await leave(patient)
+
+
+# Refusal on arrival, and honest advice.
+
+
+@virtual_time
+async def test_a_wait_that_is_certainly_too_long_is_refused_on_arrival() -> None:
+    """Ten seconds each, nine ahead, thirty to wait: he is told now, not in thirty seconds."""
+    queue = admission()
+    await measured(queue, 10.0, 40)
+    callers = await come(queue, *[demand()] * 10)
+    asked_at = now()
+    error = await refused(queue, demand(queue_timeout=30.0))
+
+    assert isinstance(error, QueueTimeout)
+    assert now() == asked_at
+    assert "9 calls wait before this one" in error.message
+    assert error.headers["Retry-After"] == "60"
+
+    await leave(*callers)
+
+
+@virtual_time
+async def test_the_same_wait_is_not_refused_to_one_with_time() -> None:
+    """His own ``queue_timeout`` decides."""
+    queue = admission()
+    await measured(queue, 10.0, 40)
+    callers = await come(queue, *[demand()] * 10, demand(queue_timeout=200.0))
+
+    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+
+    await leave(*callers)
+
+
+@virtual_time
+async def test_those_whom_one_passes_over_do_not_count_as_before_him() -> None:
+    """Twelve wait for another model; he waits for one call alone and is not refused."""
+    queue = admission(max_active=2)
+    await measured(queue, 10.0, 40)
+    crowded = demand("crowd", "crowded", model_max_active=1)
+    mine = demand("mine", "quiet", model_max_active=1, queue_timeout=15.0)
+    holders = await come(queue, crowded, mine)
+    crowd = await come(queue, *[crowded] * 12)
+    (caller,) = await come(queue, mine)
+    await asyncio.sleep(10)
+    await leave(holders[1])
+
+    assert caller.granted
+
+    await leave(caller, holders[0], *crowd)
+    assert queue.idle
+
+
+@virtual_time
+async def test_retry_after_is_the_measured_lease_time_for_each_ahead() -> None:
+    """Four seconds each; one active and taken as half done, two waiting: about ten."""
+    queue = admission(max_queued=2)
+    await measured(queue, 4.0)
+    callers = await come(queue, demand("a"), demand("b"), demand("c"))
+    error = await refused(queue, demand("d"))
+
+    assert error.headers["Retry-After"] == "10"
+
+    await leave(*callers)
+
+
+@virtual_time
+async def test_retry_after_knows_that_a_model_has_fewer_places_than_all_have() -> None:
+    """Four places, one for this model: those who wait for it wait one after another."""
+    queue = admission(max_active=4, max_queued=2)
+    await measured(queue, 4.0)
+    mine = demand(model="m", model_max_active=1)
+    callers = await come(queue, mine, mine, mine)
+    error = await refused(queue, mine)
+
+    assert error.headers["Retry-After"] == "10"
+
+    await leave(*callers)
+
+
+@pytest.mark.parametrize(("lease", "advice"), [(0.001, "1"), (1000.0, "60")])
+def test_retry_after_stays_between_one_second_and_sixty(lease: float, advice: str) -> None:
+    """Below one nobody waits; above sixty SDKs do not come back at all."""
+
+    @virtual_time
+    async def run() -> None:
+        queue = admission(max_queued=1, max_queued_per_key=1)
+        await measured(queue, lease)
+        callers = await come(queue, demand("a"), demand("b"))
+        error = await refused(queue, demand("c"))
+
+        assert error.headers["Retry-After"] == advice
+
+        await leave(*callers)
+
+    run()
+
+
+# Drain.
+
+
+@virtual_time
+async def test_a_drain_refuses_those_who_wait_and_those_who_come() -> None:
+    """Those who hold places keep them."""
+    queue = admission()
+    holder, waiter = await come(queue, demand(), demand())
+    queue.drain()
+
+    assert isinstance(await waiter.ended(), Draining)
+    assert isinstance(await refused(queue, demand()), Draining)
+    assert repr(queue) == "<Admission 1/1 active, 0/64 queued>"
+    assert not holder.task.done()
+
+    await leave(holder)
+    assert isinstance(await refused(queue, demand()), Draining)
+    assert queue.idle
+
+
+@virtual_time
+async def test_a_second_drain_changes_nothing() -> None:
+    """It may be asked for twice."""
+    queue = admission()
+    queue.drain()
+    queue.drain()
+
+    assert queue.idle
+
+
+# Leaving, in every order in which things can meet in one turn of the loop.
+
+
+@virtual_time
+async def test_one_who_leaves_the_queue_is_forgotten() -> None:
+    """He takes no place when his turn would have come."""
+    queue = admission()
+    first, gone, third = await come(queue, *[demand()] * 3)
+    gone.task.cancel()
+    await settled()
+
+    assert repr(queue) == "<Admission 1/1 active, 1/64 queued>"
+
+    await leave(first)
+    assert third.granted
+
+    await leave(third)
+    assert queue.idle
+
+
+@virtual_time
+async def test_a_place_granted_to_one_who_leaves_in_the_same_turn_is_handed_on() -> None:
+    """Granted, then cancelled before he could know: the next one gets it."""
+    queue = admission()
+    holder = queue.lease(demand())
+    await holder.__aenter__()
+    gone, following = await come(queue, demand(), demand())
+    await holder.__aexit__(None, None, None)
+    gone.task.cancel()
+    await settled()
+
+    assert (gone.granted, following.granted) == (False, True)
+
+    await leave(following)
+    assert queue.idle
+
+
+@virtual_time
+async def test_a_place_is_not_granted_to_one_who_has_just_left() -> None:
+    """Cancelled, then a place comes free before he could go: the next one gets it."""
+    queue = admission()
+    holder = queue.lease(demand())
+    await holder.__aenter__()
+    gone, following = await come(queue, demand(), demand())
+    gone.task.cancel()
+    await holder.__aexit__(None, None, None)
+    await settled()
+
+    assert (gone.granted, following.granted) == (False, True)
+
+    await leave(following)
+    assert queue.idle
+
+
+@pytest.mark.parametrize("cancel_first", [True, False])
+def test_a_drain_and_a_cancellation_in_the_same_turn_leave_nothing(cancel_first: bool) -> None:
+    """In either order, and the others are still told."""
+
+    @virtual_time
+    async def run() -> None:
+        queue = admission()
+        holder, gone, other = await come(queue, *[demand()] * 3)
+        steps: list[Callable[[], object]] = [gone.task.cancel, queue.drain]
+        for step in steps if cancel_first else reversed(steps):
+            step()
+
+        assert isinstance(await gone.ended(), asyncio.CancelledError)
+        assert isinstance(await other.ended(), Draining)
+
+        await leave(holder)
+        assert queue.idle
+
+    run()
+
+
+@virtual_time
+async def test_a_timeout_and_a_cancellation_in_the_same_turn_leave_nothing() -> None:
+    """The timer finds one who is on his way out, and fails nobody."""
+    queue = admission()
+    failures: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+    (holder,) = await come(queue, demand())
+    (gone,) = await come(queue, demand(queue_timeout=5.0))
+    loop.call_at(now() + 5.0 - 1e-9, gone.task.cancel)
+    await asyncio.sleep(6)
+
+    assert isinstance(await gone.ended(), asyncio.CancelledError)
+    assert failures == []
+
+    await leave(holder)
+    assert queue.idle
+
+
+@virtual_time
+async def test_a_holder_who_is_cancelled_hands_his_place_on() -> None:
+    """Leaving while served is leaving."""
+    queue = admission()
+    first, second = await come(queue, demand(), demand())
+    first.task.cancel()
+    await settled()
+
+    assert second.granted
+
+    await leave(second)
+    assert queue.idle
+
+
+@virtual_time
+async def test_a_cancellation_before_the_first_step_takes_nothing() -> None:
+    """A call that never began was never there."""
+    queue = admission()
+    caller = Caller(queue, demand())
+    caller.task.cancel()
+    await settled()
+
+    assert queue.idle

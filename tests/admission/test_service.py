@@ -1,73 +1,97 @@
-"""Lease times as measured, and what may be said from them."""
+"""Service times as measured, by model and by what was loaded."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.service import ServiceTimes
+from gateway.admission.service import KNOWN_AFTER, MOST_MODELS, Measured, ServiceTimes
 
-SECONDS = st.floats(0.0, 10_000.0)
+SECONDS = st.lists(st.floats(0.0, 10_000.0), min_size=1, max_size=40)
 
 
-def measured(*seconds: float) -> ServiceTimes:
-    service = ServiceTimes()
+def measured(*seconds: float) -> Measured:
+    found = Measured()
     for each in seconds:
-        service.add(each)
-    return service
+        found.add(each)
+    return found
 
 
-def test_nothing_is_expected_before_anything_was_measured() -> None:
-    """No guesses: zero becomes the shortest advice there is."""
-    assert ServiceTimes().expected_wait(10, 1) == 0.0
-    assert ServiceTimes().certain_wait(10, 1) == 0.0
+def test_the_first_one_is_all_that_is_known() -> None:
+    """And it is not known well: half of it is taken for its deviation."""
+    one = measured(10.0)
 
-
-def test_the_expected_wait_is_a_lease_for_each_ahead_and_one_that_is_active() -> None:
-    """Ten seconds each, two before him, one place: thirty seconds."""
-    assert measured(10.0).expected_wait(2, 1) == 30.0
-
-
-def test_places_share_the_wait() -> None:
-    """Three places serve three at once."""
-    assert measured(10.0).expected_wait(2, 3) == 10.0
+    assert (one.mean, one.deviation, one.known) == (10.0, 5.0, False)
 
 
 def test_the_estimate_follows_what_is_measured() -> None:
     """Models change; what was long ago counts less and less."""
-    service = measured(*[100.0] * 5, *[1.0] * 50)
+    found = measured(*[100.0] * 5, *[1.0] * 50)
 
-    assert service.expected_wait(0, 1) == pytest.approx(1.0, rel=0.01)
-
-
-def test_nothing_is_certain_after_four_leases() -> None:
-    """Too few to refuse anybody for."""
-    assert measured(*[10.0] * 4).certain_wait(100, 1) == 0.0
-    assert measured(*[10.0] * 5).certain_wait(100, 1) > 0.0
+    assert found.mean == pytest.approx(1.0, rel=0.01)
 
 
-def test_steady_leases_make_a_certain_wait() -> None:
-    """Always ten seconds: nine ahead are close to ninety."""
-    assert measured(*[10.0] * 60).certain_wait(9, 1) == pytest.approx(90.0, rel=0.01)
+def test_steady_times_are_known_ever_better() -> None:
+    """Until there is no doubt."""
+    assert measured(*[10.0] * 60).variance == pytest.approx(0.0, abs=1e-6)
 
 
-def test_leases_of_all_lengths_make_nothing_certain() -> None:
-    """With a spread as wide as the mean, the next ones may all be quick."""
-    assert measured(*[1.0, 100.0] * 20).certain_wait(50, 1) == 0.0
+@given(SECONDS)
+def test_the_mean_stays_within_what_was_seen(seconds: list[float]) -> None:
+    """Between the shortest and the longest."""
+    found = measured(*seconds)
+
+    assert min(seconds) - 1e-6 <= found.mean <= max(seconds) + 1e-6
+    assert found.variance >= 0.0
 
 
-def test_the_last_step_of_a_crowd_counts_only_when_it_is_full() -> None:
-    """Four places, three ahead: all three may go in the first round."""
-    steady = measured(*[10.0] * 60)
+@given(SECONDS, st.integers(1, 100))
+def test_many_do_not_average_out_the_error_of_the_mean(seconds: list[float], calls: int) -> None:
+    """What is not known of one is not known of each of them."""
+    found = measured(*seconds)
 
-    assert steady.certain_wait(3, 4) == 0.0
-    assert steady.certain_wait(4, 4) == pytest.approx(10.0, rel=0.01)
+    assert found.variance_of(calls) >= found.variance * calls
+    assert found.variance_of(calls) >= found.variance * calls**2 / 9 - 1e-6
 
 
-@given(st.lists(SECONDS, min_size=1, max_size=40), st.integers(0, 100), st.integers(1, 8))
-def test_what_is_certain_is_never_more_than_what_is_expected(
-    seconds: list[float], ahead: int, places: int
-) -> None:
-    """Advice never tells someone to wait less than what he was refused for."""
-    service = measured(*seconds)
+def test_loaded_and_not_loaded_are_two_things() -> None:
+    """A load is no part of an answer by a loaded model."""
+    service = ServiceTimes()
+    service.add("m", 2.0, resident=True)
+    service.add("m", 10.0, resident=False)
 
-    assert 0.0 <= service.certain_wait(ahead, places) <= service.expected_wait(ahead, places)
+    assert service.of("m").mean == 2.0
+    assert service.of("m", resident=False).mean == 10.0
+
+
+def test_where_one_case_is_unknown_the_nearest_stands_for_it() -> None:
+    """The same model first, then all models, then nothing."""
+    service = ServiceTimes()
+    assert service.of("m") == Measured()
+
+    service.add("n", 4.0, resident=True)
+    assert service.of("m").mean == service.of("n", resident=False).mean == 4.0
+
+    service.add("m", 9.0, resident=False)
+    assert service.of("m").mean == 9.0
+    assert service.turn() == pytest.approx(5.0)
+
+
+def test_a_model_is_known_by_itself_alone() -> None:
+    """Another one's answers say nothing about whether its callers can be in time."""
+    service = ServiceTimes()
+    for _ in range(KNOWN_AFTER):
+        assert not service.knows("m")
+        service.add("m", 4.0, resident=True)
+
+    assert service.knows("m")
+    assert not service.knows("n")
+
+
+def test_names_do_not_pile_up() -> None:
+    """The oldest is forgotten."""
+    service = ServiceTimes()
+    for number in range(MOST_MODELS + 1):
+        service.add(f"m{number}", 1.0, resident=True)
+
+    assert len(service._warm) == MOST_MODELS
+    assert "m0" not in service._warm

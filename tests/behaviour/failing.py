@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.simulator import Fault, Hold, Simulator
-from tests.behaviour.speech import ALL, Speech
+from tests.behaviour.speech import ALL, MODEL, Speech
 from tests.behaviour.wire import Caller, Told, caller, request
 from tests.conftest import left_empty
 from tests.harness import Running, running
@@ -70,6 +70,12 @@ class Scene:
         """Wait until so many calls wait for a place."""
         admission = self.gateway.gateway.admission
         await until(lambda: sum(admission.snapshot().queued.values()) == count)
+
+
+def measured(gateway: Running, seconds: float, model: str = MODEL) -> None:
+    """As if calls to ``model`` had held a place for so many seconds, time after time."""
+    for _ in range(60):
+        gateway.gateway.admission._holders.service.add(model, seconds, resident=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:

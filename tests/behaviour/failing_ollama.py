@@ -6,12 +6,14 @@ from typing import Any
 
 from gateway.server import drain
 from gateway.simulator import Fault
-from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Provoke, Row, Scene
+from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Provoke, Row, Scene, measured
 from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
 from tests.behaviour.wire import Told, caller, request
 
 IN_TWO_SECONDS = {"retry-after": "2"}
+IN_LINE = {**RETRY_SOON, "x-gateway-queue-position": None, "x-gateway-expected-wait": None}
 EVENTS = (OPENAI, RESPONSES, ANTHROPIC)
+BUSY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 SHORT = 0.1
 """Seconds of a clock that is meant to run out."""
 
@@ -28,12 +30,20 @@ async def waits_too_long(scene: Scene) -> Told:
 
 
 async def would_wait_too_long(scene: Scene) -> Told:
-    admission = scene.gateway.gateway.admission
-    for _ in range(50):
-        admission._service.add(60.0)
+    measured(scene.gateway, 60.0)
     async with scene.occupied(), scene.waiting():
         await scene.queued(1)
+        return await scene.ask()
+
+
+async def would_be_too_late(scene: Scene) -> Told:
+    measured(scene.gateway, 60.0)
+    async with scene.occupied():
         return await scene.ask(headers={"x-stainless-read-timeout": "30"})
+
+
+async def ollama_is_busy(scene: Scene) -> Told:
+    return await scene.provoked(Fault.status(503, BUSY))
 
 
 async def buffers_are_full(scene: Scene) -> Told:
@@ -221,6 +231,7 @@ ROWS = (
         "queue_full",
         queue_is_full,
         "Try again later",
+        headers=IN_LINE,
         settings={"admission": {"max_queued": 1, "max_queued_per_key": 1}},
     ),
     _busy(
@@ -229,14 +240,36 @@ ROWS = (
         waits_too_long,
         "within 0.1 s",
         "Try again later",
+        headers=IN_LINE,
         settings={"clocks": {"queue_timeout": SHORT}},
     ),
     _busy(
         "would wait too long",
         "queue_timeout",
         would_wait_too_long,
+        "1 calls wait before this one",
         "certainly wait longer than 30 s",
         "Try again later",
+        headers=IN_LINE,
+        settings={"clocks": {"queue_timeout": 30.0}},
+    ),
+    _busy(
+        "would be too late",
+        "deadline_unreachable",
+        would_be_too_late,
+        "An answer would take about 90 s, 30 s of it in the queue",
+        "this caller waits 30 s",
+        "Try again later, or wait longer",
+        headers=IN_LINE,
+        settings={"admission": {"max_active": 1}},
+    ),
+    _busy(
+        "busy with others",
+        "queue_timeout",
+        ollama_is_busy,
+        "Ollama is busy with calls that did not come through this gateway",
+        "Try again later",
+        settings={"clocks": {"queue_timeout": SHORT}},
     ),
     _busy(
         "full buffers",

@@ -10,6 +10,7 @@ import pytest
 
 from .clients import asked
 from .crowd import OTHER, code_of, house, in_house, say, started, text_of
+from .failing import measured
 from .speech import OPENAI
 
 # Everybody gets his answer.
@@ -68,7 +69,7 @@ async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> Non
 
 async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
     """Three places, two per model: the third call for one waits, a call for another does not."""
-    admission = {"max_active": 3, "max_active_per_model": 2}
+    admission = {"max_active": 3, "max_active_per_model": 2, "max_loaded_models": 2}
     async with house(tmp_path, admission=admission) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -119,20 +120,41 @@ async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
-    """503 ``queue_full``; those who wait are not touched."""
+    """503 ``queue_full``; those who wait are not touched where none has more than the new one."""
     admission = {"max_queued": 2, "max_queued_per_key": 2}
     async with house(tmp_path, admission=admission) as (sim, gateway):
-        other = gateway.new_key("other")
+        one, two = gateway.new_key("one"), gateway.new_key("two")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                calls = [started(group, gateway) for _ in range(3)]
+                calls = [started(group, gateway)]
+                await in_house(gateway, 1, 0)
+                calls += [started(group, gateway, key=key) for key in (one, two)]
                 await in_house(gateway, 1, 2)
-                refused = await say(gateway, key=other)
+                refused = await say(gateway, key=gateway.new_key("three"))
                 hold.end()
 
         assert (refused.status, code_of(refused)) == (503, "queue_full")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert [call.result().status for call in calls] == [200] * 3
+
+
+async def test_of_a_full_queue_the_one_with_most_waiting_makes_room(tmp_path: Path) -> None:
+    """His newest call is told 503 ``queue_full``; a modest key's first call takes its room."""
+    admission = {"max_queued": 2, "max_queued_per_key": 2}
+    async with house(tmp_path, admission=admission) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = []
+                for number in range(3):
+                    calls.append(started(group, gateway))
+                    await in_house(gateway, 1, number)
+                modest = started(group, gateway, key=gateway.new_key("modest"))
+                refused = await calls.pop()
+                hold.end()
+
+        assert (refused.status, code_of(refused)) == (503, "queue_full")
+        assert "made room for another key" in refused.json()["error"]["message"]
+        assert [call.result().status for call in (*calls, modest)] == [200] * 3
 
 
 async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
@@ -177,9 +199,7 @@ async def test_who_would_certainly_wait_too_long_is_told_on_arrival(tmp_path: Pa
         "clocks": {"queue_timeout": 30.0},
     }
     async with house(tmp_path, **tables) as (sim, gateway):
-        admission = gateway.gateway.admission
-        for _ in range(60):
-            admission._service.add(20.0)
+        measured(gateway, 20.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(3)]
@@ -188,27 +208,33 @@ async def test_who_would_certainly_wait_too_long_is_told_on_arrival(tmp_path: Pa
                 hold.end()
 
         assert (refused.status, code_of(refused)) == (503, "queue_timeout")
-        assert refused.headers["retry-after"] == "60"
+        assert 50 <= int(refused.headers["retry-after"]) <= 60
         assert "certainly" in refused.json()["error"]["message"]
         assert [call.result().status for call in calls] == [200] * 3
 
 
 async def test_the_advice_grows_with_the_queue(tmp_path: Path) -> None:
-    """``Retry-After`` is the lease time that was measured, for each who is before him."""
+    """The lease time that was measured, for each who is before him and half for who is served;
+    ``Retry-After`` is that and up to half of it more, so that the refused come back apart.
+    """
     tables: dict[str, Any] = {"admission": {"max_queued": 3, "max_queued_per_key": 3}}
     async with house(tmp_path, **tables) as (sim, gateway):
-        other = gateway.new_key("other")
-        for _ in range(20):
-            gateway.gateway.admission._service.add(5.0)
+        keys = [gateway.new_key(f"number{n}") for n in range(4)]
+        measured(gateway, 5.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                calls = [started(group, gateway) for _ in range(4)]
+                calls = [started(group, gateway)]
+                await in_house(gateway, 1, 0)
+                calls += [started(group, gateway, key=key) for key in keys[:3]]
                 await in_house(gateway, 1, 3)
-                refused = await say(gateway, key=other)
+                refused = await say(gateway, key=keys[3])
                 hold.end()
 
         assert [call.result().status for call in calls] == [200] * 4
-        assert refused.headers["retry-after"] == "20"
+        assert refused.headers["x-gateway-queue-position"] == "4"
+        assert refused.headers["x-gateway-expected-wait"] == "17.5"
+        assert 18 <= int(refused.headers["retry-after"]) <= 28
+        assert "number 4 and waits about 18 s" in refused.json()["error"]["message"]
 
 
 # Two hundred, and some of them leave.

@@ -268,7 +268,7 @@ def test_models_shows_what_a_running_gateway_serves(served: Process, home: Home)
     assert (done.returncode, refreshed.returncode) == (0, 0)
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert re.search(r"1\.2B .* 60 s", rows[MODEL])
-    assert re.search(r"70\.6B .* 600 s", rows["llama3.3:70b"])
+    assert re.search(r"70\.6B .* 10 min", rows["llama3.3:70b"])
     assert "as Ollama listed them 0 s ago" in refreshed.stderr
 
 

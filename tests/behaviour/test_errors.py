@@ -20,8 +20,6 @@ from tests.behaviour.wire import Told, caller, request
 ROWS = (*failing_calls.ROWS, *failing_ollama.ROWS)
 CALLER_IS_GONE = {"client_disconnected", "client_write_timeout"}
 """Nobody is told of these; further down each has a test of its own."""
-LATER = {"deadline_unreachable"}
-"""Needs a scheduler that knows of deadlines."""
 
 ANTHROPIC_TYPES = {413: "request_too_large"}
 
@@ -101,8 +99,7 @@ def test_no_failure_was_forgotten() -> None:
     ]
     told = {row.code for row in ROWS}
 
-    assert {each.code for each in classes} == told | CALLER_IS_GONE | LATER
-    assert told & LATER == set()
+    assert {each.code for each in classes} == told | CALLER_IS_GONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

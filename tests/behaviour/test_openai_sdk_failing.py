@@ -210,14 +210,14 @@ async def test_ollama_away_is_told_with_a_wait(sim: Simulator, gateway: Running)
     assert answer.choices[0].message.content == "all is well"
 
 
-async def test_ollamas_busy_gets_our_advice_where_it_gave_none(
+async def test_ollamas_503_gets_our_advice_where_it_gave_none(
     sim: Simulator, client: openai.AsyncOpenAI
 ) -> None:
     """Its status and body pass; when to come back is ours to add, never to replace."""
-    sim.fault(Fault.status(503, b'{"error":{"message":"server busy"}}'))
+    sim.fault(Fault.status(503, b'{"error":{"message":"not now"}}'))
     json_type = ("Content-Type", "application/json")
     sim.fault(Fault.status(503, b"{}", headers=[json_type, ("Retry-After", "7")]))
-    with pytest.raises(openai.InternalServerError, match="server busy") as silent:
+    with pytest.raises(openai.InternalServerError, match="not now") as silent:
         await client.chat.completions.create(model=MODEL, messages=WELL)
     with pytest.raises(openai.InternalServerError) as outspoken:
         await client.chat.completions.create(model=MODEL, messages=WELL)

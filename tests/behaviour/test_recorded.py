@@ -135,6 +135,9 @@ def script_of(response: dict[str, Any]) -> Script:
 
 
 CASES = recorded()
+BUSY = [case for case in CASES if case.name.startswith("busy-")]
+"""Ollama had no room, which is waited out: its words reach nobody."""
+WHOLE = [case for case in CASES if not case.streamed and case not in BUSY]
 STREAMS = [case for case in CASES if case.streamed]
 
 
@@ -159,7 +162,7 @@ def test_the_recordings_hold_what_these_tests_are_about() -> None:
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("case", [c for c in CASES if not c.streamed], ids=str)
+@pytest.mark.parametrize("case", WHOLE, ids=str)
 async def test_a_whole_answer_passes_byte_for_byte(case: Case, house: House) -> None:
     """Good or bad, with its status and headers, and a length of our own that is true."""
     async with house.asking(case, replace(case.script, at_once=True)) as answer:
@@ -253,3 +256,22 @@ def assert_tells(last: bytes | None, case: Case, line: dict[str, Any]) -> None:
         assert told["request_id"] == line["request_id"]
     else:
         assert told["error"]["code"] == "upstream_incomplete"
+
+
+@pytest.mark.parametrize("case", BUSY, ids=str)
+async def test_a_busy_ollamas_words_reach_nobody(case: Case, tmp_path: Path) -> None:
+    """The call waits; where its clock leaves no time for that, it is told so in our words."""
+    ollama = ScriptedOllama(["tiny:latest"], replace(case.script, at_once=True))
+    async with (
+        ollama.listening(),
+        running(ollama.url, tmp_path, clocks={"queue_timeout": 0.2}) as gateway,
+    ):
+        async with asking(gateway.port, case.path, case.request, gateway.key) as answer:
+            await answer.head()
+            body = await answer.body()
+        await left_empty(gateway)
+
+    assert answer.status == "HTTP/1.1 503 Service Unavailable"
+    assert b"did not come through this gateway" in body
+    assert b"server busy" not in body
+    assert len(ollama.received) == 1

@@ -42,7 +42,7 @@ async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
         told = await scene.ask()
 
         assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
-        assert "1/1 active, 0/64 queued" in repr(scene.gateway.gateway.admission)
+        assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.admission)
         hold.end()
         assert (await first.answer()).status == 200
 
@@ -326,7 +326,7 @@ def _clocks_of(scene: Scene) -> list[CallClocks]:
 
 
 def _two_at_once() -> dict[str, Any]:
-    return {"admission": {"max_active": 2, "max_active_per_model": 2}}
+    return {"admission": {"max_active": 2, "max_active_per_model": 2, "max_loaded_models": 2}}
 
 
 @asynccontextmanager

@@ -9,11 +9,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from gateway.admission import Admission, Demand
+from gateway.admission.lease import Lease
 from gateway.calls.answer import Headers
 from gateway.clocks import CallClocks
 from gateway.dialects import Scanner
 from gateway.errors import GatewayError
 from gateway.upstream import Outgoing
+
+JSON = (("Content-Type", "application/json"),)
+BUSY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
 
 
 @dataclass(slots=True)
@@ -43,11 +47,6 @@ class Steps:
         self.taken.append(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    waited: float
-
-
 @dataclass(slots=True)
 class StepQueue:
     """Real admission, with a step before and after each lease."""
@@ -62,7 +61,7 @@ class StepQueue:
         await self.steps.take("lease")
         async with self.admission.lease(demand) as lease:
             try:
-                yield Lease(lease.waited)
+                yield lease
             finally:
                 self.steps.note("give back")
 
@@ -96,6 +95,8 @@ class StepUpstream:
     status: int = 200
     requests: list[Outgoing] = field(default_factory=list)
     clocks: list[CallClocks] = field(default_factory=list)
+    busy: int = 0
+    """So many requests find it busy, before any is answered."""
     opened: int = 0
 
     @asynccontextmanager
@@ -105,7 +106,10 @@ class StepUpstream:
         await self.steps.take("open")
         self.opened += 1
         try:
-            yield StepReply(self.steps, list(self.pieces), list(self.headers), self.status)
+            if len(self.requests) <= self.busy:
+                yield StepReply(self.steps, [BUSY], list(JSON), 503)
+            else:
+                yield StepReply(self.steps, list(self.pieces), list(self.headers), self.status)
         finally:
             self.opened -= 1
             self.steps.note("close")

@@ -7,9 +7,10 @@ from typing import Any, cast
 import pytest
 
 from gateway.access.principal import Principal, Scope
-from gateway.admission import Admission, Limits
+from gateway.admission import Admission, Demand, Limits
 from gateway.calls.call import Call, Target
 from gateway.calls.pipeline import Opener, Pipeline
+from gateway.catalog.learned import Learned
 from gateway.catalog.listing import Model
 from gateway.dialects import OPENAI
 from gateway.errors import (
@@ -27,12 +28,11 @@ from gateway.settings import Settings
 from gateway.telemetry.exchange import Exchange, Phase
 from gateway.terms import terms_of
 
-from .ends import StepAnswer, StepQueue, Steps, StepUpstream
+from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 STREAM = ["lease", "open", "read", "start", "write", "read", "write", "read"]
-JSON = (("Content-Type", "application/json"),)
 
 
 def a_call(**changes: Any) -> Call:
@@ -57,6 +57,13 @@ def a_call(**changes: Any) -> Call:
     return Call(**{**values, **changes})
 
 
+def a_demand() -> Demand:
+    """Of somebody else, for the same model."""
+    return Demand(
+        key="other", model="llama3.2:1b", model_max_active=1, key_max_active=None, queue_timeout=5.0
+    )
+
+
 @dataclass(slots=True)
 class Performance:
     """One call performed, and everything that can be seen of it afterwards."""
@@ -67,6 +74,7 @@ class Performance:
     status: int = 200
     settings: dict[str, Any] = field(default_factory=dict)
     times_unreachable: int = 0
+    learned: Learned = field(default_factory=Learned)
     queue: StepQueue = field(init=False)
     upstream: StepUpstream = field(init=False)
     answer: StepAnswer = field(init=False)
@@ -84,6 +92,7 @@ class Performance:
             queue=self.queue,
             upstream=cast("Opener", self.upstream),
             terms=terms_of(Settings.model_validate(self.settings)),
+            learned=self.learned,
             unreachable=self._note_unreachable,
             now=now,
         )
@@ -274,11 +283,12 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
         queue=queue,
         upstream=cast("Opener", upstream),
         terms=terms_of(Settings.model_validate({})),
+        learned=Learned(),
         unreachable=lambda: None,
         now=now,
     )
     exchange = Exchange(request_id="req_2", method="POST", started=now())
-    async with queue.admission.lease(pipeline._demand(a_call(), pipeline.clocks(a_call()))):
+    async with queue.admission.lease(a_demand()):
         waiting = asyncio.get_running_loop().create_task(
             pipeline.perform(a_call(), StepAnswer(steps), exchange)
         )

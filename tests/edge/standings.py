@@ -1,16 +1,20 @@
 """How a gateway may stand, for tests of what is told about it."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.access.keys import Key
-from gateway.admission.admission import Snapshot
+from gateway.admission import Snapshot
+from gateway.admission.snapshot import LaneState
 from gateway.calls.pipeline import Terms
+from gateway.catalog.learned import Figures
 from gateway.catalog.listing import Listing, parse_listing
 from gateway.catalog.lists import Served
-from gateway.clocks import ClockSettings, Override
-from gateway.edge.status import Keys, Ollama, Standing
+from gateway.catalog.residents import ResidentsView
+from gateway.clocks import ClockSettings, Estimate, Override
+from gateway.edge.standing import Keys, Ollama, Standing
 from gateway.telemetry.exchange import Facts, Phase
 from gateway.telemetry.recent import Recent
 from tests.access.fakes import NOW, a_key
@@ -42,13 +46,35 @@ def terms(*overrides: Override, total_timeout: float | None = None) -> Terms:
 
 
 def queue(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
+    """``active`` and ``queued`` are by model; all who wait have the same key."""
+    queued = counts.get("queued", {})
     return Snapshot(
         max_active=1,
         max_queued=max_queued,
         active=counts.get("active", {}),
-        queued=counts.get("queued", {}),
-        oldest_wait=0.0,
+        lanes=tuple(LaneState("laptop", model, count, 0.0) for model, count in queued.items()),
     )
+
+
+def figures(
+    *, load: float = 8.0, first_byte: float = 0.5, service: float = 6.0, count: int = 9
+) -> Figures:
+    """Of a model that was called ``count`` times, always with the same times but for a tenth."""
+
+    def seen(mean: float) -> Estimate:
+        return Estimate(mean, mean / 10, count)
+
+    return Figures(
+        load=seen(load),
+        first_byte=seen(first_byte),
+        service=seen(service),
+        generation_rate=seen(48.0),
+    )
+
+
+def memory(*proven: str, loading: Collection[str] = ()) -> ResidentsView:
+    """These are loaded, and those may be, or will be."""
+    return ResidentsView(resident=frozenset({*proven, *loading}), proven=frozenset(proven))
 
 
 def a_standing(**changes: Any) -> Standing:
@@ -63,6 +89,8 @@ def a_standing(**changes: Any) -> Standing:
         queue_text="<Admission 0/1 active, 0/64 queued>",
         keys=the_keys(a_key("laptop")),
         terms=terms(),
+        residents=ResidentsView(),
+        learned={},
         recent=recent(),
     )
     return replace(well, **changes)

@@ -107,19 +107,21 @@ async def test_the_status_follows_what_goes_on(
                 for _ in range(2):
                     calls.create_task(caller.post("/v1/chat/completions", json=CHAT))
                 await sim.wait_for(lambda: hold.waiting == 1)
-                await waiting_for(gateway, "<Admission 1/1 active, 1/64 queued>")
+                await waiting_for(gateway, "<Admission 1/2 active, 1/64 queued>")
                 status = await status_of(admin)
                 page = await admin.get("/status")
 
-    assert status["queue"]["text"] == "<Admission 1/1 active, 1/64 queued>"
+    assert status["queue"]["text"] == "<Admission 1/2 active, 1/64 queued>"
     models = {model["name"]: model for model in status["models"]}
     assert (models["llama3.2:1b"]["active"], models["llama3.2:1b"]["queued"]) == (1, 1)
     assert models["llama3.2:1b"]["total_timeout"] == 60.0
+    assert models["llama3.2:1b"]["resident"]
+    assert [(lane["key"], lane["waiting"]) for lane in status["queue"]["lanes"]] == [("tester", 1)]
     assert status["outcomes"] == {"model_not_found": 1}
     request_id = refused.headers["x-request-id"]
     assert status["failures"][0]["request_id"] == request_id
     assert request_id in page.text
-    assert "1 of 1" in page.text
+    assert "1 of 2" in page.text
 
 
 async def test_no_key_is_in_any_page(gateway: Running, admin: httpx.AsyncClient) -> None:

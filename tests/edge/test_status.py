@@ -1,23 +1,24 @@
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from gateway.catalog.lists import Served
-from gateway.clocks import Override
-from gateway.edge.status import Ollama, not_ready, status_of
+from gateway.admission.snapshot import LaneState
+from gateway.catalog.residents import ResidentsView
+from gateway.edge.standing import Ollama
+from gateway.edge.status import not_ready, status_of
 from tests.access.fakes import DAY, NOW, a_key
-from tests.catalog.fakes import model_of
 from tests.edge.standings import (
     URL,
     a_standing,
     failed,
-    listing,
+    figures,
+    memory,
     queue,
     recent,
     served,
-    terms,
     the_keys,
 )
 
@@ -31,15 +32,6 @@ def readiness(**changes: Any) -> str | None:
         "now": NOW,
     }
     return not_ready(**{**asked, **changes})
-
-
-def problems(**changes: Any) -> list[str]:
-    return [each["what"] for each in status_of(a_standing(**changes))["problems"]]
-
-
-def only_model(**changes: Any) -> dict[str, Any]:
-    (model,) = status_of(a_standing(**changes))["models"]
-    return dict(model)
 
 
 def test_ready_is_who_can_serve_a_call() -> None:
@@ -72,22 +64,6 @@ def test_not_ready_says_why_on_one_line(changes: dict[str, Any], begins: str) ->
     assert "\n" not in reason
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"draining": True},
-        {"keys": the_keys()},
-        {"ollama": Ollama(url=URL, up=False, served=None)},
-    ],
-)
-def test_each_reason_not_to_be_ready_is_an_urgent_problem(changes: dict[str, Any]) -> None:
-    """The page says no more than the problems."""
-    status = status_of(a_standing(**changes))
-
-    assert not status["ready"]
-    assert any(each["urgent"] for each in status["problems"])
-
-
 def test_all_is_well() -> None:
     """Then nothing is said to be wrong."""
     status = status_of(a_standing())
@@ -99,114 +75,15 @@ def test_all_is_well() -> None:
 
 def test_the_status_is_plain_json() -> None:
     """Nothing in it needs to be known to be written."""
-    standing = a_standing(recent=recent(failed("runner died")), queue=queue(active={"gone": 1}))
+    standing = a_standing(
+        recent=recent(failed("runner died")),
+        queue=queue(active={"gone": 1}, queued={"llama3.1:8b": 1}),
+        residents=memory("llama3.1:8b"),
+        learned={"llama3.1:8b": figures()},
+    )
     status = status_of(standing)
 
     assert json.loads(json.dumps(status)) == status
-
-
-@pytest.mark.parametrize(
-    ("changes", "begins"),
-    [
-        ({"draining": True}, "The gateway is shutting down"),
-        (
-            {"ollama": Ollama(url=URL, up=False, served=None, trouble="Connection refused.")},
-            f"Ollama does not answer at {URL}. Connection refused.",
-        ),
-        ({"ollama": Ollama(url=URL, up=True, served=served())}, "Ollama has no models"),
-        ({"keys": the_keys(a_key(), broken="x: bad")}, "The key file cannot be read: x: bad"),
-        ({"keys": the_keys()}, "No key is valid"),
-        (
-            {
-                "keys": the_keys(
-                    a_key("soon", expires=NOW + DAY), a_key("late", expires=NOW + 9 * DAY)
-                )
-            },
-            "The key soon expires on 2030-02-01 12:00 UTC.",
-        ),
-        (
-            {"queue": queue(max_queued=3, queued={"a": 2, "b": 1})},
-            "The queue is full: 3 calls wait",
-        ),
-    ],
-)
-def test_what_is_wrong_is_said_with_what_to_do(changes: dict[str, Any], begins: str) -> None:
-    """One problem, one advice."""
-    (problem,) = status_of(a_standing(**changes))["problems"]
-
-    assert problem["what"].startswith(begins)
-    assert problem["do"]
-
-
-def test_a_queue_without_places_is_not_full() -> None:
-    """With `max_queued = 0` nobody ever waits."""
-    assert problems(queue=queue(max_queued=0)) == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "for_all", "timeout", "why"),
-    [
-        ((), None, 120.0, "its parameters"),
-        ((), 45.0, 45.0, "clocks.total_timeout"),
-        ((Override(match="llama*", total_timeout=7.0),), 45.0, 7.0, '[[models]] match = "llama*"'),
-        ((Override(match="LLAMA*", total_timeout=7.0),), None, 7.0, '[[models]] match = "LLAMA*"'),
-        ((Override(match="qwen*", total_timeout=7.0),), None, 120.0, "its parameters"),
-        (
-            (Override(match="llama*", max_active=2), Override(match="*", total_timeout=7.0)),
-            None,
-            120.0,
-            "its parameters",
-        ),
-    ],
-)
-def test_a_models_timeout_is_told_with_its_reason(
-    overrides: tuple[Override, ...], for_all: float | None, timeout: float, why: str
-) -> None:
-    """As the clocks decide it: the first row that fits, then the setting, then the size."""
-    model = only_model(terms=terms(*overrides, total_timeout=for_all))
-
-    assert (model["total_timeout"], model["why"]) == (timeout, why)
-
-
-def test_a_model_is_told_with_its_size_and_its_calls() -> None:
-    """What Ollama says of it, what goes on, what went on."""
-    model = only_model(
-        queue=queue(active={"llama3.1:8b": 1}, queued={"llama3.1:8b": 4}),
-        recent=recent(failed("runner died", tokens_out=5), failed("", outcome="ok", tokens_out=2)),
-    )
-
-    assert (model["parameters"], model["billions"], model["size_bytes"]) == ("8.0B", 8.0, 4 * 10**9)
-    assert (model["active"], model["queued"], model["max_active"]) == (1, 4, 1)
-    assert (model["requests"], model["failed"], model["tokens_out"]) == (2, 1, 7)
-    assert model["modified_at"] == "2026-11-22T12:08:13Z"
-
-
-def test_a_model_that_is_listed_no_more_is_told_while_it_is_called() -> None:
-    """Otherwise the sums over the models would not be those of the queue."""
-    status = status_of(a_standing(queue=queue(active={"gone:latest": 1})))
-    gone = status["models"][-1]
-
-    assert (gone["name"], gone["listed"], gone["active"]) == ("gone:latest", False, 1)
-
-
-@pytest.mark.parametrize(("size", "why"), [(5, "its size on disk"), (None, "its size is unknown")])
-def test_without_parameters_the_size_on_disk_is_the_reason(size: int | None, why: str) -> None:
-    """As the model's timeout is estimated."""
-    model = model_of()
-    unknown = type(model)(
-        name="odd:latest",
-        digest="d",
-        size_bytes=size,
-        parameters=None,
-        remote=False,
-        created=0,
-        raw={},
-    )
-    alone = Served(type(listing())((unknown,), 0.0), 1.0, stale=False)
-    told = only_model(ollama=Ollama(url=URL, up=True, served=alone))
-
-    assert told["why"] == why
-    assert (told["parameters"], told["modified_at"]) == (None, None)
 
 
 def test_keys_are_told_without_anything_secret() -> None:
@@ -234,3 +111,32 @@ def test_the_list_is_told_with_its_age() -> None:
     told = status_of(a_standing(ollama=ollama))["ollama"]
 
     assert (told["models"], told["list_age"], told["stale"], told["up"]) == (2, 61.0, True, False)
+
+
+def test_lanes_are_told_with_the_longest_wait_first() -> None:
+    """Who waits for what: the sums alone do not say whose turn is late."""
+    lanes = (
+        LaneState("laptop", "llama3.1:8b", waiting=3, oldest_wait=1.25),
+        LaneState("agent", "qwen:7b", waiting=1, oldest_wait=61.04),
+    )
+    told = status_of(a_standing(queue=replace(queue(), lanes=lanes)))["queue"]
+
+    assert told["lanes"] == [
+        {"key": "agent", "model": "qwen:7b", "waiting": 1, "oldest_wait": 61.0},
+        {"key": "laptop", "model": "llama3.1:8b", "waiting": 3, "oldest_wait": 1.2},
+    ]
+    assert (told["queued"], told["oldest_wait"]) == (4, 61.0)
+
+
+def test_what_is_in_memory_is_told() -> None:
+    """Also what fits there together, as far as it is known."""
+    view = ResidentsView(
+        resident=frozenset({"b", "a"}),
+        together=frozenset({frozenset({"b", "a"}), frozenset({"a", "c"})}),
+        max_loaded=2,
+    )
+    told = status_of(a_standing(residents=view))["ollama"]
+
+    assert told["loaded"] == ["a", "b"]
+    assert told["loaded_together"] == [["a", "b"], ["a", "c"]]
+    assert told["max_loaded"] == 2

@@ -1,14 +1,27 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.edge.status import Ollama, status_of
+from gateway.admission.snapshot import LaneState
+from gateway.edge.standing import Ollama
+from gateway.edge.status import status_of
 from gateway.edge.status_page import CONTENT_SECURITY_POLICY, render
 from tests.access.fakes import DAY, NOW, a_key
-from tests.edge.standings import URL, a_standing, failed, queue, recent, served, the_keys
+from tests.edge.standings import (
+    URL,
+    a_standing,
+    failed,
+    figures,
+    memory,
+    queue,
+    recent,
+    served,
+    the_keys,
+)
 from tests.edge.test_markup import Reader
 
 HOSTILE = '</td></table><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -41,6 +54,53 @@ def test_the_page_says_how_things_stand() -> None:
     assert "revoked" in text
 
 
+def test_who_waits_is_told_by_key_and_model() -> None:
+    """And for how long the first of them does; nothing of it where nobody waits."""
+    lanes = (LaneState("agent", "qwen:7b", waiting=17, oldest_wait=61.0),)
+    cells = Reader(page(queue=replace(queue(), lanes=lanes))).text
+
+    assert "Waiting, by key and model" in cells
+    assert all(said in cells for said in ("agent", "qwen:7b", "17", "1 minute"))
+    assert "Waiting, by key and model" not in Reader(page()).text
+
+
+def test_a_long_queue_does_not_make_a_long_page() -> None:
+    """The lanes that have waited longest are shown, the others counted."""
+    lanes = tuple(LaneState(f"key{n}", "qwen:7b", 1, float(n)) for n in range(32))
+    text = Reader(page(queue=replace(queue(), lanes=lanes))).text
+
+    assert "key31" in text
+    assert "key0" not in text
+    assert "And 2 more." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "no model in memory, as far as is known"),
+        ({"residents": memory("llama3.1:8b", loading=["b"])}, "in memory: b, llama3.1:8b"),
+        ({"residents": memory("llama3.1:8b")}, "loaded"),
+        ({"residents": memory(loading=["llama3.1:8b"])}, "loading"),
+        ({"learned": {"llama3.1:8b": figures()}}, "loads in 8.0 s"),
+        ({"learned": {"llama3.1:8b": figures()}}, "48 tokens/s"),
+        ({"learned": {"llama3.1:8b": figures()}}, "6.0 s an answer"),
+        ({}, "8B parameters"),
+        (
+            {"residents": memory("llama3.1:8b"), "learned": {"llama3.1:8b": figures()}},
+            "first byte of a stream: 60 s, loaded: half of 120 s for 8B parameters",
+        ),
+    ],
+)
+def test_a_model_is_shown_with_what_is_known_of_it(changes: dict[str, Any], said: str) -> None:
+    """Where it is, how fast it is, how long it may take and why."""
+    assert said in Reader(page(**changes)).text
+
+
+def test_a_reason_that_holds_for_every_clock_is_said_once() -> None:
+    """There is little room."""
+    assert "first byte of a stream" not in Reader(page()).text
+
+
 def test_what_is_wrong_stands_before_everything_else() -> None:
     """With what to do about it, in the words of a command where there is one."""
     made = page(keys=the_keys())
@@ -66,7 +126,8 @@ def test_texts_of_strangers_stay_text() -> None:
     hostile = page(
         ollama=Ollama(url=HOSTILE, up=False, served=served(HOSTILE), trouble=HOSTILE),
         recent=recent(failed(HOSTILE, model=HOSTILE, key=HOSTILE)),
-        queue=queue(active={HOSTILE + "2": 1}),
+        queue=queue(active={HOSTILE + "2": 1}, queued={HOSTILE + "3": 1}),
+        residents=memory(HOSTILE + "4"),
         keys=the_keys(a_key("laptop"), broken=HOSTILE),
     )
     read = Reader(hostile)

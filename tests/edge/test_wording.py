@@ -1,3 +1,5 @@
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from gateway.edge import wording
@@ -41,10 +43,17 @@ def test_spans_are_told_in_their_largest_unit(seconds: float, said: str) -> None
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.5, "0.5 s"), (90.0, "90 s"), (120.0, "120 s"), (300.0, "5 min"), (301.0, "301 s")],
+    [
+        (0.5, "0.5 s"),
+        (73.4182, "73.42 s"),
+        (90.0, "90 s"),
+        (120.0, "120 s"),
+        (300.0, "5 min"),
+        (301.0, "301 s"),
+    ],
 )
 def test_limits_are_told_exactly(seconds: float, said: str) -> None:
-    """What cuts an answer off is not rounded."""
+    """What cuts an answer off is not rounded, but for what nobody could notice."""
     assert wording.limit(seconds) == said
 
 
@@ -55,6 +64,21 @@ def test_limits_are_told_exactly(seconds: float, said: str) -> None:
 def test_durations_are_told_with_two_digits_or_so(seconds: float, said: str) -> None:
     """A glance is enough."""
     assert wording.took(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(0.04, "0.0"), (4.76, "4.8"), (48.4, "48"), (1_200.0, "1,200")]
+)
+def test_rates_are_told_with_two_digits_or_so(rate: float, said: str) -> None:
+    """Nobody learns them more exactly."""
+    assert wording.rate(rate) == said
+
+
+def test_times_of_day_are_in_utc() -> None:
+    """Wherever they come from."""
+    east = datetime(2030, 1, 31, 13, 0, tzinfo=timezone(timedelta(hours=1)))
+
+    assert wording.iso(east) == NOON
 
 
 def test_moments_are_told_from_now() -> None:

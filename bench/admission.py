@@ -1,0 +1,118 @@
+"""What the queue itself costs: time to enter, to dispatch and to leave, and memory per waiter.
+
+    python -m bench.admission [WAITERS]
+
+Everything runs in one process and without any I/O; times are medians of this machine.
+"""
+
+import asyncio
+import gc
+import statistics
+import sys
+import time
+import tracemalloc
+
+from gateway.admission import Admission, Demand, Limits, Residency
+
+KEYS, MODELS, PLACES = 10, 2, 2
+
+
+class OneModel:
+    """Memory that holds one model: the order has most to think about."""
+
+    def __init__(self) -> None:
+        self.loaded = "m0"
+
+    def residency(self) -> Residency:
+        return Residency(frozenset({self.loaded}), max_loaded=1)
+
+    def began(self, model: str) -> bool:
+        was_loaded, self.loaded = self.loaded == model, model
+        return was_loaded
+
+    def ended(self, model: str, *, answered: bool) -> None: ...
+
+
+def wish(number: int) -> Demand:
+    return Demand(
+        key=f"k{number % KEYS}",
+        model=f"m{number // KEYS % MODELS}",
+        model_max_active=PLACES,
+        key_max_active=None,
+        queue_timeout=3600.0,
+        patience=7200.0,
+        fingerprint=number.to_bytes(32, "big"),
+    )
+
+
+def queue_for(waiters: int) -> Admission:
+    limits = Limits(max_active=PLACES, max_queued=waiters, max_queued_per_key=waiters)
+    return Admission(limits, now=time.monotonic, memory=OneModel())
+
+
+async def call(queue: Admission, demand: Demand) -> None:
+    async with queue.lease(demand):
+        pass
+
+
+async def cost_of_dispatch(waiters: int) -> None:
+    """Straight through the queue's own interface, so that the loop's work is not measured."""
+    queue = queue_for(waiters)
+    entering: list[float] = []
+    holders = [queue.enter(wish(number))[0] for number in range(PLACES)]
+    waiting = []
+    for number in range(waiters):
+        began_at = time.perf_counter()
+        waiting.append(queue.enter(wish(number))[0])
+        entering.append(time.perf_counter() - began_at)
+    print(f"{queue!r} over {KEYS * MODELS} lanes")
+    report("enter", entering)
+    giving: list[float] = []
+    for _ in range(waiters):
+        holder = holders.pop(0)
+        began_at = time.perf_counter()
+        queue.give_back(holder, answered=True)
+        giving.append(time.perf_counter() - began_at)
+        if not holders:
+            holders = [one for one in waiting if one.was_granted()]
+            waiting = [one for one in waiting if not one.was_granted()]
+    report("give back and dispatch", giving)
+
+
+async def cost_of_waiting(waiters: int) -> None:
+    """Real callers, each a task: what each holds, and how they all leave."""
+    queue = queue_for(waiters)
+    loop = asyncio.get_running_loop()
+    holders = [queue.enter(wish(number))[0] for number in range(PLACES)]
+    gc.collect()
+    tracemalloc.start()
+    tasks = [loop.create_task(call(queue, wish(number))) for number in range(waiters)]
+    await asyncio.sleep(0)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{queue!r}: {taken / waiters / 1000:.1f} kB per waiter, its task and demand included")
+    began_at = time.perf_counter()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    seconds = time.perf_counter() - began_at
+    print(f"all cancelled in {seconds:.2f} s, {seconds / waiters * 1e6:.0f} us each: {queue!r}")
+    for holder in holders:
+        queue.give_back(holder, answered=True)
+    print(f"all given back: {queue!r}")
+
+
+def report(what: str, seconds: list[float]) -> None:
+    seconds.sort()
+    median, worst = statistics.median(seconds) * 1e6, seconds[len(seconds) * 99 // 100] * 1e6
+    print(f"{what}: median {median:.1f} us, 99th percentile {worst:.1f} us")
+
+
+def main() -> None:
+    waiters = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    asyncio.run(cost_of_dispatch(waiters))
+    asyncio.run(cost_of_waiting(waiters))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What the gateway learns while it serves: what is loaded, and how fast each model is.
+
+Joins the parts that learn to those that decide, which do not know each other.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from yarl import URL
+
+from gateway.admission import Residency
+from gateway.catalog.catalog import Catalog
+from gateway.catalog.learned import Learned
+from gateway.catalog.learned_file import LearnedFile
+from gateway.catalog.ps import PsWatch
+from gateway.catalog.residents import Residents, ResidentsView
+from gateway.settings import Settings
+from gateway.telemetry.log import Logger
+
+
+class Memory:
+    """Ollama's memory as admission sees it, over what the catalogue believes of it."""
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+        # The last view and what was made of it: it is asked for at every dispatch.
+        self._seen: ResidentsView | None = None
+        self._residency = Residency()
+
+    def began(self, model: str, /) -> bool:
+        return self._residents.began(model)
+
+    def ended(self, model: str, /, *, answered: bool) -> None:
+        self._residents.ended(model, answered=answered)
+
+    def residency(self) -> Residency:
+        view = self._residents.view()
+        if view is not self._seen:
+            self._seen = view
+            self._residency = Residency(view.resident, view.together, view.max_loaded)
+        return self._residency
+
+
+class Learning:
+    """Everything that learns. ``run`` keeps looking at Ollama and saving what was learned."""
+
+    def __init__(
+        self, settings: Settings, *, state_file: Path | None, log: Logger, now: Callable[[], float]
+    ) -> None:
+        most = settings.admission.max_loaded_models
+        self._now = now
+        self.residents = Residents(max_loaded=None if isinstance(most, str) else most, now=now)
+        self.memory = Memory(self.residents)
+        self.learned = Learned()
+        self._file = None if state_file is None else _file(state_file, self.learned, settings, log)
+
+    def __repr__(self) -> str:
+        return f"<Learning {self.residents!r}>"
+
+    def load(self) -> None:
+        """Read what was learned before, if it can be read."""
+        if self._file is not None:
+            self._file.load()
+
+    def save(self) -> None:
+        if self._file is not None:
+            self._file.save()
+
+    async def watch(self, catalog: Catalog, *, busy: Callable[[], bool]) -> None:
+        """Look at what is loaded, gently, for ever."""
+        await PsWatch(catalog.ps, self.residents, busy=busy, now=self._now).run()
+
+    async def keep(self) -> None:
+        """Save what was learned from time to time, for ever."""
+        if self._file is not None:
+            await self._file.run()
+        await asyncio.Event().wait()
+
+
+def _file(path: Path, learned: Learned, settings: Settings, log: Logger) -> LearnedFile:
+    url = URL(settings.ollama.url)
+    return LearnedFile(
+        path,
+        learned,
+        host=f"{url.host}:{url.port}",
+        report=lambda line: log.warning("learned.file", reason=line),
+    )

@@ -1,0 +1,99 @@
+"""Lanes, and who stands where in them."""
+
+import asyncio
+from typing import Any
+
+from gateway.admission.waiting import Waiter, Waiting
+from gateway.errors import QueueFull
+
+from .demands import demand
+
+
+def waiter(key: str = "a", model: str = "m", at: float = 0.0, **changes: Any) -> Waiter:
+    loop = asyncio.get_running_loop()
+    return Waiter(demand(key, model, **changes), arrived_at=at, future=loop.create_future())
+
+
+def queue(*waiters: Waiter) -> Waiting:
+    waiting = Waiting()
+    for one in waiters:
+        waiting.add(one)
+    return waiting
+
+
+def is_retry(one: Waiter) -> bool:
+    return one.demand.retry
+
+
+def nobody(_one: Waiter) -> bool:
+    return False
+
+
+async def test_there_is_a_lane_for_each_key_and_model() -> None:
+    """Of each only the first is asked about."""
+    first, second, other, third = waiter(), waiter(), waiter("b"), waiter(model="n")
+    waiting = queue(first, second, other, third)
+
+    assert list(waiting.heads(nobody)) == [first, other, third]
+    assert (len(waiting), waiting.by_key) == (4, {"a": 3, "b": 1})
+
+
+async def test_a_lane_that_is_empty_is_forgotten() -> None:
+    """And so is its key."""
+    only = waiter()
+    waiting = queue(only)
+    waiting.remove(only)
+
+    assert (len(waiting), waiting.by_key, list(waiting.lanes())) == (0, {}, [])
+    assert only not in waiting
+
+
+async def test_one_who_had_his_turn_goes_to_the_head() -> None:
+    """The latest of them first, and the others keep their order."""
+    first, second = waiter(), waiter()
+    back, again = waiter(first=True), waiter(first=True)
+    waiting = queue(first, second, back, again)
+
+    assert list(waiting) == [again, back, first, second]
+
+
+async def test_behind_one_who_is_held_back_the_next_may_go() -> None:
+    """He keeps his place; those behind him do not wait for him."""
+    retry, following, last = waiter(retry=True), waiter(), waiter()
+    waiting = queue(retry, following, last)
+
+    assert list(waiting.heads(is_retry)) == [retry, following]
+    assert waiting.has_before(demand("a", "m"), is_retry)
+
+    waiting.remove(following)
+    waiting.remove(last)
+
+    assert not waiting.has_before(demand("a", "m"), is_retry)
+    assert waiting.has_before(demand("a", "m"), nobody)
+    assert not waiting.has_before(demand("b", "m"), nobody)
+
+
+async def test_the_greediest_has_the_most_waiting_for_its_weight() -> None:
+    """And of it, the last who came, in whichever lane."""
+    heavy = [waiter("heavy", at=float(at), weight=4.0) for at in range(5)]
+    light = [waiter("light", model, at=float(at)) for at, model in enumerate(("m", "n", "m"))]
+    waiting = queue(*heavy, *light)
+
+    assert waiting.newest_of_greediest() is light[2]
+    assert Waiting().newest_of_greediest() is None
+    assert queue(waiter(first=True)).newest_of_greediest() is None
+
+
+async def test_a_waiter_ends_once() -> None:
+    """Whatever comes second changes nothing."""
+    granted, failed, gone = waiter(), waiter(), waiter()
+    granted.end()
+    granted.end(QueueFull())
+    failed.end(QueueFull())
+    failed.end()
+    gone.future.cancel()
+    gone.end()
+
+    assert [one.was_granted() for one in (granted, failed, gone)] == [True, False, False]
+    assert not any(one.is_waiting() for one in (granted, failed, gone))
+    assert isinstance(failed.future.exception(), QueueFull)

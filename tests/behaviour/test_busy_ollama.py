@@ -1,0 +1,124 @@
+"""Somebody else uses the same Ollama, and it has no room: the call waits instead of failing."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.simulator import Fault
+from tests.behaviour.failing import scene_of
+from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
+
+from .clients import asked
+from .crowd import code_of, house, in_house, say, started, text_of
+
+BUSY = {
+    "native": b'{"error":"server busy, please try again.  maximum pending requests exceeded"}',
+    "anthropic": (
+        b'{"type":"error","error":{"type":"overloaded_error","message":"server busy, please try '
+        b'again.  maximum pending requests exceeded"},"request_id":"req_1"}\n'
+    ),
+    "openai": (
+        b'{"error":{"message":"server busy, please try again.  maximum pending requests exceeded",'
+        b'"type":"api_error","param":null,"code":null}}\n'
+    ),
+}
+BUSY["responses"] = BUSY["openai"]
+"""Ollama's words in each dialect, when too many wait for a model to load."""
+
+
+@pytest.mark.parametrize(
+    ("speech", "stream"),
+    [(OPENAI, False), (OPENAI, True), (RESPONSES, True), (ANTHROPIC, False), (NATIVE, True)],
+    ids=["openai", "openai stream", "responses stream", "anthropic", "native stream"],
+)
+async def test_a_call_waits_until_ollama_has_room(
+    speech: Speech, stream: bool, tmp_path: Path
+) -> None:
+    """It is sent again as it was, and its caller only sees that it took a moment."""
+    async with scene_of(tmp_path, speech) as scene:
+        told = await scene.provoked(Fault.status(503, BUSY[speech.name]), stream=stream)
+        (line,) = await scene.gateway.finished()
+        first, second = [each for each in scene.sim.requests if each.path == speech.path]
+
+    assert (told.status, told.whole) == (200, True)
+    assert first.body == second.body
+    assert (line["outcome"], line["upstream_status"]) == ("ok", 200)
+    # It came back after a second, and a clock may be a little early.
+    assert line["queue_wait"] >= 0.9
+
+
+async def test_those_behind_it_in_its_lane_wait_with_it(tmp_path: Path) -> None:
+    """It keeps its turn: Ollama would have had no room for them either."""
+    async with house(tmp_path) as (sim, gateway):
+        sim.fault(Fault.status(503, BUSY["openai"]))
+        async with asyncio.TaskGroup() as group:
+            first = started(group, gateway, words="first")
+            await sim.wait_for(lambda: len(asked(sim)) == 1)
+            second = started(group, gateway, words="second")
+        came = [each.body for each in sim.requests if each.path == OPENAI.path]
+
+        assert [text_of(call.result()) for call in (first, second)] == ["first", "second"]
+        assert [b"first" in body for body in came] == [True, True, False]
+
+
+async def test_another_model_need_not_wait_for_it(tmp_path: Path) -> None:
+    """The place is free meanwhile."""
+    async with house(tmp_path, admission={"max_active": 1}) as (sim, gateway):
+        sim.fault(Fault.status(503, BUSY["openai"]))
+        async with asyncio.TaskGroup() as group:
+            waits = started(group, gateway)
+            await sim.wait_for(lambda: len(asked(sim)) == 1)
+            await in_house(gateway, 0, 1)
+            other = await say(gateway, model="qwen2.5-coder:7b")
+
+            assert other.status == 200
+            assert not waits.done()
+        assert waits.result().status == 200
+
+
+async def test_where_it_lasts_the_caller_is_told_the_truth(tmp_path: Path) -> None:
+    """503 ``queue_timeout`` when its clock leaves no time for another attempt."""
+    async with house(tmp_path, clocks={"queue_timeout": 1.5}) as (sim, gateway):
+        sim.fault(Fault.status(503, BUSY["openai"]), times=100)
+        told = await say(gateway)
+        sim.clear_faults()
+        (line,) = await gateway.finished()
+
+        assert (told.status, code_of(told)) == (503, "queue_timeout")
+        assert "did not come through this gateway" in told.json()["error"]["message"]
+        assert told.headers["retry-after"] == "1"
+        assert (line["outcome"], line["phase"]) == ("queue_timeout", "queue")
+        assert len(asked(sim)) == 2
+
+
+async def test_a_caller_who_leaves_meanwhile_is_not_sent_again(tmp_path: Path) -> None:
+    """His place in the queue is given up with him."""
+    async with scene_of(tmp_path, OPENAI) as scene:
+        scene.sim.fault(Fault.status(503, BUSY["openai"]))
+        async with scene.waiting():
+            await scene.sim.wait_for(lambda: len(asked(scene.sim)) == 1)
+            await scene.queued(1)
+        (line,) = await scene.gateway.finished()
+
+    assert (line["outcome"], line["phase"]) == ("client_disconnected", "queue")
+    assert len(asked(scene.sim)) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, b'{"error":"no room"}'),
+        (500, BUSY["native"]),
+        (429, BUSY["native"]),
+        (200, BUSY["native"]),
+    ],
+    ids=["other 503", "500", "429", "200"],
+)
+async def test_nothing_else_is_ever_sent_twice(status: int, body: bytes, tmp_path: Path) -> None:
+    """Ollama may have done the work; whether it is done again is for the caller to say."""
+    async with scene_of(tmp_path, OPENAI) as scene:
+        told = await scene.provoked(Fault.status(status, body))
+
+    assert (told.status, told.body) == (status, body)
+    assert len(asked(scene.sim)) == 1

@@ -1,0 +1,124 @@
+"""Callers say how long they wait: none of them is kept waiting for what would come too late."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from .clients import MODEL, asked, user
+from .crowd import code_of, house, in_house, started
+from .failing import Scene, measured, scene_of
+from .speech import OPENAI
+from .wire import Told
+
+ONE_PLACE = {"admission": {"max_active": 1}}
+HEADERS = ["x-stainless-read-timeout", "X-Request-Timeout"]
+
+
+async def _with_patience(scene: Scene, seconds: str, header: str = HEADERS[0]) -> Told:
+    return await scene.ask(headers={header: seconds})
+
+
+@pytest.mark.parametrize("header", HEADERS)
+async def test_who_would_surely_be_gone_is_refused_at_once(header: str, tmp_path: Path) -> None:
+    """503 ``deadline_unreachable``, with the place in the queue and when to come again."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
+        measured(scene.gateway, 60.0)
+        async with scene.occupied() as (first, hold):
+            told = await _with_patience(scene, "30", header)
+            hold.end()
+
+            assert (await first.answer()).status == 200
+
+    assert (told.status, code_of(told)) == (503, "deadline_unreachable")
+    assert told.headers["x-gateway-queue-position"] == "1"
+    assert told.headers["x-gateway-expected-wait"] == "30.0"
+    assert 30 <= int(told.headers["retry-after"]) <= 46
+    assert "x-should-retry" not in told.headers
+    assert len(asked(scene.sim)) == 1
+
+
+async def test_the_openai_client_is_told_so_by_its_own_timeout(tmp_path: Path) -> None:
+    """Nothing but ``timeout=`` is needed."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
+        measured(scene.gateway, 60.0)
+        client = openai.AsyncOpenAI(
+            base_url=f"{scene.gateway.url}/v1",
+            api_key=scene.gateway.key,
+            timeout=30,
+            max_retries=0,
+        )
+        async with scene.occupied(), client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await client.chat.completions.create(model=MODEL, messages=[user("well")])
+
+    assert (caught.value.status_code, caught.value.code) == (503, "deadline_unreachable")
+
+
+@pytest.mark.parametrize("patience", ["120", ""], ids=["long", "undeclared"])
+async def test_who_has_the_time_waits(patience: str, tmp_path: Path) -> None:
+    """And is served."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
+        measured(scene.gateway, 60.0)
+        async with scene.occupied() as (_, hold):
+            call = group.create_task(_with_patience(scene, patience))
+            await scene.queued(1)
+            hold.end()
+
+            assert (await call).status == 200
+
+
+async def test_nobody_is_refused_for_what_is_not_known(tmp_path: Path) -> None:
+    """Of a model that was never measured anything may be true."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
+        measured(scene.gateway, 60.0, model="qwen2.5-coder:7b")
+        async with scene.occupied() as (_, hold):
+            call = group.create_task(_with_patience(scene, "5"))
+            await scene.queued(1)
+            hold.end()
+
+            assert (await call).status == 200
+
+
+async def test_a_free_place_is_given_to_whoever_asks(tmp_path: Path) -> None:
+    """Refusing him would leave the GPU idle, and the prediction may be wrong."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
+        measured(scene.gateway, 60.0)
+
+        assert (await _with_patience(scene, "5")).status == 200
+
+
+async def test_who_has_waited_until_it_was_too_late_is_told_before_he_leaves(
+    tmp_path: Path,
+) -> None:
+    """He is not sent to Ollama for an answer that nobody will be there to take."""
+    async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
+        measured(scene.gateway, 0.8)
+        async with scene.occupied():
+            told = await _with_patience(scene, "1")
+
+    assert (told.status, code_of(told)) == (503, "deadline_unreachable")
+    assert "No place came free in time" in told.json()["error"]["message"]
+    assert len(asked(scene.sim)) == 1
+
+
+async def test_what_was_predicted_stands_beside_what_happened(tmp_path: Path) -> None:
+    """In the log of each call, and as a metric of how far off it was."""
+    async with house(tmp_path, admission=ONE_PLACE["admission"]) as (sim, gateway):
+        measured(gateway, 60.0)
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway)]
+                await in_house(gateway, 1, 0)
+                calls.append(started(group, gateway))
+                await in_house(gateway, 1, 1)
+                hold.end()
+        lines = await gateway.finished(2)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            metrics = (await client.get(f"{gateway.admin_url}/metrics")).text
+
+    assert [call.result().status for call in calls] == [200, 200]
+    assert [line["predicted"] for line in lines] == [60.0, 90.0]
+    assert "gateway_prediction_error_seconds_count 2.0" in metrics

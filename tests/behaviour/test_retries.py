@@ -1,0 +1,82 @@
+"""A caller tries again: the GPU does not work on the same call twice at once."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from .clients import asked
+from .crowd import house, in_house
+from .failing import Scene, scene_of
+from .speech import ALL, OPENAI, Speech
+
+ROOM = {"max_active": 4, "max_active_per_model": 4}
+AGAIN = {"x-stainless-retry-count": "1"}
+
+
+@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+async def test_a_retry_waits_for_its_first_attempt(speech: Speech, tmp_path: Path) -> None:
+    """Whatever places are free."""
+    async with (
+        scene_of(tmp_path, speech, {"admission": ROOM}) as scene,
+        asyncio.TaskGroup() as group,
+    ):
+        async with scene.occupied() as (first, hold):
+            again = group.create_task(scene.ask(headers=AGAIN))
+            await scene.queued(1)
+
+            assert len(asked(scene.sim)) == 1
+            hold.end()
+            answers = [await first.answer(), await again]
+
+        assert [answer.status for answer in answers] == [200, 200]
+        assert scene.sim.stats.peak_active == 1
+
+
+async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: Path) -> None:
+    """The caller's connection breaks, he asks again, and gets his answer."""
+    async with (
+        scene_of(tmp_path, OPENAI, {"admission": ROOM}) as scene,
+        asyncio.TaskGroup() as group,
+    ):
+        async with scene.occupied() as (_, hold):
+            again = group.create_task(scene.ask(headers=AGAIN))
+            await scene.queued(1)
+        # He has hung up; the hold went with it.
+        told = await again
+        await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
+
+        assert told.status == 200
+        assert scene.sim.stats.generations_started == 2
+        assert not hold.waiting
+
+
+@pytest.mark.parametrize("other", ["body", "key", "no retry"])
+async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -> None:
+    """Two callers may well ask the same; one caller may ask twice and mean it."""
+    async with house(tmp_path, admission=ROOM) as (sim, gateway):
+        scene = Scene(sim, gateway, OPENAI)
+        key = gateway.new_key("other") if other == "key" else ""
+        body = OPENAI.body(seed=1) if other == "body" else None
+        headers = {} if other == "no retry" else AGAIN
+        async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
+            call = group.create_task(scene.ask(body, key=key, headers=headers))
+            await in_house(gateway, 2, 0)
+            await sim.wait_for(lambda: sim.stats.active == 2)
+            hold.end()
+
+            assert (await call).status == 200
+
+
+async def test_others_pass_a_retry_that_waits(tmp_path: Path) -> None:
+    """Of the same key and for the same model: it is not their call that is being stopped."""
+    async with house(tmp_path, admission=ROOM) as (sim, gateway):
+        scene = Scene(sim, gateway, OPENAI)
+        async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
+            again = group.create_task(scene.ask(headers=AGAIN))
+            await in_house(gateway, 1, 1)
+            other = group.create_task(scene.ask(OPENAI.body(seed=1)))
+            await in_house(gateway, 2, 1)
+            hold.end()
+
+            assert [(await call).status for call in (again, other)] == [200, 200]

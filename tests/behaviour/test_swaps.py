@@ -1,0 +1,136 @@
+"""One GPU, several models: loading takes long, so it is done seldom, and for nobody too late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.simulator import USUAL_MODELS, Simulator
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .crowd import OTHER, house, in_house, say, started
+from .failing import until
+from .speech import MODEL
+
+CALLERS, ROUNDS = 8, 4
+ROOM_FOR_ONE = {"max_loaded_models": 1, "max_queued_per_key": 64}
+
+
+@asynccontextmanager
+async def one_gpu(folder: Path, **admission: Any) -> AsyncIterator[tuple[Simulator, Running]]:
+    """Memory for one model; loading one takes as long as four answers."""
+    models = [replace(model, load_time=8.0, tokens_per_second=4.0) for model in USUAL_MODELS]
+    tables = {"admission": {**ROOM_FOR_ONE, **admission}}
+    async with (
+        Simulator(models, time_scale=0.002, max_loaded_models=1, answer_tokens=8) as sim,
+        running(sim.url, folder, settings=tables) as gateway,
+    ):
+        yield sim, gateway
+        await left_empty(gateway)
+
+
+async def _loads_of_a_crowd(folder: Path, patience: float) -> int:
+    """Of callers who each ask the two models in turn; half of them begin with the other one."""
+    async with one_gpu(folder, affinity_patience=patience) as (sim, gateway):
+
+        async def alternate(number: int) -> None:
+            key = gateway.new_key(f"caller{number}")
+            for turn in range(ROUNDS):
+                model = OTHER if (number + turn) % 2 else MODEL
+                assert (await say(gateway, key=key, model=model)).status == 200
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(CALLERS):
+                group.create_task(alternate(number))
+        assert sim.stats.generations_finished == CALLERS * ROUNDS
+        return sim.stats.loads
+
+
+async def test_models_are_loaded_far_less_often_than_they_answer(tmp_path: Path) -> None:
+    """Whoever needs what is loaded goes first for a while; without that they swap all the time."""
+    swapping, patient = tmp_path / "swapping", tmp_path / "patient"
+    swapping.mkdir()
+    patient.mkdir()
+    loads = await _loads_of_a_crowd(patient, 30.0)
+    without = await _loads_of_a_crowd(swapping, 0.0)
+
+    print("LOADS", loads, without)
+    assert loads <= CALLERS * ROUNDS // 3
+    assert loads * 2 <= without
+
+
+async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: Path) -> None:
+    """Others keep the loaded model busy without a pause: the swap comes all the same."""
+    async with one_gpu(tmp_path, affinity_patience=0.3) as (sim, gateway):
+        modest = gateway.new_key("modest")
+        await say(gateway)
+
+        async def flood() -> None:
+            while True:
+                await say(gateway)
+
+        others = [asyncio.get_running_loop().create_task(flood()) for _ in range(6)]
+        await until(lambda: gateway.gateway.admission.snapshot().queued.get(MODEL, 0) >= 3)
+        async with asyncio.timeout(5):
+            told = await say(gateway, key=modest, model=OTHER)
+        line = next(line for line in await gateway.finished() if line["model"] == OTHER)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await sim.wait_for(lambda: sim.stats.active == 0)
+
+    assert told.status == 200
+    # He was passed over as long as allowed, and a clock may be a little early.
+    assert line["queue_wait"] >= 0.25
+
+
+async def test_a_model_at_work_is_not_driven_out(tmp_path: Path) -> None:
+    """A call that would do that waits here, where waiting holds no place, though one is free."""
+    async with house(tmp_path, admission=ROOM_FOR_ONE) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                first = started(group, gateway)
+                await in_house(gateway, 1, 0)
+                second = started(group, gateway, model=OTHER)
+                await in_house(gateway, 1, 1)
+                hold.end()
+
+        assert [call.result().status for call in (first, second)] == [200, 200]
+        assert sim.stats.peak_active == 1
+
+
+async def test_models_that_fit_together_work_together(tmp_path: Path) -> None:
+    """By the owner's word."""
+    async with house(tmp_path, admission={"max_loaded_models": 2}) as (sim, gateway):
+        with sim.hold() as hold:
+            async with asyncio.TaskGroup() as group:
+                calls = [started(group, gateway, model=model) for model in (MODEL, OTHER)]
+                await in_house(gateway, 2, 0)
+                await sim.wait_for(lambda: sim.stats.active == 2)
+                hold.end()
+
+        assert [call.result().status for call in calls] == [200, 200]
+
+
+@pytest.mark.parametrize("room", [1, 3])
+async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> None:
+    """By default Ollama is asked what is loaded, after a load and from time to time."""
+    async with (
+        Simulator(time_scale=0, num_parallel=8, max_loaded_models=room) as sim,
+        running(sim.url, tmp_path, watching=True) as gateway,
+    ):
+        learning = gateway.gateway.learning
+        both = frozenset({MODEL, OTHER})
+        for model in (MODEL, OTHER):
+            assert (await say(gateway, model=model)).status == 200
+        await until(lambda: learning.residents.doubtful_since is None)
+        residency = learning.memory.residency()
+
+        assert set(sim.loaded) == residency.resident
+        assert residency.fit(both) is (room > 1)
+        await left_empty(gateway)
