@@ -155,7 +155,7 @@ def _seconds(lanes: Iterable[Queue], service: ServiceTimes) -> float:
 
 def _likely_wait(demand: Demand, before: list[_Before], outlook: Outlook) -> float:
     active = outlook.active
-    if not before and sum(active.values()) < outlook.limits.max_active:
+    if not before and _goes_at_once(demand, outlook):
         return 0.0
     service = outlook.service
     places = _places(demand, outlook)
@@ -172,6 +172,14 @@ def _likely_wait(demand: Demand, before: list[_Before], outlook: Outlook) -> flo
         model / _places_of_model(demand, outlook),
         key / (demand.key_max_active or places),
     )
+
+
+def _goes_at_once(demand: Demand, outlook: Outlook) -> bool:
+    """Whether one before whom nobody waits has a place. His key's cap is not known here."""
+    active = outlook.active
+    has_place = sum(active.values()) < outlook.limits.max_active
+    model_has = active.get(demand.model, 0) < demand.model_max_active
+    return has_place and model_has and outlook.residency.eligible(demand.model, active)
 
 
 @dataclass(slots=True)

@@ -60,8 +60,8 @@ def waited_too_long(demand: Demand, foreseen: Prediction, jitter: float) -> Gate
 def hopeless(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         QueueTimeout,
-        f"{foreseen.position} calls wait before this one: it would certainly wait longer than "
-        f"{demand.queue_timeout:g} s. Try again later.",
+        f"The queue is too long: this call would certainly wait more than "
+        f"{demand.queue_timeout:g} s. {_expect(foreseen)} Try again later.",
         foreseen,
         jitter,
     )

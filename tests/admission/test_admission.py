@@ -269,7 +269,7 @@ async def test_a_wait_that_is_certainly_too_long_is_refused_on_arrival() -> None
 
     assert isinstance(error, QueueTimeout)
     assert now() == asked_at
-    assert "9 calls wait before this one" in error.message
+    assert "number 10" in error.message
     assert error.headers["Retry-After"] == "60"
 
     await leave(*callers)

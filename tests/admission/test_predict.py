@@ -74,6 +74,13 @@ def test_where_a_place_is_free_nothing_is_waited_for() -> None:
     assert found.finish == pytest.approx(10.0)
 
 
+def test_a_free_place_that_its_model_may_not_have_is_none() -> None:
+    """Two places, one taken by the only call that the model may have: half of that is to come."""
+    wish = demand("a", "m", model_max_active=1)
+
+    assert foreseen(wish, max_active=2).wait == pytest.approx(5.0)
+
+
 def test_what_is_at_work_is_taken_as_half_done_and_at_best_as_done() -> None:
     """One place, nobody before him."""
     found = foreseen(MINE)

@@ -59,7 +59,6 @@ async def test_models_are_loaded_far_less_often_than_they_answer(tmp_path: Path)
     loads = await _loads_of_a_crowd(patient, 30.0)
     without = await _loads_of_a_crowd(swapping, 0.0)
 
-    print("LOADS", loads, without)
     assert loads <= CALLERS * ROUNDS // 3
     assert loads * 2 <= without
 
