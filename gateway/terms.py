@@ -18,6 +18,7 @@ def terms_of(settings: Settings) -> Terms:
             stream_total_timeout=clocks.stream_total_timeout,
             ceiling=clocks.ceiling,
             write_timeout=clocks.write_timeout,
+            learned_floor=_seconds(clocks.learned_floor),
         ),
         overrides=[
             Override(

@@ -9,6 +9,7 @@ def test_auto_leaves_a_clock_to_the_models_size() -> None:
 
     assert (clocks.first_byte_timeout, clocks.idle_timeout, clocks.total_timeout) == (None,) * 3
     assert (clocks.queue_timeout, clocks.ceiling, clocks.write_timeout) == (300.0, 1800.0, 30.0)
+    assert clocks.learned_floor is None
 
 
 def test_what_the_owner_sets_is_what_calls_get() -> None:

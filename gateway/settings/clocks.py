@@ -46,6 +46,11 @@ class Clocks(BaseModel):
     """Callers can say how long they will wait, and get that much when it is more than "auto" gives
     them; this is the most they get."""
 
+    learned_floor: SecondsOrAuto = "auto"
+    """The gateway learns how long each model takes here, and gives a slow one more time than its
+    size says. A number lets it also give a quick one less, down to so many seconds; "auto" never
+    gives less than the size says."""
+
     write_timeout: Seconds = 30.0
     """How long a caller may take nothing of an answer that is ready; then it is cut off."""
 
