@@ -72,7 +72,11 @@ class Gateway:
                 self.learning.save()
 
     async def _look_at_memory(self) -> None:
-        await self.learning.watch(self.catalog, busy=lambda: not self.admission.idle)
+        queue = self.admission
+        # What is seen there may let somebody go who waits for nothing else.
+        await self.learning.watch(
+            self.catalog, busy=lambda: not queue.idle, looked=queue.look_again
+        )
 
 
 def build(

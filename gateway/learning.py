@@ -67,9 +67,12 @@ class Learning:
         if self._file is not None:
             self._file.save()
 
-    async def watch(self, catalog: Catalog, *, busy: Callable[[], bool]) -> None:
-        """Look at what is loaded, gently, for ever."""
-        await PsWatch(catalog.ps, self.residents, busy=busy, now=self._now).run()
+    async def watch(
+        self, catalog: Catalog, *, busy: Callable[[], bool], looked: Callable[[], None]
+    ) -> None:
+        """Look at what is loaded, gently, for ever; ``looked`` is told of each answer."""
+        look = PsWatch(catalog.ps, self.residents, busy=busy, looked=looked, now=self._now)
+        await look.run()
 
     async def keep(self) -> None:
         """Save what was learned from time to time, for ever."""

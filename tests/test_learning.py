@@ -122,14 +122,19 @@ async def test_ollama_is_looked_at_for_as_long_as_somebody_does() -> None:
             model = {"name": ONE, "model": ONE, "expires_at": expires}
             return json.dumps({"models": [model]}).encode()
 
+    looks: list[float] = []
     watching = asyncio.get_running_loop().create_task(
-        house.learning.watch(cast("Catalog", Listed()), busy=lambda: False)
+        house.learning.watch(
+            cast("Catalog", Listed()), busy=lambda: False, looked=lambda: looks.append(now())
+        )
     )
     await ticks(3)
 
     assert house.memory.residency().resident == frozenset({ONE})
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+    assert looks, "the queue is told of what was seen"
 
 
 # The state file.

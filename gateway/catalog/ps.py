@@ -55,7 +55,8 @@ class PsWatch:
     """Keeps ``residents`` in step with Ollama for as long as ``run`` runs.
 
     ``ask`` gives a body of ``/api/ps`` that is at most ``oldest`` seconds old; ``busy`` tells
-    whether calls are active or wait. ``now`` is the clock of ``residents``, ``now_utc`` the day's.
+    whether calls are active or wait, and ``looked`` is told of each answer. ``now`` is the clock of
+    ``residents``, ``now_utc`` the day's.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PsWatch:
         residents: Residents,
         *,
         busy: Callable[[], bool],
+        looked: Callable[[], None] = lambda: None,
         now: Callable[[], float],
         now_utc: Callable[[], datetime] = lambda: datetime.now(UTC),
         oldest: float = JUST_NOW,
@@ -71,6 +73,7 @@ class PsWatch:
         self._ask = ask
         self._residents = residents
         self._busy = busy
+        self._looked = looked
         self._now = now
         self._now_utc = now_utc
         self._oldest = oldest
@@ -102,3 +105,4 @@ class PsWatch:
         except GatewayError:
             return
         self._residents.seen(loaded, asked_at - self._oldest)
+        self._looked()
