@@ -1,4 +1,4 @@
-"""What the queue itself costs: time to enter, to dispatch and to leave, and memory per waiter.
+"""What the queue itself costs: time to enter, to dispatch, to foresee; and memory per waiter.
 
     python -m bench.admission [WAITERS]
 
@@ -11,8 +11,13 @@ import statistics
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 from gateway.admission import Admission, Demand, Limits, Residency
+from gateway.errors import GatewayError
 
 KEYS, MODELS, PLACES = 10, 2, 2
 
@@ -45,9 +50,9 @@ def wish(number: int) -> Demand:
     )
 
 
-def queue_for(waiters: int) -> Admission:
+def queue_for(waiters: int, now: Callable[[], float] = time.monotonic) -> Admission:
     limits = Limits(max_active=PLACES, max_queued=waiters, max_queued_per_key=waiters)
-    return Admission(limits, now=time.monotonic, memory=OneModel())
+    return Admission(limits, now=now, memory=OneModel())
 
 
 async def call(queue: Admission, demand: Demand) -> None:
@@ -102,6 +107,42 @@ async def cost_of_waiting(waiters: int) -> None:
     print(f"all given back: {queue!r}")
 
 
+async def cost_of_foresight(waiters: int) -> None:
+    """What is asked of the future: by those who come to a crowd, by those who wait, by a scrape."""
+    clock = [0.0]
+    queue = queue_for(waiters, now=lambda: clock[0])
+    for number in range(80):
+        learning, _ = queue.enter(wish(number))
+        clock[0] += 9.0 + number % 3
+        queue.give_back(learning, answered=True)
+    holders = [queue.enter(wish(number))[0] for number in range(PLACES)]
+    waiting = [queue.enter(with_time(number))[0] for number in range(waiters - 1)]
+    print(f"{queue!r}, who are told what to expect")
+    coming, anew, again = list[float](), list[float](), list[float]()
+    for number in range(30):
+        coming.append(_seconds(partial(queue.enter, replace(wish(number), patience=60.0))))
+        clock[0] += 2.0
+        anew.append(_seconds(queue.snapshot))
+        again += [_seconds(partial(queue.place, one)) for one in waiting[:: waiters // 20]]
+    report("enter, with 60 s of patience", coming)
+    report("snapshot, all looked at anew", anew)
+    report("place of one of them", again)
+    for holder in holders:
+        queue.give_back(holder, answered=False)
+
+
+def with_time(number: int) -> Demand:
+    """One who waits however long it takes."""
+    return replace(wish(number), queue_timeout=1e7, patience=1e7)
+
+
+def _seconds(asked: Callable[[], object]) -> float:
+    began_at = time.perf_counter()
+    with suppress(GatewayError):
+        asked()
+    return time.perf_counter() - began_at
+
+
 def report(what: str, seconds: list[float]) -> None:
     seconds.sort()
     median, worst = statistics.median(seconds) * 1e6, seconds[len(seconds) * 99 // 100] * 1e6
@@ -112,6 +153,8 @@ def main() -> None:
     waiters = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     asyncio.run(cost_of_dispatch(waiters))
     asyncio.run(cost_of_waiting(waiters))
+    for count in sorted({64, waiters}):
+        asyncio.run(cost_of_foresight(count))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ three, with its own backoff, and with its obedience to ``Retry-After`` and ``x-s
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from openai import (
@@ -36,9 +37,16 @@ class Call:
     tokens: int = 0
 
 
+CUT: Final = "cut"
+"""Of an answer that ended without its end: what a gateway does that has begun to answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error status, ``after`` so many seconds from its request."""
+    """An error status, or ``CUT``, ``after`` so many seconds from its request.
+
+    One for each request: what a logical call waits between its requests does not count.
+    """
 
     code: str
     after: float
@@ -62,13 +70,14 @@ class Engramia:
         self._journal = journal
         self._now = asyncio.get_running_loop().time
 
-    async def ask(self, model: Model, prompt: str) -> None:
-        """One logical call, to its end."""
+    async def ask(self, model: Model, prompt: str, *, stream: bool = False) -> None:
+        """One logical call, to its end. Engramia itself never streams."""
         call = Call(model, self._now())
         self._journal.calls.append(call)
         for pause in _PAUSES:
             try:
-                call.tokens = await self._attempt(model, prompt)
+                attempt = self._streamed if stream else self._attempt
+                call.tokens = await attempt(model, prompt)
                 break
             except _FINAL:
                 break
@@ -87,6 +96,20 @@ class Engramia:
         assert answer.usage is not None
         return answer.usage.completion_tokens
 
+    async def _streamed(self, model: Model, prompt: str) -> int:
+        stream = await self._client.chat.completions.create(
+            model=model.name,
+            messages=[{"role": "user", "content": prompt}],
+            timeout=model.patience,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        usage = None
+        async for event in stream:
+            usage = event.usage or usage
+        assert usage is not None
+        return usage.completion_tokens
+
 
 @asynccontextmanager
 async def engramia(port: int, key: str, journal: Journal) -> AsyncIterator[Engramia]:
@@ -98,11 +121,22 @@ async def engramia(port: int, key: str, journal: Journal) -> AsyncIterator[Engra
         journal.requests += 1
 
     async def answered(reply: Any) -> None:
+        asked_at = reply.request.extensions["asked_at"]
         if reply.status_code < 400:
+            reply.aread = partial(read, reply.aread, asked_at)
             return
-        after = now() - reply.request.extensions["asked_at"]
+        after = now() - asked_at
         await reply.aread()
         journal.refusals.append(Refusal(_code(reply), after))
+
+    async def read(whole: Callable[[], Awaitable[bytes]], asked_at: float) -> bytes:
+        try:
+            return await whole()
+        except Exception as error:
+            # By name: newer SDKs bring another httpx along.
+            if type(error).__name__ == "RemoteProtocolError":
+                journal.refusals.append(Refusal(CUT, now() - asked_at))
+            raise
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [asked], "response": [answered]}
     async with (

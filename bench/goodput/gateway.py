@@ -1,9 +1,10 @@
 """The gateway of one run, in a process of its own, on a loop on which time passes faster.
 
-    python -m bench.goodput.gateway UPSTREAM_PORT SCALE [--first-come PLACES]
+    python -m bench.goodput.gateway UPSTREAM_PORT SCALE [--first-come PLACES] [--respect]
 
 It is at its default settings, but for the addresses. ``--first-come`` puts the order of arrival in
 place of the gateway's own order, and so many places, as in a plain cap; all the rest is the same.
+With ``--respect`` a caller's read timeout is his deadline, and heartbeats do not extend it.
 """
 
 import argparse
@@ -38,6 +39,11 @@ url = "http://127.0.0.1:{port}"
 _PLACES = """\
 [admission]
 max_active = {places}
+"""
+
+_RESPECT = """\
+[tunnel]
+patience = "respect"
 """
 
 
@@ -80,6 +86,7 @@ def main() -> None:
     parser.add_argument("upstream", type=int)
     parser.add_argument("scale", type=float)
     parser.add_argument("--first-come", type=int, metavar="PLACES")
+    parser.add_argument("--respect", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="goodput-") as name:
         folder = Path(name)
@@ -89,6 +96,8 @@ def main() -> None:
         if arguments.first_come:
             text += _PLACES.format(places=arguments.first_come)
             order = first_come
+        if arguments.respect:
+            text += _RESPECT
         config.write_text(text)
         serve(_serve(folder, config, order), scale=arguments.scale)
 

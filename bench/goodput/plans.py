@@ -40,7 +40,7 @@ class Plan:
             )
             for fit in (1, 2)
             for contender in contenders
-            if contender is not Contender.PROXY
+            if contender not in (Contender.PROXY, Contender.RESPECT)
         ]
         return opened + closed
 

@@ -13,6 +13,7 @@ _STYLES = {
     Contender.DIRECT: ("#b07aa1", "o", ":"),
     Contender.PROXY: ("#e15759", "s", "--"),
     Contender.FIFO: ("#4e79a7", "^", "-."),
+    Contender.RESPECT: ("#e0a030", "v", "--"),
     Contender.GATEWAY: ("#2f8f4e", "D", "-"),
 }
 

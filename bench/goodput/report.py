@@ -43,7 +43,7 @@ def of_load(results: Sequence[Result]) -> str:
         *(f"{name} answered" for name in names),
         "median", "worst", "failed", "open", "loads", "lost tokens", "requests", "refused",
     ]  # fmt: skip
-    return _table(head, [_row(one) for one in results])
+    return table(head, [_row(one) for one in results])
 
 
 def _row(one: Result) -> list[str]:
@@ -72,7 +72,7 @@ def of_refusals(results: Iterable[Result]) -> str:
     ]
     if not rows:
         return "Nobody was refused."
-    return _table(
+    return table(
         ["", "load", "refused with", "times", f"after {EARLY:g} s", "median", "latest"], rows
     )
 
@@ -106,39 +106,29 @@ def of_closed(results: Sequence[Result]) -> str:
         for one in results
     ]
     head = ["", "models fit", "answers/s", "median", "worst", "loads", "useful"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def verdicts(opened: Sequence[Result], closed: Sequence[Result]) -> list[Verdict]:
     """What the gateway is to reach; nothing about what was not run."""
     found: list[Verdict] = []
     for one in opened:
-        if one.spec.contender is Contender.GATEWAY and one.spec.load >= 1:
+        if one.spec.contender in (Contender.GATEWAY, Contender.RESPECT) and one.spec.load >= 1:
             found += _of_open(one)
     return found + _of_closed(closed)
 
 
 def _of_open(one: Result) -> list[Verdict]:
-    at = f"{one.spec.load:g}x"
+    at = f"{one.spec.contender}, {one.spec.load:g}x"
     rates = [model.rate for model in one.models]
     unequal = min(rates) / max(rates) if max(rates) else 0.0
-    latest = max((told.worst for told in one.refusals.values()), default=0.0)
-    # The machine is not as fast as the world: what it was late by is no one's waiting.
-    waited = max(0.0, latest - one.worst_lag)
+    useful = 0.85 if one.spec.load >= 2 else 0.75
     return [
-        Verdict(
-            f"{at}: useful share of the GPU's time",
-            one.useful,
-            0.85 if one.spec.load >= 2 else 0.75,
-        ),
+        Verdict(f"{at}: useful share of the GPU's time", one.useful, useful),
         Verdict(f"{at}: goodput", one.goodput, 0.97),
         Verdict(f"{at}: rate of the model answered less, by the other's", unequal, 0.5),
         Verdict(
-            f"{at}: latest refusal, less the machine's worst delay",
-            waited,
-            EARLY,
-            least=False,
-            unit="s",
+            f"{at}: refused later than {EARLY:g} s, of all refused", one.late, 0.01, least=False
         ),
     ]
 
@@ -170,7 +160,8 @@ def _of_closed(closed: Sequence[Result]) -> list[Verdict]:
     return found
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be: text to the left, numbers to the right."""
     lines = [head, ["-" * len(word) for word in head], *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(

@@ -45,7 +45,7 @@ class Result:
     ``useful`` went into answers that reached a caller, ``loading`` into models, ``wasted`` into
     answers that reached nobody. ``goodput`` is the share of all tokens computed that reached a
     caller. ``median`` and ``worst`` are from the first request of a logical call to its answer.
-    ``refusals`` are the answers with an error status, by their code.
+    ``refusals`` are the requests that ended with an error status or a cut, by their code.
     """
 
     spec: Spec
@@ -73,6 +73,11 @@ class Result:
     @property
     def refused(self) -> int:
         return sum(one.count for one in self.refusals.values())
+
+    @property
+    def late(self) -> float:
+        """The share of the refused requests that were refused later than ``EARLY``."""
+        return sum(one.late for one in self.refusals.values()) / max(1, self.refused)
 
     @property
     def failed(self) -> int:

@@ -55,6 +55,9 @@ def _door(spec: Spec, upstream: int) -> Iterator[Door]:
             cap = ("--first-come", str(spec.max_loaded))
             with started("bench.goodput.gateway", *place, *cap) as gateway:
                 yield Door(**gateway.told)
+        case Contender.RESPECT:
+            with started("bench.goodput.gateway", *place, "--respect") as gateway:
+                yield Door(**gateway.told)
         case Contender.GATEWAY:
             with started("bench.goodput.gateway", *place) as gateway:
                 yield Door(**gateway.told)

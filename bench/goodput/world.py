@@ -23,6 +23,7 @@ class Contender(StrEnum):
     DIRECT = "direct"
     PROXY = "plain proxy"
     FIFO = "gateway, FIFO"
+    RESPECT = "gateway, respect"
     GATEWAY = "gateway"
 
 

@@ -8,15 +8,16 @@ coexist.
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from math import inf
-from typing import Protocol
 
 from gateway.admission.demand import Demand, Limits
+from gateway.admission.foresight import Foresight, Place
 from gateway.admission.holders import Holders
 from gateway.admission.lease import Lease
 from gateway.admission.memory import Memory, NoMemory
-from gateway.admission.predict import Outlook, Prediction, predict
+from gateway.admission.pace import Quick, slow_answer
+from gateway.admission.predict import Prediction
 from gateway.admission.refusals import (
+    crowded,
     deadline_unreachable,
     displaced,
     hopeless,
@@ -25,18 +26,12 @@ from gateway.admission.refusals import (
     too_late,
     waited_too_long,
 )
-from gateway.admission.snapshot import LaneState, Snapshot
-from gateway.admission.turns import Decision, Standing, decide, is_doubtful
+from gateway.admission.snapshot import Snapshot, state_of
+from gateway.admission.turns import Decision, Order, Standing, decide, is_doubtful, note
 from gateway.admission.waiting import Waiter, Waiting
 from gateway.errors import Draining, GatewayError
 
 Refusal = Callable[[Demand, Prediction, float], GatewayError]
-
-
-class Order(Protocol):
-    """Who is next; see ``gateway.admission.turns``."""
-
-    def __call__(self, heads: Iterable[Waiter], standing: Standing, /) -> Decision[Waiter]: ...
 
 
 class Admission:
@@ -61,6 +56,14 @@ class Admission:
         self._jitter = jitter
         self._holders = Holders(now=now)
         self._waiting = Waiting()
+        self._foresight = Foresight(
+            limits=limits,
+            holders=self._holders,
+            waiting=self._waiting,
+            memory=self._memory,
+            order=order,
+            now=now,
+        )
         self._ask_again: asyncio.TimerHandle | None = None
         self._draining = False
 
@@ -101,7 +104,7 @@ class Admission:
     def snapshot(self) -> Snapshot:
         now = self._now()
         lanes = [
-            LaneState(lane.demand.key, lane.demand.model, len(lane), now - lane.oldest.arrived_at)
+            state_of(lane, now=now, expected_wait=self._foresight.place(lane.newest).wait)
             for lane in self._waiting.lanes()
         ]
         return Snapshot(
@@ -119,23 +122,16 @@ class Admission:
             raise Draining
         self._holders.settle()
         self._begin_account(demand.key)
-        foreseen = self._predict(demand)
-        waiter = Waiter(
-            demand,
-            arrived_at=self._now(),
-            needs=self._holders.service.of(demand.model, resident=False).mean,
-            slow=foreseen.slow_answer,
-            future=asyncio.get_running_loop().create_future(),
-        )
+        waiter = self._waiter(demand)
         if self._goes_at_once(waiter):
             self._grant(waiter)
-            return waiter, foreseen
+            return waiter, self._foresight.at_once(waiter)
         try:
-            self._refuse_hopeless(demand, foreseen)
+            foreseen = self._admit(waiter)
         except GatewayError:
             self._close_account(demand.key)
             raise
-        self._wait(waiter, foreseen)
+        self._wait(waiter)
         return waiter, foreseen
 
     def leave(self, waiter: Waiter) -> None:
@@ -153,6 +149,10 @@ class Admission:
         elif waiter.was_granted():
             self.give_back(waiter, answered=False)
 
+    def place(self, waiter: Waiter) -> Place | None:
+        """Where he stands now; None if he does not wait."""
+        return self._foresight.place(waiter) if waiter in self._waiting else None
+
     def give_back(self, waiter: Waiter, *, answered: bool) -> None:
         """A place is free again; ``answered``: the call was served."""
         demand = waiter.demand
@@ -164,23 +164,32 @@ class Admission:
 
     # Inside.
 
+    def _waiter(self, demand: Demand) -> Waiter:
+        return Waiter(
+            demand,
+            arrived_at=self._now(),
+            needs=self._foresight.needs(demand),
+            slow=slow_answer(demand.model, self._holders.service),
+            future=asyncio.get_running_loop().create_future(),
+        )
+
     def _goes_at_once(self, waiter: Waiter) -> bool:
         if self._waiting.has_before(waiter.demand, self._is_held_back):
             return False
-        return self._decide((*self._heads(), waiter)).waiter is waiter
+        heads = self._waiting.heads(self._is_held_back)
+        return self._decide((*heads, waiter)).waiter is waiter
 
-    def _wait(self, waiter: Waiter, foreseen: Prediction) -> None:
+    def _wait(self, waiter: Waiter) -> None:
         """In the queue, until his own clock ends: later he would only be sent to fail."""
-        delay, refusal = waiter.demand.queue_timeout, waited_too_long
-        useful = waiter.demand.patience - foreseen.quick_answer if foreseen.known else inf
-        if useful < delay:
+        demand, service = waiter.demand, self._holders.service
+        delay, refusal = demand.queue_timeout, waited_too_long
+        useful = demand.patience - Quick(service).answer(demand.model)
+        if useful < delay and service.knows(demand.model):
             delay, refusal = max(useful, 0.0), too_late
+        waiter.leaves_at = waiter.arrived_at + delay
         waiter.timer = asyncio.get_running_loop().call_later(delay, self._expire, waiter, refusal)
         self._waiting.add(waiter)
         self._dispatch()
-
-    def _heads(self) -> Iterable[Waiter]:
-        return self._waiting.heads(self._is_held_back)
 
     def _is_held_back(self, waiter: Waiter) -> bool:
         """Whether those behind him in his lane need not wait for him."""
@@ -197,17 +206,16 @@ class Admission:
             now=now,
         )
         decision = self._order(heads, standing)
-        passed = decision.passed_over
-        if passed is not None and passed.passed_over_at is None:
-            passed.passed_over_at = now
+        note(decision, now)
         return decision
 
     def _dispatch(self) -> None:
         """Let everybody go who may."""
+        self._foresight.changed()
         self._holders.settle()
         ask_again_at = None
         while len(self._waiting):
-            decision = self._decide(self._heads())
+            decision = self._decide(self._waiting.heads(self._is_held_back))
             waiter = decision.waiter
             if waiter is None:
                 ask_again_at = decision.ask_again_at
@@ -222,7 +230,10 @@ class Admission:
 
     def _grant(self, waiter: Waiter) -> None:
         demand = waiter.demand
-        self._holders.add(waiter, resident=not demand.local or self._memory.began(demand.model))
+        loaded = not demand.local or demand.model in self._memory.residency().resident
+        resident = not demand.local or self._memory.began(demand.model)
+        self._holders.add(waiter, resident=resident, swaps=not loaded)
+        self._foresight.changed()
         waiter.end()
 
     def _remove(self, waiter: Waiter) -> None:
@@ -236,8 +247,8 @@ class Admission:
             self._holders.shares.arrive(key)
 
     def _close_account(self, key: str) -> None:
-        if key not in self._waiting.by_key and key not in self._holders.occupancy.by_key:
-            self._holders.shares.forget(key)
+        if key not in self._waiting.by_key:
+            self._holders.close(key)
 
     def _ask_again_at(self, when: float | None) -> None:
         if self._ask_again is not None:
@@ -250,44 +261,40 @@ class Admission:
     def _expire(self, waiter: Waiter, refusal: Refusal) -> None:
         if waiter in self._waiting:
             self._remove(waiter)
-            foreseen = self._predict(waiter.demand)
+            foreseen = self._foresight.of(self._waiter(waiter.demand))
             waiter.end(refusal(waiter.demand, foreseen, self._jitter()))
             self._dispatch()
 
-    def _predict(self, demand: Demand) -> Prediction:
-        outlook = Outlook(
-            active=self._holders.occupancy.by_model,
-            service=self._holders.service,
-            residency=self._memory.residency(),
-            shares=self._holders.shares,
-            limits=self._limits,
-        )
-        return predict(demand, self._waiting.lanes(), outlook)
-
-    def _refuse_hopeless(self, demand: Demand, foreseen: Prediction) -> None:
+    def _admit(self, waiter: Waiter) -> Prediction:
+        """What he has to expect who may wait; raises what refuses him."""
+        demand, limits, foresight = waiter.demand, self._limits, self._foresight
         if demand.first:
-            # He had his turn, and is not told now that there is no room for him.
-            return
-        limits = self._limits
+            return foresight.roughly(demand)  # He had his turn, and is not told to come again.
         if self._waiting.by_key.get(demand.key, 0) >= limits.max_queued_per_key:
-            raise key_queue_full(limits.max_queued_per_key, foreseen, self._jitter())
-        if foreseen.known and foreseen.quick > demand.patience:
-            raise deadline_unreachable(demand, foreseen, self._jitter())
-        if foreseen.known and foreseen.quick_wait > demand.queue_timeout:
-            raise hopeless(demand, foreseen, self._jitter())
+            raise key_queue_full(limits.max_queued_per_key, foresight.of(waiter), self._jitter())
+        foreseen = foresight.roughly(demand)
+        if foreseen.known and not foresight.spares_everybody(demand):
+            foreseen = foresight.of(waiter)
+            self._refuse_hopeless(waiter, foreseen)
         if len(self._waiting) >= limits.max_queued and not self._displace(demand):
-            raise queue_full(len(self._waiting), foreseen, self._jitter())
+            raise queue_full(len(self._waiting), foresight.of(waiter), self._jitter())
+        return foreseen
+
+    def _refuse_hopeless(self, waiter: Waiter, foreseen: Prediction) -> None:
+        demand = waiter.demand
+        if foreseen.quick > demand.patience:
+            raise deadline_unreachable(demand, foreseen, self._jitter())
+        if foreseen.quick_wait > demand.queue_timeout:
+            raise hopeless(demand, foreseen, self._jitter())
+        if self._foresight.exceeds_its_share(demand) or self._foresight.harms(waiter):
+            raise crowded(demand, foreseen, self._jitter())
 
     def _displace(self, demand: Demand) -> bool:
         """Make room for a modest key: the newest waiter of the one with most waiting must go."""
         waiter = self._waiting.newest_of_greediest()
-        if waiter is None or waiter.demand.key == demand.key:
-            return False
-        counts = self._waiting.by_key
-        had = counts[waiter.demand.key] / waiter.demand.weight
-        if had <= (counts.get(demand.key, 0) + 1) / demand.weight:
+        if waiter is None or not self._waiting.is_greedier(waiter.demand, demand):
             return False
         self._remove(waiter)
-        foreseen = self._predict(waiter.demand)
+        foreseen = self._foresight.of(self._waiter(waiter.demand))
         waiter.end(displaced(foreseen, self._jitter()))
         return True

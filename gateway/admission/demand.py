@@ -34,6 +34,11 @@ class Demand:
     delay: float = 0.0
     local: bool = True
 
+    @property
+    def limit(self) -> float:
+        """How many seconds it can wait at all."""
+        return min(self.queue_timeout, self.patience)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -59,6 +64,15 @@ class Occupancy:
     by_key: dict[str, int] = field(default_factory=dict)
     by_fingerprint: dict[bytes, int] = field(default_factory=dict)
     in_memory: dict[str, int] = field(default_factory=dict)
+
+    def copy(self) -> "Occupancy":
+        return Occupancy(
+            self.total,
+            self.by_model.copy(),
+            self.by_key.copy(),
+            self.by_fingerprint.copy(),
+            self.in_memory.copy(),
+        )
 
     def add(self, demand: Demand) -> None:
         self.total += 1

@@ -1,6 +1,7 @@
 """Those who hold places: how many, what their turns cost their keys, and how long they take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 
 from gateway.admission.demand import Occupancy
 from gateway.admission.service import ServiceTimes
@@ -17,14 +18,24 @@ class Holders:
         self.shares = Shares()
         self._now = now
         self._holders: dict[Waiter, None] = {}
+        # When something last had to leave memory for one of them.
+        self.swapped_at = -inf
 
     def __len__(self) -> int:
         return len(self._holders)
 
-    def add(self, waiter: Waiter, *, resident: bool) -> None:
-        """His turn begins; ``resident``: the model is believed to be loaded."""
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._holders)
+
+    def add(self, waiter: Waiter, *, resident: bool, swaps: bool = False) -> None:
+        """His turn begins; ``resident``: the model is proven to be loaded.
+
+        ``swaps``: it is not believed to be, and is loaded for him.
+        """
         demand = waiter.demand
         waiter.granted_at = self._now()
+        if swaps:
+            self.swapped_at = waiter.granted_at
         waiter.found_resident = resident
         waiter.charged = self.service.of(demand.model).mean / demand.weight
         self._holders[waiter] = None
@@ -40,6 +51,11 @@ class Holders:
         del self._holders[waiter]
         self.occupancy.remove(demand)
         self.shares.charge(demand.key, held / demand.weight - waiter.charged)
+
+    def close(self, key: str) -> None:
+        """Nothing of this key waits: its account ends unless something of it is at work."""
+        if key not in self.occupancy.by_key:
+            self.shares.forget(key)
 
     def settle(self) -> None:
         """Charge those at work for as long as it has lasted."""

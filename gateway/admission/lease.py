@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.admission.demand import Demand
+from gateway.admission.foresight import Place
 from gateway.admission.predict import Prediction
 from gateway.admission.waiting import Waiter
 
@@ -14,6 +15,7 @@ class Places(Protocol):
 
     def enter(self, demand: Demand, /) -> tuple[Waiter, Prediction]: ...
     def leave(self, waiter: Waiter, /) -> None: ...
+    def place(self, waiter: Waiter, /) -> Place | None: ...
     def give_back(self, waiter: Waiter, /, *, answered: bool) -> None: ...
 
 
@@ -38,20 +40,25 @@ class Lease:
         """Whether the model was believed to be loaded when the place was granted."""
         return self._waiter is not None and self._waiter.found_resident
 
+    def place(self) -> Place | None:
+        """Where he stands who waits for it, as seen now; None if he does not wait."""
+        return None if self._waiter is None else self._admission.place(self._waiter)
+
     async def __aenter__(self) -> Self:
         asked_at = self._now()
         waiter, self.foreseen = self._admission.enter(self._demand)
+        self._waiter = waiter
         try:
             if waiter.is_waiting():
                 await waiter.future
             else:
                 waiter.future.result()
         except BaseException:
+            self._waiter = None
             self._admission.leave(waiter)
             raise
         finally:
             self.waited = self._now() - asked_at
-        self._waiter = waiter
         return self
 
     async def __aexit__(

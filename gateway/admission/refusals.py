@@ -37,6 +37,17 @@ def queue_full(waiting: int, foreseen: Prediction, jitter: float) -> GatewayErro
     )
 
 
+def crowded(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+    return _refusal(
+        QueueFull,
+        f"As much is waiting as can be served within {demand.limit:g} s: one more call of this key "
+        f"would be too late, or make one too late that waits already. {_expect(foreseen)} "
+        "Try again later.",
+        foreseen,
+        jitter,
+    )
+
+
 def displaced(foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         QueueFull,

@@ -50,3 +50,11 @@ class Residency:
             if self.fit(stay | {other, model}):
                 stay |= {other}
         return stay
+
+    def after(self, model: str, active: AbstractSet[str] | Mapping[str, int]) -> "Residency":
+        """The view when ``model`` was loaded too: whatever is idle and does not fit has gone."""
+        stay = frozenset({model, *active})
+        for other in sorted(self.resident - stay):
+            if self.fit(stay | {other}):
+                stay |= {other}
+        return Residency(stay, self.together, self.max_loaded)

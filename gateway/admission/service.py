@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _GAIN: Final = 0.2
+"""Of the newest; while there are few, all count alike."""
 KNOWN_AFTER: Final = 3
 """Calls seen before anybody is refused because of them."""
 MOST_MODELS: Final = 256
@@ -26,9 +27,10 @@ class Measured:
             self.mean = seconds
             self.deviation = seconds / 2
             return
-        # Jacobson's estimator (RFC 6298, section 2) with a slower gain.
-        self.deviation += _GAIN * (abs(seconds - self.mean) - self.deviation)
-        self.mean += _GAIN * (seconds - self.mean)
+        # Jacobson's estimator (RFC 6298, section 2) with other gains.
+        gain = max(_GAIN, 1 / self.count)
+        self.deviation += gain * (abs(seconds - self.mean) - self.deviation)
+        self.mean += gain * (seconds - self.mean)
 
     @property
     def variance(self) -> float:

@@ -16,6 +16,9 @@ class Shares:
     _accounts: dict[str, float] = field(default_factory=dict)
     _floor: float = 0.0
 
+    def copy(self) -> "Shares":
+        return Shares(dict(self._accounts), self._floor)
+
     def of(self, key: str) -> float:
         """The account of a key; the lower, the sooner its turn."""
         return self._accounts.get(key, self._floor)

@@ -4,14 +4,16 @@ It holds no clock, does no I/O and changes nothing. In this order:
 
 1. inside every cap;
 2. eligible: the model is loaded, or can be without driving out one that is at work;
-3. one whose patience with being passed over is at its end: from then on nobody is sent to the
-   models in his way, so that they come free and the swap happens;
+3. one who is urgent: he was passed over for ``affinity_patience``, or will only just be in time
+   although his key had its turn; from then on nobody is sent to the models in his way, so that
+   they come free and the swap happens;
 4. whoever is likely to be in time before those who are not, for these would mostly be served for
    nobody; then class, then fair share, then age; but of one class, calls that leave memory as it is
    go before calls that swap, for at most ``affinity_patience`` of passing anybody over.
 
 So a free place and somebody eligible coexist only while 3 lets a model come free. Of one lane only
 the first goes, and while he has to wait for his ``not_before``, those behind him wait with him.
+Nobody is passed over while nobody can go: a load that has begun is waited for by all.
 """
 
 from collections.abc import Iterable
@@ -26,10 +28,10 @@ from gateway.admission.residency import Residency
 class Head(Protocol):
     """The first of one lane, as far as the order looks at him; times are of one clock.
 
-    ``passed_over_at`` is when it was his turn and another one went, None before that;
-    ``give_up_at`` is when the caller leaves at the latest, and ``needs`` what his call is expected
-    to take until it is answered, a load included; from ``doubtful_at`` on he may well be late. He
-    is not sent before ``not_before``.
+    ``passed_over_at`` is when it was his turn by class, share and age and another one went,
+    ``turn_at`` when it was his key's turn by class and share and a model was kept that is in his
+    way; both None before that. From ``hurries_at`` on he can only just be in time, from
+    ``doubtful_at`` on he may well be late. He is not sent before ``not_before``.
     """
 
     @property
@@ -39,9 +41,9 @@ class Head(Protocol):
     @property
     def passed_over_at(self) -> float | None: ...
     @property
-    def give_up_at(self) -> float: ...
+    def turn_at(self) -> float | None: ...
     @property
-    def needs(self) -> float: ...
+    def hurries_at(self) -> float: ...
     @property
     def doubtful_at(self) -> float: ...
     @property
@@ -72,13 +74,42 @@ class Standing:
 class Decision(Generic[H]):
     """``waiter`` may go now, if there is one.
 
-    ``passed_over`` is whose turn it was by class, share and age, if another one goes or nobody can;
+    ``passed_over`` is whose turn it was by class, share and age if another one goes, or for whom
+    others make way; ``overtaken`` are those in a hurry whose key had as good a right, if what is
+    loaded is kept for the one that goes.
     ``ask_again_at`` is when time alone may change the answer.
     """
 
     waiter: H | None
     passed_over: H | None = None
+    overtaken: tuple[H, ...] = ()
     ask_again_at: float | None = None
+
+
+class Marked(Head, Protocol):
+    """One on whom is noted what was decided about him."""
+
+    passed_over_at: float | None
+    turn_at: float | None
+
+
+M = TypeVar("M", bound=Marked)
+
+
+def note(decision: Decision[M], now: float) -> None:
+    """Write down on those whom it was about what was decided; what was written before stays."""
+    passed = decision.passed_over
+    if passed is not None and passed.passed_over_at is None:
+        passed.passed_over_at = now
+    for one in decision.overtaken:
+        if one.turn_at is None:
+            one.turn_at = now
+
+
+class Order(Protocol):
+    """Who is next, one way or another; ``decide`` is the one that is meant."""
+
+    def __call__(self, heads: Iterable[H], standing: Standing, /) -> Decision[H]: ...
 
 
 def decide(heads: Iterable[H], standing: Standing) -> Decision[H]:
@@ -91,52 +122,78 @@ def decide(heads: Iterable[H], standing: Standing) -> Decision[H]:
     if not ranked:
         return Decision(None, ask_again_at=_first_ready(able, now))
     ranked.sort(key=lambda head: _rank(head, standing))
-    urgent = [
-        head
-        for head in ranked
-        if _patience_ends_at(head, limits) <= now and not is_doubtful(head, now)
-    ]
-    if urgent:
-        chosen = min(urgent, key=lambda head: head.arrived_at)
-        decision = _serve_urgent(chosen, ranked, standing)
-    else:
-        decision = _serve_near(ranked, standing)
+    urgent = [one for one in ranked if _is_urgent(one, limits, now)]
+    decision = _serve_urgent(urgent, ranked, standing) if urgent else _serve_near(ranked, standing)
     if len(ranked) == len(able):
         return decision
     return replace(decision, ask_again_at=_earlier(decision.ask_again_at, _first_ready(able, now)))
 
 
-def _serve_urgent(urgent: H, ranked: list[H], standing: Standing) -> Decision[H]:
-    """He goes, or whoever is not in his way: what he needs comes free as soon as it can."""
-    if _eligible(urgent, standing):
-        return Decision(urgent)
-    stay = standing.residency.beside(urgent.demand.model, standing.occupancy.in_memory)
+def _serve_urgent(urgent: Iterable[H], ranked: list[H], standing: Standing) -> Decision[H]:
+    """The first who came goes, or whoever is not in his way: what he needs comes free soon."""
+    chosen = min(urgent, key=lambda head: head.arrived_at)
+    if _eligible(chosen, standing):
+        return Decision(chosen)
+    stay = standing.residency.beside(chosen.demand.model, standing.occupancy.in_memory)
     beside = (head for head in ranked if not head.demand.local or head.demand.model in stay)
     # From then on the others need not make way for him.
-    ends_at = urgent.doubtful_at if standing.now < urgent.doubtful_at < inf else None
-    return Decision(next(beside, None), passed_over=urgent, ask_again_at=ends_at)
+    ends_at = chosen.doubtful_at if standing.now < chosen.doubtful_at < inf else None
+    return Decision(
+        next(beside, None), passed_over=chosen, overtaken=(chosen,), ask_again_at=ends_at
+    )
 
 
 def _serve_near(ranked: list[H], standing: Standing) -> Decision[H]:
     """Of the best class that can go, whoever costs no swap; else whoever is first of them."""
+    chosen = _nearest(ranked, standing)
+    if chosen is None:
+        return Decision(None)
     first, now = ranked[0], standing.now
-    able = [head for head in ranked if _eligible(head, standing)]
-    best = _class_of(able[0], standing) if able else 0
-    costs_nothing = standing.residency.costs_nothing
-    near = (
-        head
-        for head in able
-        if (not head.demand.local or costs_nothing(head.demand.model))
-        and _class_of(head, standing) == best
-    )
-    chosen = next(near, able[0] if able else None)
+    overtaken = () if _swaps(chosen, standing) else _overtaken(chosen, ranked, standing)
+    pressing = [head for head in overtaken if head.hurries_at <= now]
+    if pressing:
+        return _serve_urgent(pressing, ranked, standing)
     if chosen is first or is_doubtful(first, now):
-        return Decision(chosen)
-    began = now if first.passed_over_at is None else first.passed_over_at
-    ends_at = min(began + standing.limits.affinity_patience, _latest_start(first))
-    if ends_at <= now:
-        return _serve_urgent(first, ranked, standing)
-    return Decision(chosen, passed_over=first, ask_again_at=ends_at)
+        return Decision(chosen, overtaken=overtaken)
+    if not standing.limits.affinity_patience:
+        return _serve_urgent([first], ranked, standing)
+    return Decision(chosen, passed_over=first, overtaken=overtaken)
+
+
+def _nearest(ranked: list[H], standing: Standing) -> H | None:
+    able = None
+    for head in ranked:
+        if not _eligible(head, standing):
+            continue
+        if able is not None and _class_of(head, standing) != _class_of(able, standing):
+            break
+        if not _swaps(head, standing):
+            return head
+        able = able or head
+    return able
+
+
+def _overtaken(chosen: H, ranked: list[H], standing: Standing) -> tuple[H, ...]:
+    """Those in a hurry who would have to swap, and whose key had as good a right, at any age."""
+    hurried = [head for head in ranked if head.turn_at is None and head.hurries_at < inf]
+    if not hurried:
+        return ()
+    right = _rank(chosen, standing)[:2]
+    return tuple(
+        head
+        for head in hurried
+        if _rank(head, standing)[:2] <= right
+        and _swaps(head, standing)
+        and not is_doubtful(head, standing.now)
+    )
+
+
+def _is_urgent(head: Head, limits: Limits, now: float) -> bool:
+    if is_doubtful(head, now):
+        return False
+    passed = head.passed_over_at
+    waited = passed is not None and passed + limits.affinity_patience <= now
+    return waited or (head.turn_at is not None and head.hurries_at <= now)
 
 
 def is_doubtful(head: Head, now: float) -> bool:
@@ -158,17 +215,10 @@ def _class_of(head: Head, standing: Standing) -> int:
     return int(standing.now - head.arrived_at < standing.limits.batch_patience)
 
 
-def _patience_ends_at(head: Head, limits: Limits) -> float:
-    """When being passed over ends for him; never, before it began."""
-    if head.passed_over_at is None:
-        return inf
-    return min(head.passed_over_at + limits.affinity_patience, _latest_start(head))
-
-
-def _latest_start(head: Head) -> float:
-    """When he must go to be in time; whoever was late as he came is not hurried for it."""
-    latest = head.give_up_at - head.needs
-    return latest if latest > head.arrived_at else inf
+def _swaps(head: Head, standing: Standing) -> bool:
+    """Whether something must leave memory for him."""
+    demand = head.demand
+    return demand.local and not standing.residency.costs_nothing(demand.model)
 
 
 def _eligible(head: Head, standing: Standing) -> bool:

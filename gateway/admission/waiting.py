@@ -1,11 +1,16 @@
 """Those who wait: one lane for each key and model, first come first served within it."""
 
 import asyncio
-from collections import OrderedDict
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from math import inf
+from operator import attrgetter
+from typing import Final
 
 from gateway.admission.demand import Demand, lower
 from gateway.errors import GatewayError
+
+_number: Final = attrgetter("number")
 
 
 class Waiter:
@@ -20,10 +25,13 @@ class Waiter:
         "future",
         "give_up_at",
         "granted_at",
-        "needs",
+        "hurries_at",
+        "leaves_at",
         "not_before",
+        "number",
         "passed_over_at",
         "timer",
+        "turn_at",
     )
 
     def __init__(
@@ -35,15 +43,25 @@ class Waiter:
         needs: float = 0.0,
         slow: float = 0.0,
     ) -> None:
-        """``needs`` is what his call is expected to take, ``slow`` what nearly all take at most."""
+        """``needs`` is what his call takes, from when others must make way until it is answered.
+
+        ``slow`` is what nearly all answers take at most. ``leaves_at`` is when he is refused if he
+        still waits then.
+        """
         self.demand = demand
         self.arrived_at = arrived_at
-        self.needs = needs
         self.future = future
         self.give_up_at = arrived_at + demand.patience
+        self.leaves_at = arrived_at + demand.limit
+        latest = self.give_up_at - needs
+        # Whoever was late as he came is not hurried for it.
+        self.hurries_at = latest if latest > arrived_at else inf
         self.doubtful_at = self.give_up_at - slow
         self.not_before = arrived_at + demand.delay
         self.passed_over_at: float | None = None
+        self.turn_at: float | None = None
+        # Where he stands in his lane: the lower, the sooner; negative if he had his turn already.
+        self.number = 0
         # Once granted: when, what was charged for the turn, and whether the model was loaded.
         self.granted_at = arrived_at
         self.charged = 0.0
@@ -75,12 +93,13 @@ class Waiter:
 class Lane:
     """Those of one key who wait for one model, in order; ``demand`` is the first one's ever."""
 
-    __slots__ = ("_waiters", "demand")
+    __slots__ = ("_first", "_last", "_waiters", "demand")
 
     def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        # A plain dict finds its first entry ever more slowly as entries before it are removed.
-        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # In the order of their numbers. To close a gap in a list of thousands takes microseconds.
+        self._waiters: list[Waiter] = []
+        self._first = self._last = 0
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -89,20 +108,21 @@ class Lane:
         return iter(self._waiters)
 
     def __contains__(self, waiter: object) -> bool:
-        return waiter in self._waiters
+        return isinstance(waiter, Waiter) and self._at(self.before(waiter)) is waiter
 
     @property
     def head(self) -> Waiter:
-        return next(iter(self._waiters))
+        return self._waiters[0]
 
     @property
     def oldest(self) -> Waiter:
         """Not the head where one came back who had his turn already."""
-        return min(self._waiters, key=lambda waiter: waiter.arrived_at)
+        count = bisect_left(self._waiters, 0, key=_number)
+        return min(self._waiters[: count + 1], key=lambda waiter: waiter.arrived_at)
 
     @property
     def newest(self) -> Waiter:
-        return next(reversed(self._waiters))
+        return self._waiters[-1]
 
     def front(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
         """The first who is not held back, and those before him."""
@@ -111,13 +131,26 @@ class Lane:
             if not held_back(waiter):
                 return
 
+    def before(self, waiter: Waiter) -> int:
+        """How many of this lane go before one who waits in it."""
+        return bisect_left(self._waiters, waiter.number, key=_number)
+
     def add(self, waiter: Waiter) -> None:
-        self._waiters[waiter] = None
+        """At the end; or before all others, if he had his turn already."""
         if waiter.demand.first:
-            self._waiters.move_to_end(waiter, last=False)
+            self._first -= 1
+            waiter.number = self._first
+            self._waiters.insert(0, waiter)
+        else:
+            waiter.number = self._last
+            self._last += 1
+            self._waiters.append(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        del self._waiters[waiter]
+        del self._waiters[self.before(waiter)]
+
+    def _at(self, index: int) -> Waiter | None:
+        return self._waiters[index] if index < len(self._waiters) else None
 
 
 class Waiting:
@@ -169,6 +202,14 @@ class Waiting:
             del self._lanes[place]
         self._count -= 1
         lower(self.by_key, demand.key)
+
+    def is_greedier(self, one: Demand, newcomer: Demand, times: float = 1.0) -> bool:
+        """Whether a key has so many ``times`` more waiting, by weight, than another plus one."""
+        if one.key == newcomer.key:
+            return False
+        had = self.by_key.get(one.key, 0) / one.weight
+        have = (self.by_key.get(newcomer.key, 0) + 1) / newcomer.weight
+        return had > times * have
 
     def newest_of_greediest(self) -> Waiter | None:
         """The last who came of the key that has the most waiting for its weight."""

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.access.keys import Key
 from gateway.access.principal import Scope
 from gateway.admission import Snapshot
+from gateway.admission.snapshot import LaneState
 from gateway.catalog.residents import ResidentsView
 from gateway.edge import wording
 from gateway.edge.standing import Keys, Ollama, Standing
@@ -90,8 +91,13 @@ def _queue(queue: Snapshot) -> dict[str, Any]:
         "queued": sum(queue.queued.values()),
         "max_queued": queue.max_queued,
         "oldest_wait": round(queue.oldest_wait, 1),
-        "lanes": [{**asdict(lane), "oldest_wait": round(lane.oldest_wait, 1)} for lane in lanes],
+        "lanes": [_lane(lane) for lane in lanes],
     }
+
+
+def _lane(lane: LaneState) -> dict[str, Any]:
+    waits = {"oldest_wait": lane.oldest_wait, "expected_wait": lane.expected_wait}
+    return {**asdict(lane), **{name: round(seconds, 1) for name, seconds in waits.items()}}
 
 
 def _key(key: Key, standing: Standing) -> dict[str, Any]:

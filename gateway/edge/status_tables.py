@@ -34,6 +34,7 @@ def models(status: Status) -> Html:
     columns = (
         Column("Model", "name"),
         Column("Size", "short"),
+        Column("Context", "short"),
         Column("In memory", "short"),
         Column("Speed", "short"),
         Column("Time for an answer"),
@@ -54,18 +55,30 @@ def _model(model: Status, now: str) -> list[Content]:
         _number(model["tokens_out"]),
     ]
     if not model["listed"]:
-        return [model["name"], "no longer in Ollama's list", _memory(model), "-", "-", *counts]
+        gone = "no longer in Ollama's list"
+        return [model["name"], gone, _context(model), _memory(model), "-", "-", *counts]
     where = "runs on ollama.com" if model["cloud"] else wording.size(model["size_bytes"])
     kind = " ".join(filter(None, (model["parameters"], model["quantization"])))
     changed = model["modified_at"]
     return [
         _lines(model["name"], "" if changed is None else f"changed {wording.since(changed, now)}"),
         _lines(kind or where, where if kind else ""),
+        "-" if model["cloud"] else _context(model),
         "-" if model["cloud"] else _memory(model),
         _speed(model),
         _lines(wording.limit(model["total_timeout"]), model["why"]["total_timeout"], _first(model)),
         *counts,
     ]
+
+
+def _context(model: Status) -> Html:
+    """In tokens; what to do about prompts that were longer is told above, as a problem."""
+    tokens, cut, refused = model.get("context"), model["prompts_cut"], model["prompts_refused"]
+    return _lines(
+        "-" if tokens is None else f"{tokens:,}",
+        tag("span", f"{wording.count(cut, 'prompt')} cut", class_="failed") if cut else "",
+        tag("span", f"{wording.count(refused, 'prompt')} refused") if refused else "",
+    )
 
 
 def _memory(model: Status) -> Html:
@@ -110,6 +123,7 @@ def lanes(status: Status) -> Html:
         Column("Waits for", "name"),
         Column("Calls", "number"),
         Column("The first for", "short"),
+        Column("The last goes in", "short"),
     )
     rows = [_lane(lane) for lane in waiting[:SHOWN_LANES]]
     table = _section("Waiting, by key and model", columns, rows, "")
@@ -118,8 +132,8 @@ def lanes(status: Status) -> Html:
 
 
 def _lane(lane: Status) -> list[Content]:
-    first = wording.span(lane["oldest_wait"])
-    return [lane["key"], lane["model"], _busy(lane["waiting"]), first]
+    first, last = wording.span(lane["oldest_wait"]), wording.span(lane["expected_wait"])
+    return [lane["key"], lane["model"], _busy(lane["waiting"]), first, last]
 
 
 def failures(status: Status) -> Html:

@@ -16,7 +16,7 @@ from math import inf
 from gateway.admission.demand import Demand, Limits, Occupancy
 from gateway.admission.residency import Residency
 from gateway.admission.shares import Shares
-from gateway.admission.turns import Decision, Head, Standing, is_doubtful
+from gateway.admission.turns import Decision, Head, Standing, is_doubtful, note
 
 EPSILON = 1e-6
 
@@ -39,6 +39,7 @@ class Caller:
     arrived_at: float
     needs: float
     passed_over_at: float | None = None
+    turn_at: float | None = None
     granted_at: float | None = None
     done_at: float | None = None
     left_at: float | None = None
@@ -50,6 +51,11 @@ class Caller:
     @property
     def give_up_at(self) -> float:
         return self.arrived_at + self.demand.patience
+
+    @property
+    def hurries_at(self) -> float:
+        latest = self.give_up_at - self.needs
+        return latest if latest > self.arrived_at else inf
 
     @property
     def doubtful_at(self) -> float:
@@ -184,9 +190,7 @@ class Gpu:
     def _dispatch(self) -> None:
         while True:
             decision = self._order(self.heads(), self.standing())
-            passed = decision.passed_over
-            if passed is not None and passed.passed_over_at is None:
-                passed.passed_over_at = self.now
+            note(decision, self.now)
             if decision.waiter is None:
                 break
             self._grant(decision.waiter)
@@ -223,9 +227,10 @@ class Gpu:
 
 
 def is_urgent(head: Head, gpu: Gpu) -> bool:
-    """Whether his patience with being passed over is at its end."""
-    if head.passed_over_at is None or is_doubtful(head, gpu.now):
+    """Whether his patience with being passed over is at its end, or his time."""
+    if is_doubtful(head, gpu.now):
         return False
-    latest = head.give_up_at - head.needs
-    ends_at = head.passed_over_at + gpu.limits.affinity_patience
-    return gpu.now >= (min(ends_at, latest) if latest > head.arrived_at else ends_at)
+    passed = head.passed_over_at
+    if passed is not None and gpu.now >= passed + gpu.limits.affinity_patience:
+        return True
+    return head.turn_at is not None and gpu.now >= head.hurries_at

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.admission import Snapshot
+from gateway.admission import Place, Snapshot
 from gateway.admission.snapshot import LaneState
 from gateway.errors import Draining, GatewayError, QueueFull, QueueTimeout, RateLimitExceeded
 from tests.catalog.virtual import now, virtual_time
@@ -146,6 +146,56 @@ async def test_a_snapshot_tells_who_holds_and_who_waits() -> None:
     await leave(*callers)
 
     assert queue.snapshot() == Snapshot(max_active=2, max_queued=64, active={})
+
+
+@virtual_time
+async def test_one_who_waits_is_told_where_he_stands() -> None:
+    """Of two keys, the second call of one is the third to go; nothing before and after."""
+    queue = admission()
+    await measured(queue, 10.0, 40)
+    holder, *_ = callers = await come(queue, demand("a"), demand("b"), demand("c"))
+    lease = queue.lease(demand("b"))
+    before = lease.place()
+    task = asyncio.get_running_loop().create_task(lease.__aenter__())
+    await settled()
+
+    assert before is None
+    assert lease.place() == Place(3, 30.0)
+
+    await asyncio.sleep(10.0)
+    await leave(holder)
+    assert lease.place() == Place(2, 20.0)
+
+    await leave(*callers[1:])
+    await task
+    assert lease.place() is None
+    await lease.__aexit__(None, None, None)
+
+
+@virtual_time
+async def test_one_who_was_refused_stands_nowhere() -> None:
+    """While he waited, too."""
+    queue = admission()
+    holder = await come(queue, demand())
+    lease = queue.lease(demand(queue_timeout=5.0))
+    with pytest.raises(QueueTimeout):
+        await lease.__aenter__()
+
+    assert lease.place() is None
+
+    await leave(*holder)
+
+
+@virtual_time
+async def test_a_snapshot_tells_when_the_last_of_a_lane_will_go() -> None:
+    """Ten seconds each: the one at work, and two before him."""
+    queue = admission()
+    await measured(queue, 10.0, 40)
+    callers = await come(queue, *[demand("a")] * 4)
+
+    assert [lane.expected_wait for lane in queue.snapshot().lanes] == [30.0]
+
+    await leave(*callers)
 
 
 # Bounds of the queue.
@@ -308,13 +358,13 @@ async def test_those_whom_one_passes_over_do_not_count_as_before_him() -> None:
 
 @virtual_time
 async def test_retry_after_is_the_measured_lease_time_for_each_ahead() -> None:
-    """Four seconds each; one active and taken as half done, two waiting: about ten."""
+    """Four seconds each; one that has just begun, two waiting: twelve."""
     queue = admission(max_queued=2)
     await measured(queue, 4.0)
     callers = await come(queue, demand("a"), demand("b"), demand("c"))
     error = await refused(queue, demand("d"))
 
-    assert error.headers["Retry-After"] == "10"
+    assert error.headers["Retry-After"] == "12"
 
     await leave(*callers)
 
@@ -328,7 +378,7 @@ async def test_retry_after_knows_that_a_model_has_fewer_places_than_all_have() -
     callers = await come(queue, mine, mine, mine)
     error = await refused(queue, mine)
 
-    assert error.headers["Retry-After"] == "10"
+    assert error.headers["Retry-After"] == "12"
 
     await leave(*callers)
 

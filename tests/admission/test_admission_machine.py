@@ -193,11 +193,9 @@ class Crowd(RuleBasedStateMachine):
             ]
 
     def _is_urgent(self, one: Waiter) -> bool:
-        latest = one.give_up_at - one.needs
-        patience = LIMITS.affinity_patience
-        return one.passed_over_at is not None and (
-            self.loop.time() >= min(one.passed_over_at + patience, latest)
-        )
+        now, passed = self.loop.time(), one.passed_over_at
+        waited = passed is not None and now >= passed + LIMITS.affinity_patience
+        return waited or (one.turn_at is not None and now >= one.hurries_at)
 
     @invariant()
     def equals_go_in_the_order_in_which_they_came(self) -> None:

@@ -18,8 +18,6 @@ def prediction(*, known: bool = True, wait: float = 24.0) -> Prediction:
         finish=wait + 6.0,
         quick_wait=wait,
         quick=wait,
-        quick_answer=5.0,
-        slow_answer=7.0,
         known=known,
     )
 
@@ -29,6 +27,7 @@ def every(foreseen: Prediction, jitter: float = 0.0) -> list[GatewayError]:
         refusals.key_queue_full(16, foreseen, jitter),
         refusals.queue_full(64, foreseen, jitter),
         refusals.displaced(foreseen, jitter),
+        refusals.crowded(WISH, foreseen, jitter),
         refusals.waited_too_long(WISH, foreseen, jitter),
         refusals.hopeless(WISH, foreseen, jitter),
         refusals.deadline_unreachable(WISH, foreseen, jitter),
@@ -40,6 +39,7 @@ def test_each_has_its_word() -> None:
     """The caller's own limit is 429, our capacity 503."""
     assert [(error.status, error.code) for error in every(prediction())] == [
         (429, "rate_limit_exceeded"),
+        (503, "queue_full"),
         (503, "queue_full"),
         (503, "queue_full"),
         (503, "queue_timeout"),

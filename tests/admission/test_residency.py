@@ -82,3 +82,12 @@ def test_what_stays_fits_and_when_the_rest_is_gone_the_next_is_eligible(
     assert stay <= active
     assert view.fit(stay | {model})
     assert view.eligible(model, stay)
+
+
+def test_what_is_idle_and_does_not_fit_goes_for_what_is_loaded() -> None:
+    """What is at work stays, and so does what fits."""
+    view = Residency(frozenset("ab"), max_loaded=2)
+
+    assert view.after("c", {"b": 1}).resident == frozenset("bc")
+    assert view.after("c", {}).resident == frozenset("ac")
+    assert seen("bc", "ad").after("c", {}).resident == frozenset("c")

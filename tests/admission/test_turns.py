@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.admission.demand import Demand, Occupancy
 from gateway.admission.residency import Residency
 from gateway.admission.shares import Shares
-from gateway.admission.turns import Decision, Standing, decide
+from gateway.admission.turns import Decision, Standing, decide, note
 
 from .demands import demand, limits
 
@@ -22,8 +22,8 @@ class Head:
     demand: Demand
     arrived_at: float = 0.0
     passed_over_at: float | None = None
-    give_up_at: float = inf
-    needs: float = 10.0
+    turn_at: float | None = None
+    hurries_at: float = inf
     doubtful_at: float = inf
     not_before: float = field(default=-inf)
 
@@ -61,6 +61,11 @@ def next_of(
     )
 
 
+def made_way_for(one: Head, *, until: float | None = None) -> Decision[Head]:
+    """A place stays empty for his sake."""
+    return Decision(None, passed_over=one, overtaken=(one,), ask_again_at=until)
+
+
 def test_nobody_is_next_where_nobody_waits() -> None:
     """And there is no time to ask again: a place alone changes nothing."""
     assert next_of() == Decision(None)
@@ -96,11 +101,10 @@ def test_one_at_a_cap_of_his_own_is_not_asked() -> None:
 
 
 def test_one_whose_model_would_drive_out_work_waits() -> None:
-    """His patience begins, and he is told when it ends."""
+    """Nobody goes in his stead, so his patience has not begun."""
     other = head("a", "n")
-    decision = next_of(other, at_work=(demand("b", "m"),))
 
-    assert decision == Decision(None, passed_over=other, ask_again_at=130.0)
+    assert next_of(other, at_work=(demand("b", "m"),)) == Decision(None)
 
 
 def test_with_nothing_at_work_any_model_may_be_loaded() -> None:
@@ -111,11 +115,14 @@ def test_with_nothing_at_work_any_model_may_be_loaded() -> None:
 
 
 def test_a_loaded_model_goes_first_and_whose_turn_it_was_is_told() -> None:
-    """Until the patience of the one passed over ends."""
+    """From then on his patience is counted."""
     other, loaded = head("a", "n", at=1.0), head("b", "m", at=2.0)
     decision = next_of(other, loaded)
+    note(decision, 100.0)
+    note(decision, 120.0)
 
-    assert decision == Decision(loaded, passed_over=other, ask_again_at=130.0)
+    assert decision == Decision(loaded, passed_over=other)
+    assert (other.passed_over_at, loaded.passed_over_at) == (100.0, None)
 
 
 def test_once_his_patience_has_ended_the_swap_happens() -> None:
@@ -123,7 +130,7 @@ def test_once_his_patience_has_ended_the_swap_happens() -> None:
     other = head("a", "n", at=1.0, passed_over_at=70.0)
     loaded = head("b", "m", at=0.0)
 
-    assert next_of(other, loaded, at_work=(demand("b", "m"),)) == Decision(None, passed_over=other)
+    assert next_of(other, loaded, at_work=(demand("b", "m"),)) == made_way_for(other)
     assert next_of(other, loaded) == Decision(other)
 
 
@@ -153,20 +160,45 @@ def test_only_what_is_in_his_way_comes_free() -> None:
 
 
 def test_nobody_is_passed_over_beyond_his_own_deadline() -> None:
-    """Ten seconds of work, fifteen left: five seconds of patience, and none after that."""
-    other = head("a", "n", give_up_at=115.0)
+    """Once he can only just be in time, nobody goes before him who would be in his way."""
+    other = head("a", "n", at=1.0, hurries_at=105.0)
     loaded = head("b", "m", at=2.0)
 
-    assert next_of(other, loaded).ask_again_at == 105.0
+    assert next_of(other, loaded).waiter is loaded
     assert next_of(other, loaded, now=105.0).waiter is other
+    assert next_of(other, loaded, now=105.0, at_work=(demand("b", "m"),)) == made_way_for(other)
 
 
-def test_one_who_came_too_late_is_not_hurried() -> None:
+def test_a_hurry_counts_from_when_the_keys_turn_has_come() -> None:
+    """However young the call is; and once it has come, it has come."""
+    hurried = head("a", "n", at=9.0, hurries_at=90.0)
+    loaded, same = head("b", "m", at=2.0), head("a", "m", at=1.0)
+
+    assert next_of(hurried, loaded, accounts={"a": 5.0}) == Decision(loaded)
+    assert next_of(hurried, loaded, same).waiter is hurried
+
+    hurried.turn_at = 50.0
+    assert next_of(hurried, loaded, accounts={"a": 5.0}).waiter is hurried
+
+
+def test_whose_keys_turn_it_was_is_noted_of_those_in_a_hurry() -> None:
+    """Of the same class, with no higher an account than the one that goes; not of the patient."""
+    hurried, patient = head("a", "n", at=9.0, hurries_at=200.0), head("b", "n", at=9.0)
+    poorer = head("c", "n", at=9.0, hurries_at=200.0)
+    loaded = head("b", "m", at=2.0)
+    decision = next_of(hurried, patient, poorer, loaded, accounts={"c": 5.0})
+    note(decision, 100.0)
+
+    assert decision == Decision(loaded, overtaken=(hurried,))
+    assert hurried.turn_at == 100.0
+
+
+def test_one_who_can_not_be_in_time_is_not_hurried() -> None:
     """A swap for him would most likely be for nothing."""
-    late = head("a", "n", at=99.0, give_up_at=105.0)
+    late = head("a", "n", at=9.0, hurries_at=90.0, doubtful_at=99.0)
     loaded = head("b", "m", at=2.0)
 
-    assert next_of(late, loaded, accounts={"b": 5.0}).waiter is loaded
+    assert next_of(late, loaded).waiter is loaded
 
 
 def test_interactive_goes_before_batch() -> None:
@@ -206,7 +238,7 @@ def test_nobody_makes_way_for_one_who_may_well_be_late() -> None:
     loaded = head("b", "m")
     at_work = (demand("b", "m"),)
 
-    assert next_of(urgent, loaded, at_work=at_work) == Decision(None, urgent, 110.0)
+    assert next_of(urgent, loaded, at_work=at_work) == made_way_for(urgent, until=110.0)
     assert next_of(urgent, loaded, at_work=at_work, now=110.0).waiter is loaded
 
 
@@ -239,7 +271,7 @@ def test_nobody_goes_before_his_time() -> None:
 
     assert next_of(delayed) == Decision(None, ask_again_at=105.0)
     assert next_of(delayed, loaded) == Decision(loaded, ask_again_at=105.0)
-    assert next_of(delayed, other, at_work=at_work) == Decision(None, other, 105.0)
+    assert next_of(delayed, other, at_work=at_work) == Decision(None, ask_again_at=105.0)
     assert next_of(delayed, now=105.0).waiter is delayed
 
 
@@ -253,7 +285,8 @@ HEADS = st.lists(
         key_max_active=st.none() | st.integers(1, 2),
         model_max_active=st.integers(1, 2),
         passed_over_at=st.none() | st.floats(0.0, 100.0),
-        give_up_at=st.floats(0.0, 300.0),
+        turn_at=st.none() | st.floats(0.0, 100.0),
+        hurries_at=st.floats(0.0, 300.0),
         doubtful_at=st.floats(0.0, 300.0),
         not_before=st.floats(0.0, 200.0),
     ),
@@ -284,3 +317,4 @@ def test_whoever_goes_fits_and_drives_nobody_out(
         assert view.eligible(chosen.demand.model, occupancy.by_model)
         assert chosen.not_before <= 100.0
         assert chosen is not decision.passed_over
+        assert chosen not in decision.overtaken

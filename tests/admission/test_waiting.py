@@ -57,6 +57,24 @@ async def test_one_who_had_his_turn_goes_to_the_head() -> None:
     assert list(waiting) == [again, back, first, second]
 
 
+async def test_a_lane_tells_how_many_go_before_one() -> None:
+    """Whoever leaves in between, or comes back."""
+    waiters = [waiter(at=float(at)) for at in range(5)]
+    waiting = queue(*waiters)
+    (lane,) = waiting.lanes()
+
+    assert [lane.before(one) for one in waiters] == [0, 1, 2, 3, 4]
+
+    waiting.remove(waiters[1])
+    waiting.remove(waiters[0])
+    back = waiter(at=9.0, first=True)
+    waiting.add(back)
+
+    assert [lane.before(one) for one in (back, waiters[2], waiters[4])] == [0, 1, 3]
+    assert (lane.head, lane.newest, lane.oldest) == (back, waiters[4], waiters[2])
+    assert waiters[0] not in waiting
+
+
 async def test_behind_one_who_is_held_back_the_next_may_go() -> None:
     """He keeps his place; those behind him do not wait for him."""
     retry, following, last = waiter(retry=True), waiter(), waiter()
@@ -82,6 +100,16 @@ async def test_the_greediest_has_the_most_waiting_for_its_weight() -> None:
     assert waiting.newest_of_greediest() is light[2]
     assert Waiting().newest_of_greediest() is None
     assert queue(waiter(first=True)).newest_of_greediest() is None
+
+
+async def test_a_key_is_greedier_that_has_more_waiting_for_its_weight() -> None:
+    """Than the other will have with one more; so many times as much, if that is asked."""
+    waiting = queue(*[waiter("heavy", weight=2.0) for _ in range(5)], waiter("light"))
+
+    assert waiting.is_greedier(demand("heavy", weight=2.0), demand("light"))
+    assert not waiting.is_greedier(demand("heavy", weight=2.0), demand("light"), times=1.25)
+    assert not waiting.is_greedier(demand("heavy", weight=2.0), demand("heavy", weight=9.0))
+    assert not waiting.is_greedier(demand("light"), demand("new"))
 
 
 async def test_a_waiter_ends_once() -> None:

@@ -55,12 +55,12 @@ def test_the_page_says_how_things_stand() -> None:
 
 
 def test_who_waits_is_told_by_key_and_model() -> None:
-    """And for how long the first of them does; nothing of it where nobody waits."""
-    lanes = (LaneState("agent", "qwen:7b", waiting=17, oldest_wait=61.0),)
+    """And for how long the first has, and the last will; nothing of it where nobody waits."""
+    lanes = (LaneState("agent", "qwen:7b", waiting=17, oldest_wait=61.0, expected_wait=250.0),)
     cells = Reader(page(queue=replace(queue(), lanes=lanes))).text
 
     assert "Waiting, by key and model" in cells
-    assert all(said in cells for said in ("agent", "qwen:7b", "17", "1 minute"))
+    assert all(said in cells for said in ("agent", "qwen:7b", "17", "1 minute", "4 minutes"))
     assert "Waiting, by key and model" not in Reader(page()).text
 
 

@@ -1,0 +1,113 @@
+"""Whoever was let in is served in time, and who would break that is told at once."""
+
+import asyncio
+
+import pytest
+
+from gateway.admission import Admission, Demand
+from gateway.errors import QueueFull
+from tests.catalog.virtual import now, virtual_time
+
+from .demands import Caller, admission, come, demand, leave, measured, refused
+
+
+async def full(queue: Admission, *wishes: Demand) -> list[Caller]:
+    """A queue that knows that calls take ten seconds, and has a place for the first of these."""
+    await measured(queue, 10.0, 60)
+    return await come(queue, *wishes)
+
+
+def patient(key: str, seconds: float = 100.0) -> Demand:
+    return demand(key, queue_timeout=seconds)
+
+
+@virtual_time
+async def test_one_who_would_make_others_late_is_refused_at_once() -> None:
+    """His key's turn would come before theirs, and the last of them has no second to spare."""
+    queue = admission()
+    callers = await full(queue, *[patient("a", 70.0)] * 4, *[patient("b", 70.0)] * 3)
+    asked_at = now()
+    error = await refused(queue, patient("c"))
+
+    assert isinstance(error, QueueFull)
+    assert now() == asked_at
+    assert "make one too late that waits already" in error.message
+
+    await leave(*callers)
+
+
+@virtual_time
+async def test_one_who_goes_before_those_with_time_is_let_in() -> None:
+    """A second more for everybody, and nobody is late."""
+    queue = admission()
+    callers = await full(queue, *[patient("a")] * 4, *[patient("b")] * 4, patient("c"))
+
+    assert repr(queue) == "<Admission 1/1 active, 8/64 queued>"
+
+    await leave(*callers)
+
+
+@virtual_time
+async def test_one_of_a_modest_key_is_let_in_before_a_greedy_one() -> None:
+    """What the greedy has waiting beyond its share is no reason to refuse another."""
+    queue = admission()
+    callers = await full(queue, *[patient("a")] * 10, patient("b"))
+
+    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+
+    await asyncio.sleep(10.0)
+    await leave(callers[0])
+    assert callers[-1].granted
+
+    await leave(*callers[1:])
+
+
+@virtual_time
+async def test_a_key_may_fill_the_queue_only_with_its_share() -> None:
+    """While another key sends as much, half of what the places serve in time is not its own."""
+    queue = admission(max_queued_per_key=64)
+    callers = await full(queue, demand("a"))
+    outcomes: list[str] = []
+    for number in range(60):
+        wish = demand("ab"[number % 2], queue_timeout=400.0)
+        caller = Caller(queue, wish)
+        callers.append(caller)
+        await asyncio.sleep(0.5)
+        outcomes.append("refused" if caller.task.done() else wish.key)
+
+    assert outcomes.count("a") == pytest.approx(outcomes.count("b"), rel=0.25)
+    assert outcomes[-10:] == ["refused"] * 10
+
+    await leave(*(one for one in callers if not one.task.done()))
+    await asyncio.gather(*(one.task for one in callers), return_exceptions=True)
+
+
+@virtual_time
+async def test_the_patient_leave_a_part_of_the_time_to_those_who_cannot_wait() -> None:
+    """Only while such callers come."""
+    queue = admission()
+    callers = await full(queue, *[patient("a")] * 8)
+    assert not isinstance(await _outcome(queue, patient("a"), callers), QueueFull)
+
+    await refused(queue, demand("b", queue_timeout=40.0))
+    assert isinstance(await _outcome(queue, patient("a"), callers), QueueFull)
+
+    await leave(*(one for one in callers if not one.task.done()))
+
+
+async def _outcome(queue: Admission, wish: Demand, callers: list[Caller]) -> BaseException | None:
+    (caller,) = await come(queue, wish)
+    callers.append(caller)
+    return await caller.ended() if caller.task.done() else None
+
+
+@virtual_time
+async def test_little_that_waits_is_not_thought_about() -> None:
+    """What surely ends in time is let in whatever anybody's share is."""
+    queue = admission()
+    callers = await full(queue, *[demand(key, queue_timeout=3600.0) for key in "abcdefgh"])
+
+    assert queue._foresight._traffic.has_shorter(1e9, now()) is False
+    assert repr(queue) == "<Admission 1/1 active, 7/64 queued>"
+
+    await leave(*callers)
