@@ -20,8 +20,9 @@ demo: $(VENV)/.run ## run the gateway in front of a simulated Ollama; prints a k
 run: $(VENV)/.run ## run the gateway in front of the Ollama of this machine
 	@$(BIN)/ollama-gateway init && exec $(BIN)/ollama-gateway serve
 
+# Two at a time: most of a test's time is waiting for a short clock, or for a process.
 test: $(VENV)/.test ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.test ## check style and types of all code
 	@$(BIN)/ruff check .
