@@ -95,6 +95,11 @@ class Answer:
             self._pending += b"0\r\n\r\n"
         self._flush()
 
+    def verbatim(self, data: bytes) -> None:
+        """Write bytes that are framed already; instead of everything else here."""
+        self.begun = True
+        self._transport.write(data)
+
     def raw(self, data: bytes) -> None:
         """Write bytes that are no HTTP, and close."""
         self.begun = True
