@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from yarl import URL
@@ -16,13 +17,15 @@ from gateway.access.rates import Rates
 from gateway.access.store import Change, KeyStore
 from gateway.admission import Admission, Limits, Order, decide
 from gateway.calls.pipeline import Pipeline
+from gateway.calls.truth import Truth
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.source import ShowReply
-from gateway.edge.answer import Pace
 from gateway.edge.buffers import Buffers
 from gateway.edge.discovery import Discovery
 from gateway.edge.front import Front, Gate
+from gateway.edge.holding import Holding
 from gateway.edge.inference import BodyLimits, Inference
+from gateway.edge.outlet import Pace
 from gateway.learning import Learning
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -30,7 +33,7 @@ from gateway.telemetry.exchange import Facts
 from gateway.telemetry.log import Lines, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.terms import terms_of
+from gateway.terms import hold_settings_of, terms_of, truth_terms_of
 from gateway.upstream import Probes, Upstream
 
 KEYS_EVERY = 1.0
@@ -117,6 +120,13 @@ def build(
         upstream=upstream,
         terms=terms_of(settings),
         learned=learning.learned,
+        truth=Truth(
+            truth_terms_of(settings),
+            contexts=learning.contexts,
+            learned=learning.learned,
+            ps=partial(catalog.ps, within=0.0),
+            show=partial(catalog.show, verbose=False),
+        ),
         unreachable=catalog.doubt,
         now=now,
     )
@@ -158,12 +168,15 @@ def _front(
             catalog=catalog,
             pipeline=pipeline,
             limits=BodyLimits(limits.body_bytes, clocks.body_timeout),
+            holding=Holding(hold_settings_of(settings), now=now),
+            whole_prompts=settings.truth.truncated_prompt == "error",
         ),
         discovery=Discovery(
             catalog, full=settings.catalog.show == "full", body_timeout=clocks.body_timeout
         ),
         buffers=Buffers(limits.buffered_bytes),
         pace=Pace(write_timeout=clocks.write_timeout, answer_bytes=limits.answer_bytes),
+        late_object=settings.tunnel.late_error == "object",
         observer=observer,
         now=now,
     )
@@ -213,7 +226,7 @@ def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], N
         if up:
             log.info("upstream.up")
         else:
-            learning.residents.forget()
+            learning.forget()
             log.warning("upstream.down", reason=reason)
 
     return report

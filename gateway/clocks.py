@@ -5,8 +5,7 @@ sets for all models, then the model's own timeout raised to the patience that th
 The model's own timeout comes from its size, and grows with what its calls were seen to take.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
@@ -33,15 +32,11 @@ _DEVIATIONS: Final = 4.0
 """Above the mean, as in RFC 6298, section 2. Of times that spread as widely as exponential ones,
 two in a hundred are longer still."""
 
-_PATIENCE_HEADERS: Final = ("x-stainless-read-timeout", "x-request-timeout")
-_PATIENCE: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
 _FIRST_BYTE: Final = "clocks.first_byte_timeout"
 _TOTAL: Final = "clocks.total_timeout"
 _STREAM_TOTAL: Final = "clocks.stream_total_timeout"
 _FLOOR: Final = "clocks.learned_floor"
-
-_SHORTEST_PATIENCE: Final = 1.0
-_LONGEST_PATIENCE: Final = 86_400.0
+_HELD: Final = "clocks.ceiling: heartbeats keep the caller waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,25 +153,6 @@ def _step(billions: float) -> float:
     return next((timeout for limit, timeout in _TIMEOUTS if billions <= limit), _LARGEST_TIMEOUT)
 
 
-def declared_patience(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the caller says he will wait, or None.
-
-    The OpenAI SDKs send their read timeout as a plain decimal number; anybody else can send an
-    ``X-Request-Timeout`` like it, which counts where the first does not. Anything else, and
-    anything outside 1 to 86,400, counts as absent: a caller cannot switch a clock off with
-    ``inf``. ``headers`` ignores case or has lower-case names.
-    """
-    declared = (_seconds(headers.get(name, "")) for name in _PATIENCE_HEADERS)
-    return next((seconds for seconds in declared if seconds is not None), None)
-
-
-def _seconds(text: str) -> float | None:
-    if not _PATIENCE.fullmatch(text):
-        return None
-    patience = float(text)
-    return patience if _SHORTEST_PATIENCE <= patience <= _LONGEST_PATIENCE else None
-
-
 def clocks_for(
     *,
     model: str,
@@ -188,8 +164,12 @@ def clocks_for(
     overrides: Sequence[Override] = (),
     learned: LearnedTimes | None = None,
     resident: bool = False,
+    held: bool = False,
 ) -> CallClocks:
     """The clocks of one call to ``model``, its name as Ollama lists it.
+
+    ``held``: heartbeats renew the caller's patience, so it ends neither his wait nor his answer:
+    one in one piece may take up to the ceiling, for slow is no longer too late.
 
     Patience below the model's timeout does not lower it: a caller who leaves is noticed anyway, and
     his retry finds the model loaded.
@@ -213,12 +193,16 @@ def clocks_for(
         total = _first((row.total_timeout, named), (settings.stream_total_timeout, _STREAM_TOTAL))
     else:
         own = _raised(_grown(size, times.load, times.total, settings), patience, settings)
-        # Ollama sends nothing of such an answer, not even a header, before all of it is there.
-        total = _first((row.total_timeout, named), (settings.total_timeout, _TOTAL), own)
-        silence = first_byte = total
+        owners = ((row.total_timeout, named), (settings.total_timeout, _TOTAL))
+        # Ollama sends nothing of such an answer, not even a header, before all of it is there: so
+        # whoever is held waits for its first byte, and no longer than before for those behind it.
+        silence = _first(*owners, own)
+        if held:
+            own = _longer(own, _Timed(settings.ceiling, _HELD))
+        total = first_byte = _first(*owners, own)
     idle = _first((settings.idle_timeout, "clocks.idle_timeout"), silence)
     return CallClocks(
-        queue_timeout=min(settings.queue_timeout, patience or settings.queue_timeout),
+        queue_timeout=queue_timeout_for(patience, settings, held=held),
         connect_timeout=settings.connect_timeout,
         first_byte_timeout=first_byte.seconds,
         idle_timeout=idle.seconds,
@@ -271,6 +255,13 @@ def _bounded(timed: _Timed, settings: ClockSettings) -> _Timed:
 
 def _longer(one: _Timed, other: _Timed) -> _Timed:
     return other if other.seconds > one.seconds else one
+
+
+def queue_timeout_for(patience: float | None, settings: ClockSettings, *, held: bool) -> float:
+    """How long a call waits for its place, in seconds: never past a deadline of its caller's."""
+    if held or patience is None:
+        return settings.queue_timeout
+    return min(settings.queue_timeout, patience)
 
 
 def max_active_for(model: str, overrides: Sequence[Override], default: int) -> int:

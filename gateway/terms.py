@@ -1,7 +1,10 @@
 """What the owner has set, as far as it decides about one call."""
 
 from gateway.calls.pipeline import Terms
+from gateway.calls.truth import TruthTerms
 from gateway.clocks import ClockSettings, Override
+from gateway.edge.holding import HoldSettings
+from gateway.patience import PulseSettings, pulse_for
 from gateway.settings import Settings
 
 
@@ -31,6 +34,32 @@ def terms_of(settings: Settings) -> Terms:
         ],
         max_active_per_model=settings.admission.max_active_per_model,
         answer_bytes=settings.limits.answer_bytes,
+        holds=settings.tunnel.patience == "extend" and _beats(settings),
+    )
+
+
+def _beats(settings: Settings) -> bool:
+    return pulse_for({}, None, hold_settings_of(settings).pulse) is not None
+
+
+def truth_terms_of(settings: Settings) -> TruthTerms:
+    """What is to be an error of what Ollama does not say."""
+    return TruthTerms(
+        incomplete_fails=settings.truth.incomplete == "error",
+        truncated_fails=settings.truth.truncated_prompt == "error",
+    )
+
+
+def hold_settings_of(settings: Settings) -> HoldSettings:
+    """When answers are kept alive; "auto" becomes None, which leaves a number to the profile."""
+    tunnel = settings.tunnel
+    return HoldSettings(
+        pulse=PulseSettings(
+            profile=tunnel.profile,
+            commit_after=_seconds(tunnel.commit_after),
+            interval=_seconds(tunnel.heartbeat_interval),
+        ),
+        extend=tunnel.patience == "extend",
     )
 
 

@@ -2,15 +2,12 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.clocks import (
     CallClocks,
     ClockSettings,
     Override,
     clocks_for,
-    declared_patience,
     max_active_for,
     model_timeout,
 )
@@ -44,6 +41,7 @@ def clocks(
     parameters: float | None = 8.0,
     streaming: bool = False,
     patience: float | None = None,
+    held: bool = False,
     settings: ClockSettings = DEFAULTS,
 ) -> CallClocks:
     return clocks_for(
@@ -54,6 +52,7 @@ def clocks(
         patience=patience,
         settings=settings,
         overrides=overrides,
+        held=held,
     )
 
 
@@ -105,67 +104,6 @@ def test_model_timeout_never_falls_with_size() -> None:
     timeouts = [model_timeout(n / 10, None) for n in range(1, 1000)]
 
     assert all(smaller <= larger for smaller, larger in itertools.pairwise(timeouts))
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("300", 300.0),
-        ("600.0", 600.0),
-        ("1", 1.0),
-        ("86400", 86_400.0),
-        ("299.99999999999994", 299.99999999999994),
-    ],
-)
-def test_patience_is_a_plain_number(text: str, seconds: float) -> None:
-    """What the SDK sends is read as seconds."""
-    assert seconds == declared_patience({"x-stainless-read-timeout": text})
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "0",
-        "0.999",
-        "86400.1",
-        "99999",
-        "-5",
-        "+5",
-        "inf",
-        "nan",
-        "NaN",
-        "1e5",
-        "1e2",
-        "0x10",
-        "1_000",
-        "5,0",
-        "5.",
-        ".5",
-        " 5",
-        "5\n",
-        "five",
-        "\u0665",
-        "9" * 100_000,
-        "5." + "0" * 100_000,
-    ],
-)
-def test_patience_that_is_none(text: str) -> None:
-    """Anything but a plain decimal from 1 to 86,400 counts as absent."""
-    assert declared_patience({"x-stainless-read-timeout": text}) is None
-
-
-def test_patience_absent() -> None:
-    """A caller who declares nothing has no patience of his own."""
-    assert declared_patience({"x-stainless-retry-count": "0"}) is None
-
-
-@given(st.text())
-def test_patience_is_always_usable(text: str) -> None:
-    """Whatever the header holds, what comes out can be waited for."""
-    patience = declared_patience({"x-stainless-read-timeout": text})
-
-    assert patience is None or 1.0 <= patience <= 86_400.0
 
 
 def test_defaults_of_an_answer_in_one_piece() -> None:
@@ -298,3 +236,28 @@ def test_how_a_row_fits(match: str, model: str, fits: bool) -> None:
 def test_max_active_defaults(rows: list[Override]) -> None:
     """A model for which nothing is set has the default."""
     assert max_active_for("tiny:latest", rows, 4) == 4
+
+
+@pytest.mark.parametrize("patience", [None, 5.0, 600.0])
+def test_one_who_is_held_has_time(patience: float | None) -> None:
+    """His read timeout is renewed by heartbeats: slow is not too late before the ceiling."""
+    held = clocks(patience=patience, held=True)
+
+    assert (held.queue_timeout, held.total_timeout) == (300.0, 1800.0)
+    assert (held.first_byte_timeout, held.idle_timeout) == (1800.0, max(patience or 0, 120.0))
+    assert held.why.total.startswith("clocks.ceiling")
+
+
+def test_a_stream_that_is_held_still_has_to_begin() -> None:
+    """Its first byte tells a hung runner from a slow one."""
+    held = clocks(patience=5.0, streaming=True, held=True)
+
+    assert (held.queue_timeout, held.first_byte_timeout) == (300.0, 120.0)
+
+
+def test_what_the_owner_sets_holds_for_one_who_is_held() -> None:
+    """For a model, and for all."""
+    row = clocks(Override(match="*", total_timeout=40.0), held=True)
+    table = clocks(settings=settings(total_timeout=50.0), held=True)
+
+    assert (row.total_timeout, table.total_timeout) == (40.0, 50.0)

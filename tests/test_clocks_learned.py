@@ -11,7 +11,6 @@ from gateway.clocks import (
     LearnedTimes,
     Override,
     clocks_for,
-    declared_patience,
     model_timeout,
 )
 
@@ -267,18 +266,3 @@ def test_why_the_owner() -> None:
 def test_two_calls_with_the_same_clocks_are_equal() -> None:
     """The reasons explain the clocks and are no part of them."""
     assert clocks(parameters=8.0) == clocks(parameters=7.0)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"x-request-timeout": "45"}, 45.0),
-        ({"x-stainless-read-timeout": "600", "x-request-timeout": "45"}, 600.0),
-        ({"x-stainless-read-timeout": "never", "x-request-timeout": "45"}, 45.0),
-        ({"x-stainless-read-timeout": "600", "x-request-timeout": "never"}, 600.0),
-        ({"x-request-timeout": "inf"}, None),
-    ],
-)
-def test_patience_of_those_who_use_no_sdk(headers: dict[str, str], seconds: float | None) -> None:
-    """``X-Request-Timeout`` counts where the SDK's own header does not."""
-    assert declared_patience(headers) == seconds

@@ -11,20 +11,21 @@ import gateway
 ROOT = Path(gateway.__file__).parent
 
 VALUES = {"errors"}
-PURE = {"dialects", "clocks"}
+PURE = {"dialects", "clocks", "patience"}
 SIDE_BY_SIDE = {"upstream", "access", "admission", "catalog", "telemetry"}
 TOP = {"app", "learning", "server", "terms", "admin_view", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "clocks": set(),
+    "patience": set(),
     "dialects": VALUES,
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
     "calls": VALUES | PURE | SIDE_BY_SIDE,
     "edge": VALUES | PURE | SIDE_BY_SIDE | {"calls"},
     "settings": set(),
     "learning": VALUES | {"admission", "catalog", "settings", "telemetry"},
-    "terms": VALUES | PURE | {"calls", "settings"},
+    "terms": VALUES | PURE | {"calls", "edge", "settings"},
     "app": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "learning", "settings", "terms"},
     "admin_view": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms", "app"},
     "server": {"app", "edge", "settings"},

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from gateway.access.principal import Principal
+from gateway.calls.prompt import UNKNOWN, Prompt
 from gateway.catalog.listing import Model
 from gateway.dialects.dialect import Dialect
 
@@ -14,11 +15,15 @@ class Target:
 
     path: str
     dialect: Dialect
+    can_stream: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. ``body`` is what goes to Ollama, built by us; ``patience`` is in seconds."""
+    """One call. ``body`` is what goes to Ollama, built by us; ``patience`` is in seconds.
+
+    ``held``: heartbeats renew the caller's patience, so it is no deadline.
+    """
 
     request_id: str
     principal: Principal
@@ -27,6 +32,8 @@ class Call:
     streaming: bool
     patience: float | None
     body: bytes
+    prompt: Prompt = UNKNOWN
+    held: bool = False
     dropped: tuple[str, ...] = ()
 
     def fingerprint(self) -> bytes:

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Protocol
 
 from gateway.admission.demand import Demand
 from gateway.admission.predict import Prediction
-from gateway.calls.answer import Answer, Headers
+from gateway.calls.answer import Answer
 from gateway.calls.call import Call
-from gateway.calls.headers import end_to_end
+from gateway.calls.headers import head_of
 from gateway.calls.relay import (
     UpstreamBusy,
     insist_on_stream,
@@ -18,6 +19,7 @@ from gateway.calls.relay import (
     relay_stream,
     relay_whole,
 )
+from gateway.calls.truth import Truth
 from gateway.catalog.learned import Observation
 from gateway.clocks import (
     CallClocks,
@@ -26,6 +28,7 @@ from gateway.clocks import (
     Override,
     clocks_for,
     max_active_for,
+    queue_timeout_for,
 )
 from gateway.errors import (
     QueueTimeout,
@@ -33,7 +36,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.telemetry.exchange import Exchange, Phase
+from gateway.telemetry.exchange import Exchange, Phase, Place
 from gateway.upstream import Outgoing, Reply
 
 _BUSY_DELAY = 1.0
@@ -49,10 +52,16 @@ class Lease(Protocol):
     def resident(self) -> bool: ...
 
 
+class Turn(AbstractAsyncContextManager[Lease], Protocol):
+    """A lease that is asked for; ``place`` tells where in the queue, until it is granted."""
+
+    def place(self) -> Place | None: ...
+
+
 class Queue(Protocol):
     """Admission, as far as a call sees it."""
 
-    def lease(self, demand: Demand, /) -> AbstractAsyncContextManager[Lease]: ...
+    def lease(self, demand: Demand, /) -> Turn: ...
 
 
 class Experience(Protocol):
@@ -72,12 +81,16 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What the owner has set, as far as it decides about one call."""
+    """What the owner has set, as far as it decides about one call.
+
+    ``holds``: heartbeats keep a caller who declares nothing.
+    """
 
     clocks: ClockSettings
     overrides: Sequence[Override]
     max_active_per_model: int
     answer_bytes: int
+    holds: bool = False
 
 
 class Pipeline:
@@ -90,6 +103,7 @@ class Pipeline:
         upstream: Opener,
         terms: Terms,
         learned: Experience,
+        truth: Truth,
         unreachable: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
@@ -99,6 +113,7 @@ class Pipeline:
         self._upstream = upstream
         self._terms = terms
         self._learned = learned
+        self._truth = truth
         self._now = now
 
     def clocks(self, call: Call, *, resident: bool = False) -> CallClocks:
@@ -113,6 +128,7 @@ class Pipeline:
             overrides=self._terms.overrides,
             learned=self._learned.times(call.model.name),
             resident=resident,
+            held=call.held,
         )
 
     async def perform(self, call: Call, answer: Answer, exchange: Exchange) -> None:
@@ -124,13 +140,15 @@ class Pipeline:
 
         Raises a GatewayError for every way to fail; cancelled when the caller leaves.
         """
-        run = _Run(call, answer, exchange)
+        run = _Run(call, answer, exchange, await self._truth.foresee(call))
         wish = demand = self._demand(run)
         asked_at = self._now()
         while not await self._turn(demand, run):
             # Ollama is busy with somebody else's calls.
             demand = _again(wish, waited=self._now() - asked_at)
         await answer.end()
+        # It may have to ask Ollama: whoever has his answer does not wait for that.
+        await self._truth.conclude(call, exchange)
 
     async def _turn(self, demand: Demand, run: "_Run") -> bool:
         """One place, one request; False if Ollama had no room for it."""
@@ -139,7 +157,9 @@ class Pipeline:
         asked_at, waited = self._now(), exchange.queue_wait or 0.0
         exchange.queue_wait = None
         try:
-            async with self._queue.lease(demand) as lease:
+            turn = self._queue.lease(demand)
+            exchange.place = turn.place
+            async with turn as lease:
                 exchange.queue_wait = waited + lease.waited
                 if exchange.predicted is None and lease.foreseen is not None:
                     exchange.predicted = lease.foreseen.finish
@@ -179,14 +199,22 @@ class Pipeline:
             waits = (exchange.queue_wait or 0.0, self._now() - sent_at)
             if is_stream(reply, dialect):
                 exchange.streaming = True
-                headers = _headers(reply, waits, streaming=True)
+                headers = head_of(reply.status, reply.headers, waits, streaming=True)
+                headers += self._truth.told_early(exchange, foreseen=run.too_long)
                 await relay_stream(reply, run.answer, headers, dialect, exchange)
             else:
                 if call.streaming:
                     insist_on_stream(reply)
-                headers = _headers(reply, waits, streaming=False)
-                limit = self._terms.answer_bytes
-                await relay_whole(reply, run.answer, headers, dialect, exchange, at_once=limit)
+                headers = head_of(reply.status, reply.headers, waits, streaming=False)
+                await relay_whole(
+                    reply,
+                    run.answer,
+                    headers,
+                    dialect,
+                    exchange,
+                    at_once=self._terms.answer_bytes,
+                    judge=partial(self._truth.judge, call, exchange),
+                )
 
     def _observe(
         self, run: "_Run", sent_at: float, *, resident: bool, complete: bool, timed_out: bool
@@ -219,10 +247,10 @@ class Pipeline:
             model=model,
             model_max_active=max_active_for(model, terms.overrides, terms.max_active_per_model),
             key_max_active=principal.max_active,
-            queue_timeout=self.clocks(call).queue_timeout,
+            queue_timeout=queue_timeout_for(call.patience, terms.clocks, held=call.held),
             weight=principal.weight,
             batch=principal.batch,
-            patience=call.patience or inf,
+            patience=inf if call.held else call.patience or inf,
             fingerprint=call.fingerprint(),
             retry=bool(run.exchange.retry),
             local=not call.model.leaves_the_machine,
@@ -231,11 +259,15 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One call under way: what was asked, and where its answer and facts go."""
+    """One call under way: what was asked, and where its answer and facts go.
+
+    ``too_long``: Ollama will surely cut its prompt.
+    """
 
     call: Call
     answer: Answer
     exchange: Exchange
+    too_long: bool
 
 
 def _again(wish: Demand, *, waited: float) -> Demand:
@@ -259,20 +291,3 @@ def _again(wish: Demand, *, waited: float) -> Demand:
         queue_timeout=left,
         patience=wish.patience - waited,
     )
-
-
-def _headers(reply: Reply, waits: tuple[float, float], *, streaming: bool) -> Headers:
-    queue, upstream = waits
-    kept = end_to_end(reply.headers, streaming=streaming)
-    timing = f"queue;dur={queue * 1000:.1f}, upstream;dur={upstream * 1000:.1f}"
-    kept.append(("Server-Timing", timing))
-    return kept + _advice(reply.status, {name.lower() for name, _ in kept})
-
-
-def _advice(status: int, said: set[str]) -> list[tuple[str, str]]:
-    """Ours where Ollama gave none: its 4xx cannot succeed next time, its 5xx soon may."""
-    if status < 400:
-        return []
-    if status < 500 and status not in (408, 409, 429):
-        return [] if "x-should-retry" in said else [("x-should-retry", "false")]
-    return [] if "retry-after" in said else [("Retry-After", "2")]

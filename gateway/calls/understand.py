@@ -7,6 +7,7 @@ import msgspec
 from gateway.access.principal import Principal
 from gateway.calls.body import Fields, build, model_name, parse
 from gateway.calls.call import Target
+from gateway.calls.prompt import Prompt, most_objects, prompt_of, refuses_to_be_cut
 from gateway.calls.rules import apply
 from gateway.dialects.dialect import Dialect
 from gateway.errors import InvalidRequestBody
@@ -22,6 +23,7 @@ class Asked:
     model: str
     streaming: bool
     dropped: tuple[str, ...]
+    prompt: Prompt
 
     def body_for(self, canonical: str) -> bytes:
         """The body that goes to Ollama, for the model whose canonical name this is.
@@ -37,16 +39,23 @@ class Asked:
         return build({**self.fields, "model": name})
 
 
-def understand(data: bytes | bytearray, target: Target, principal: Principal) -> Asked:
+def understand(
+    data: bytes | bytearray, target: Target, principal: Principal, *, whole_prompts: bool = False
+) -> Asked:
     """What ``data`` asks of ``target``, as far as this key may.
+
+    ``whole_prompts``: Ollama is told not to cut the prompt, where it can be told and the caller
+    does not tell it.
 
     Raises InvalidRequestBody, TuningNotAllowed, CloudNotAllowed.
     """
     fields = parse(data)
     model = model_name(fields, "model")
-    streaming = _streams(fields, target.dialect)
+    streaming = _streams(fields, target.dialect) and target.can_stream
     ruled = apply(fields, principal, target.path)
-    return Asked(ruled.fields, model, streaming, ruled.dropped)
+    sent = refuses_to_be_cut(ruled.fields, target.path) if whole_prompts else ruled.fields
+    prompt = prompt_of(sent, target.path, objects=most_objects(data))
+    return Asked(sent, model, streaming, ruled.dropped, prompt)
 
 
 def _streams(fields: Fields, dialect: Dialect) -> bool:

@@ -72,6 +72,9 @@ class Anthropic:
     def late_error(self, error: GatewayError, request_id: str) -> bytes:
         return b"event: error\ndata: " + self.error_body(error, request_id) + b"\n\n"
 
+    def whole_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002  - whatever it is
+        return None
+
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
         if not streaming:
             return b" "

@@ -106,6 +106,9 @@ class Dialect(Protocol):
         knows from this alone that the stream is over.
         """
 
+    def whole_in_stream(self, body: bytes) -> bytes | None:
+        """An answer in one piece, as it stands in a stream that has begun; None if it cannot."""
+
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
         """Bytes that keep a silent connection open and mean nothing to the client.
 

@@ -72,6 +72,10 @@ class Native:
     def late_error(self, error: GatewayError, request_id: str) -> bytes:
         return self.error_body(error, request_id) + b"\n"
 
+    def whole_in_stream(self, body: bytes) -> bytes | None:
+        """Ollama says in one piece that a model was loaded, also to one who asked for a stream."""
+        return body.rstrip(b"\n") + b"\n"
+
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:  # noqa: ARG002  - no room for it
         """A space also in a stream, where it begins the next line: clients fail on empty lines."""
         return b" "

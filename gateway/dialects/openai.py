@@ -73,6 +73,9 @@ class OpenAi:
     def late_error(self, error: GatewayError, request_id: str) -> bytes:
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 
+    def whole_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002  - whatever it is
+        return None
+
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
         return comment(note) if streaming else b" "
 

@@ -20,6 +20,8 @@ NOTHING = Raw(b"")
 
 _EMPTY = frozenset({b"", b'""', b"null", b"[]", b"{}"})
 _NS_PER_SECOND = 1e9
+_MOST_TOKENS = 1_000_000_000_000
+"""Of one answer; more digits than that nobody has counted, and sums of them overflow."""
 
 
 class _Detail(msgspec.Struct):
@@ -58,7 +60,7 @@ def filled(value: Raw) -> bool:
 def tokens(value: Raw) -> int | None:
     """A count of tokens. Ollama writes 0 where it does not know, so that 0 is nothing."""
     count = decode(_count, value)
-    return count if count is not None and count > 0 else None
+    return count if count is not None and 0 < count <= _MOST_TOKENS else None
 
 
 def usage_of(usage: Raw) -> Usage:

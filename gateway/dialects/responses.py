@@ -84,6 +84,9 @@ class Responses:
         }
         return b"event: error\ndata: " + encode(event) + b"\n\n"
 
+    def whole_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002  - whatever it is
+        return None
+
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
         return comment(note) if streaming else b" "
 

@@ -5,30 +5,35 @@
 Pending, nothing was sent and every failure is an honest status. Committed, the status is gone: a
 failure is told inside the stream, where the dialect has a way and an event may stand, and then the
 connection is closed without the end of the body, so that no client takes a part for the whole.
+
+An answer commits with its first byte. That is Ollama's, or a heartbeat where Ollama is silent for
+long: then nothing is known yet but that it will be a stream or one piece.
 """
 
-import asyncio
-import socket
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
 
+from gateway.calls.headers import STREAM_HEADERS
 from gateway.dialects.dialect import Dialect, Scanner
 from gateway.edge.buffers import Share
-from gateway.edge.connections import Connection
-from gateway.errors import ClientDisconnected, ClientWriteTimeout, GatewayError
+from gateway.edge.outlet import LOW_WATER, Outlet, Pace
+from gateway.errors import (
+    AsSent,
+    ClientDisconnected,
+    GatewayError,
+    UpstreamFailed,
+    UpstreamProtocolError,
+)
 
 Headers = Iterable[tuple[str, str]]
 
-_LINGER = 5.0
-"""Seconds that a cut connection is given to take what was written, before it is dropped."""
-
-_LOW_WATER = 64 * 1024
+_OTHER_KIND = (
+    "Ollama answered in one piece what was asked for as a stream, or the other way round, or in a "
+    "compressed form, after the answer had begun."
+)
 
 
 class State(StrEnum):
@@ -38,12 +43,11 @@ class State(StrEnum):
     CUT = "cut"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How a caller may take an answer: seconds without taking anything, bytes read ahead of him."""
+class Shape(StrEnum):
+    """What a heartbeat has promised, before Ollama said a word."""
 
-    write_timeout: float
-    answer_bytes: int
+    STREAM = "stream"
+    WHOLE = "whole"
 
 
 class _Head(web.StreamResponse):
@@ -53,20 +57,23 @@ class _Head(web.StreamResponse):
 
 
 class Answer:
-    """What goes back for one request. All mutable state of an answer is here.
+    """What goes back for one request. All mutable state of an answer is here and in its outlet.
 
     ``headers`` go out with whatever the answer becomes. ``share`` is this request's part of the
     gateway's memory; a long whole answer is read ahead only as far as there is room in it.
+    ``beats`` counts heartbeats, which are in no other count. With ``late_object`` an answer in one
+    piece that fails after heartbeats ends with the error's JSON instead of a cut.
     """
 
     __slots__ = (
-        "_ahead",
-        "_pace",
+        "_begun",
+        "_late_object",
+        "_outlet",
+        "_promised",
         "_request",
         "_response",
         "_scanner",
-        "_share",
-        "_writer",
+        "beats",
         "bytes_out",
         "dialect",
         "headers",
@@ -75,19 +82,26 @@ class Answer:
     )
 
     def __init__(
-        self, request: web.BaseRequest, dialect: Dialect, *, share: Share, pace: Pace
+        self,
+        request: web.BaseRequest,
+        dialect: Dialect,
+        *,
+        share: Share,
+        pace: Pace,
+        late_object: bool = False,
     ) -> None:
         self._request = request
-        self._share = share
-        self._pace = pace
-        self._ahead = pace.answer_bytes
+        self._outlet = Outlet(request, share=share, pace=pace)
+        self._late_object = late_object
         self._response: web.StreamResponse | None = None
-        self._writer: AbstractStreamWriter | None = None
         self._scanner: Scanner | None = None
+        self._promised: Shape | None = None
+        self._begun = False
         self.dialect = dialect
         self.headers: dict[str, str] = {}
         self.state = State.PENDING
         self.status: int | None = None
+        self.beats = 0
         self.bytes_out = 0
 
     def __repr__(self) -> str:
@@ -98,25 +112,56 @@ class Answer:
         """What aiohttp wants back from the handler."""
         return self._response or web.Response(status=500)
 
+    @property
+    def wrote_at(self) -> float | None:
+        """When bytes were last written, by the loop's clock."""
+        return self._outlet.wrote_at
+
+    @property
+    def fails_wordlessly(self) -> bool:
+        """Whether a failure can only be told by a cut: whoever comes again wants to know why."""
+        if self.state is not State.COMMITTED or self._streams:
+            return False
+        return self._begun or not self._late_object
+
     # The pipeline's side.
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Commit to an answer that is all there, and to its length."""
-        await self._commit(_Head(status=status), status, headers, length=len(body))
-        if len(body) > _LOW_WATER:
-            self._allow_ahead(len(body))
+        """Commit to an answer that is all there, and to its length.
+
+        Raises:
+            UpstreamFailed: it is no success, and its status can no longer be sent.
+            UpstreamProtocolError: a stream was promised.
+            ClientDisconnected, ClientWriteTimeout: as ``write``.
+        """
+        if self._promised is not None:
+            body = self._kept_promise(status, headers, body)
+        else:
+            self._commit(status, headers, length=len(body))
+        self._begun = True
+        if len(body) > LOW_WATER:
+            self._outlet.allow_ahead(len(body))
         if self._request.method != "HEAD":
             await self.write(body)
 
     async def start(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
-        """Commit to an answer whose bytes follow; with a ``scanner`` it is a stream."""
+        """Commit to an answer whose bytes follow; with a ``scanner`` it is a stream.
+
+        Raises what ``whole`` raises.
+        """
+        if self._promised is None:
+            if length is not None:
+                self._outlet.expect(length)
+            self._commit(status, headers, length=length)
+        elif status != 200:
+            raise UpstreamFailed.of(AsSent(status, tuple(headers), b""))
+        elif (scanner is not None) is not (self._promised is Shape.STREAM) or _encoded(headers):
+            raise UpstreamProtocolError(_OTHER_KIND)
         self._scanner = scanner
-        if length is not None and length > self._ahead and self._share.fits(length):
-            self._ahead = length
-        await self._commit(_Head(status=status), status, headers, length=length)
-        self._allow_ahead(self._ahead)
+        self._begun = True
+        self._outlet.allow_ahead()
 
     async def write(self, data: bytes) -> None:
         """Send bytes. Waits only when more than the read-ahead is already on its way.
@@ -125,15 +170,9 @@ class Answer:
             ClientDisconnected: the caller is gone.
             ClientWriteTimeout: he has taken nothing for ``write_timeout`` seconds.
         """
-        writer = cast("AbstractStreamWriter", self._writer)
-        try:
-            # Never drained inside: aiohttp would wait there without a clock.
-            await writer.write(data, drain=False)  # type: ignore[call-arg]  # StreamWriter's own
-        except ConnectionError:
-            raise ClientDisconnected from None
         self.bytes_out += len(data)
-        if self._connection.writing_paused and not self._runs_ahead():
-            await self._room()
+        # A stream comes no faster than the model speaks and has its share.
+        await self._outlet.write(data, run_ahead=self._scanner is None)
 
     async def end(self) -> None:
         """End properly, and see the last byte off: nothing of this request is kept after it.
@@ -142,36 +181,44 @@ class Answer:
         """
         if self.state is not State.COMMITTED:
             return
-        await self._room()
-        if self._unsent():
-            # The end itself is a few bytes: let them join what is on its way.
-            self._allow_ahead(self._unsent() + _LOW_WATER)
-        try:
-            await cast("web.StreamResponse", self._response).write_eof()
-        except ConnectionError:
-            raise ClientDisconnected from None
-        if self._unsent():
-            self._allow_ahead(0)
-            await self._room()
-        self._allow_ahead(_LOW_WATER)
+        await self._outlet.end(cast("web.StreamResponse", self._response))
         self.state = State.ENDED
 
     # The edge's side.
+
+    def beat(self, shape: Shape, note: str = "") -> None:
+        """Keep a silent answer alive: commit to one of this shape, or send a heartbeat in it.
+
+        Nothing happens where none may stand: inside an event, after the final one, in an answer in
+        one piece that has begun, or towards a caller who has not taken what was sent.
+        """
+        try:
+            if self.state is State.PENDING:
+                kind = self.dialect.stream_type if shape is Shape.STREAM else "application/json"
+                self._promised = shape
+                self._commit(200, [("Content-Type", kind), *STREAM_HEADERS], length=None)
+            if self._may_beat():
+                self._outlet.put(self.dialect.heartbeat(streaming=self._streams, note=note))
+                self.beats += 1
+        except ClientDisconnected:
+            # Whoever serves him is told by his connection.
+            return
 
     async def fail(self, error: GatewayError, request_id: str) -> None:
         """Tell the caller that the request failed, in the way that is left."""
         if self.state is State.PENDING:
             await self._refuse(error, request_id)
         elif self.state is State.COMMITTED:
-            self._cut(error, request_id)
+            if self._promised is None or self._streams or self.fails_wordlessly:
+                self._cut(error, request_id)
+            else:
+                await self._tell_in_ok(error, request_id)
 
     def drop(self) -> None:
         """The caller is gone or takes nothing: let go of the connection at once."""
         if self.state in (State.PENDING, State.COMMITTED):
             self.state = State.CUT
-        transport = self._request.transport
-        if transport is not None:
-            transport.abort()
+        self._outlet.drop()
 
     async def _refuse(self, error: GatewayError, request_id: str) -> None:
         body = self.dialect.error_body(error, request_id)
@@ -179,37 +226,24 @@ class Answer:
         await self.whole(error.status, headers, body)
         await self.end()
 
+    async def _tell_in_ok(self, error: GatewayError, request_id: str) -> None:
+        body = self.dialect.error_body(error, request_id)
+        if isinstance(error, UpstreamFailed) and self._failure_in(error.reply.body):
+            # Anything else could not be told from an answer, or not be read without its head.
+            body = error.reply.body
+        self._begun = True
+        await self.write(body)
+        await self.end()
+
     def _cut(self, error: GatewayError, request_id: str) -> None:
         self.state = State.CUT
-        transport = self._request.transport
-        if transport is None:
-            return
-        if self._writer is not None and not transport.is_closing():
-            # The head leaves with the first bytes, of which there may have been none.
-            self._writer.send_headers()
-            self._say_late(transport, error, request_id)
-        self._tell_by_reset(transport)
-        transport.close()
-        # Towards a caller who takes nothing, close() alone never ends.
-        asyncio.get_running_loop().call_later(_LINGER, transport.abort)
-
-    def _say_late(self, transport: asyncio.Transport, error: GatewayError, request_id: str) -> None:
-        if self._scanner is not None and self._scanner.at_boundary:
+        event = b""
+        if self._streams and self._between_events:
             event = self.dialect.late_error(error, request_id)
-            chunked = self._request.version >= HttpVersion11
-            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if chunked else event)
+        self._outlet.cut(event, cast("web.StreamResponse", self._response))
 
-    def _tell_by_reset(self, transport: asyncio.Transport) -> None:
-        """Where closing is how an answer ends (HTTP/1.0 without a length), a cut is a reset."""
-        response = cast("web.StreamResponse", self._response)
-        if self._request.version < HttpVersion11 and response.content_length is None:
-            linger = struct.pack("ii", 1, 0)
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-    async def _commit(
-        self, response: web.StreamResponse, status: int, headers: Headers, *, length: int | None
-    ) -> None:
+    def _commit(self, status: int, headers: Headers, *, length: int | None) -> None:
+        response = _Head(status=status)
         for name, value in (*headers, *self.headers.items()):
             if name in self.headers:
                 response.headers[name] = value
@@ -224,52 +258,42 @@ class Answer:
         self._response = response
         self.status = status
         self.state = State.COMMITTED
-        try:
-            self._writer = await response.prepare(self._request)
-        except ConnectionError:
-            raise ClientDisconnected from None
+        self._outlet.open(response)
 
     @property
-    def _connection(self) -> Connection:
-        return cast("Connection", self._request.protocol)
+    def _streams(self) -> bool:
+        return self._scanner is not None or self._promised is Shape.STREAM
 
-    def _unsent(self) -> int:
-        transport = self._request.transport
-        return 0 if transport is None else transport.get_write_buffer_size()
+    def _may_beat(self) -> bool:
+        return self.state is State.COMMITTED and not self._outlet.unsent and self._between_events
 
-    def _allow_ahead(self, size: int) -> None:
-        transport = self._request.transport
-        if transport is not None and not transport.is_closing():
-            transport.set_write_buffer_limits(high=size, low=min(size, _LOW_WATER))
-
-    def _runs_ahead(self) -> bool:
-        """Whether a long whole answer may be taken from Ollama although the caller is slow.
-
-        Of one longer than 2 KB Ollama does not say the length, so there is room as long as the
-        gateway's memory has it. A stream comes no faster than the model speaks and has its share.
+    @property
+    def _between_events(self) -> bool:
+        """Whether something of ours may stand here: before the first event, or after a whole one
+        that is not the final one.
         """
         if self._scanner is not None:
-            return False
-        while self._unsent() > self._ahead:
-            if not self._share.fits(self._pace.answer_bytes):
-                return False
-            self._ahead += self._pace.answer_bytes
-        return True
+            return self._scanner.at_boundary and not self._scanner.complete
+        return self._promised is not None and not self._begun
 
-    async def _room(self) -> None:
-        """Wait for room, as long as the caller takes something within each ``write_timeout``."""
-        while self._connection.writing_paused:
-            transport = self._request.transport
-            if transport is None:
-                raise ClientDisconnected
-            before = transport.get_write_buffer_size()
-            try:
-                async with asyncio.timeout(self._pace.write_timeout):
-                    await self._connection.room()
-                if transport.is_closing():
-                    raise ClientDisconnected
-            except TimeoutError:
-                if transport.get_write_buffer_size() >= before:
-                    raise ClientWriteTimeout(
-                        f"The caller took nothing for {self._pace.write_timeout:g} s."
-                    ) from None
+    def _kept_promise(self, status: int, headers: Headers, body: bytes) -> bytes:
+        """What is written of an answer in one piece, now that its head has gone."""
+        if status != 200:
+            words = self._failure_in(body) or ""
+            raise UpstreamFailed.of(AsSent(status, tuple(headers), body), words)
+        whole = self._promised is Shape.WHOLE
+        kept = body if whole else self.dialect.whole_in_stream(body)
+        if kept is None or _encoded(headers):
+            raise UpstreamProtocolError(_OTHER_KIND)
+        return kept
+
+    def _failure_in(self, body: bytes) -> str | None:
+        """Ollama's words, where this is an error of its own."""
+        reading = self.dialect.body()
+        reading.feed(body)
+        return reading.failure
+
+
+def _encoded(headers: Headers) -> bool:
+    """Whether a head that can no longer be sent would have to say how the body is to be read."""
+    return any(name.lower() == "content-encoding" for name, _ in headers)

@@ -12,11 +12,12 @@ from gateway.access.authenticate import Authenticator, require
 from gateway.access.clients import TrustedProxy, client_address
 from gateway.access.principal import Principal
 from gateway.access.rates import Rates
-from gateway.edge.answer import Answer, Pace
+from gateway.edge.answer import Answer, State
 from gateway.edge.buffers import Buffers
 from gateway.edge.connections import Connection
 from gateway.edge.discovery import Discovery
 from gateway.edge.inference import Inference
+from gateway.edge.outlet import Pace
 from gateway.edge.routes import Match, Page, dialect_of, match, split_token
 from gateway.edge.visit import Asking, Visit
 from gateway.errors import (
@@ -66,6 +67,7 @@ class Front:
         discovery: Discovery,
         buffers: Buffers,
         pace: Pace,
+        late_object: bool = False,
         observer: Observer,
         now: Callable[[], float],
     ) -> None:
@@ -74,6 +76,7 @@ class Front:
         self._discovery = discovery
         self._buffers = buffers
         self._pace = pace
+        self._late_object = late_object
         self._observer = observer
         self._now = now
         self._active: set[asyncio.Timeout] = set()
@@ -107,7 +110,13 @@ class Front:
         path, token = split_token(request.raw_path)
         exchange = self._exchange(request)
         with self._buffers.share() as share:
-            answer = Answer(request, dialect_of(path), share=share, pace=self._pace)
+            answer = Answer(
+                request,
+                dialect_of(path),
+                share=share,
+                pace=self._pace,
+                late_object=self._late_object,
+            )
             answer.headers["x-request-id"] = exchange.request_id
             visit = Visit(
                 request=request,
@@ -120,7 +129,8 @@ class Front:
             try:
                 await self._bounded(visit)
             except asyncio.CancelledError:
-                exchange.fail(Shutdown() if self._draining else ClientDisconnected())
+                if not _has_all(visit):
+                    exchange.fail(Shutdown() if self._draining else ClientDisconnected())
                 answer.drop()
                 raise
             finally:
@@ -153,7 +163,8 @@ class Front:
                 finally:
                     self._finish(cutoff)
         except TimeoutError:
-            await self._failed(Shutdown(), visit)
+            if not _has_all(visit):
+                await self._failed(Shutdown(), visit)
 
     def _begin(self, cutoff: asyncio.Timeout) -> None:
         self._active.add(cutoff)
@@ -239,6 +250,14 @@ class Front:
             client=client_address(request.remote, headers, self._gate.trusted),
             retry=int(retry) if retry.isascii() and retry.isdigit() and len(retry) < 4 else None,
         )
+
+
+def _has_all(visit: Visit) -> bool:
+    """Whether the answer had ended, and only what follows it was cancelled: that is no failure."""
+    ended = visit.answer.state is State.ENDED
+    if ended:
+        visit.exchange.phase = Phase.DONE
+    return ended
 
 
 def _new_id() -> str:

@@ -1,5 +1,6 @@
 """The routes that make Ollama work: from a request to a call, and the call through the pipeline."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,10 +10,11 @@ from gateway.calls.pipeline import Pipeline
 from gateway.calls.understand import Asked, understand
 from gateway.catalog.listing import Model
 from gateway.catalog.names import is_cloud_name, name_key
-from gateway.clocks import declared_patience
+from gateway.edge.holding import Holding
 from gateway.edge.reading import read_body
 from gateway.edge.visit import Asking
 from gateway.errors import CloudNotAllowed, ModelNotFound, NoModelsPulled
+from gateway.patience import Patience, declared_patience
 from gateway.telemetry.exchange import Phase
 
 
@@ -37,20 +39,40 @@ class BodyLimits:
 class Inference:
     """Serves every route of scope inference, each in its dialect."""
 
-    def __init__(self, *, catalog: Resolver, pipeline: Pipeline, limits: BodyLimits) -> None:
+    def __init__(
+        self,
+        *,
+        catalog: Resolver,
+        pipeline: Pipeline,
+        limits: BodyLimits,
+        holding: Holding,
+        whole_prompts: bool,
+    ) -> None:
+        """``whole_prompts``: Ollama is told not to cut a prompt, where it can be told."""
         self._catalog = catalog
         self._pipeline = pipeline
         self._limits = limits
+        self._holding = holding
+        self._whole_prompts = whole_prompts
 
     async def serve(self, asking: Asking) -> None:
         """Read, understand, resolve, perform. Raises a GatewayError for every way to fail."""
-        call = await self._call(asking)
-        await self._pipeline.perform(call, asking.answer, asking.exchange)
+        patience = declared_patience(asking.request.headers)
+        pulse = self._holding.pulse(asking.request, patience)
+        held = self._holding.extends(patience, pulse)
+        call = await self._call(asking, patience, held=held)
+        missed = self._holding.missed(call, asking.exchange)
+        if missed is not None:
+            await self._holding.retell(missed, asking)
+            return
+        with self._holding.hold(call, asking, pulse):
+            await self._pipeline.perform(call, asking.answer, asking.exchange)
 
-    async def _call(self, asking: Asking) -> Call:
+    async def _call(self, asking: Asking, patience: Patience | None, *, held: bool) -> Call:
         """The frozen call. What was parsed is let go of here, before anybody waits."""
         exchange = asking.exchange
-        target = Target(asking.route.template, asking.route.dialect)
+        route = asking.route
+        target = Target(route.template, route.dialect, can_stream=route.can_stream)
         asked = await self._understood(asking, target)
         exchange.streaming = asked.streaming
         if asked.dropped:
@@ -66,20 +88,24 @@ class Inference:
             target=target,
             model=model,
             streaming=asked.streaming,
-            patience=declared_patience(asking.request.headers),
+            patience=None if patience is None else patience.seconds,
             body=body,
+            prompt=asked.prompt,
+            held=held,
             dropped=asked.dropped,
         )
 
     async def _understood(self, asking: Asking, target: Target) -> Asked:
-        asking.exchange.phase = Phase.BODY
+        exchange = asking.exchange
+        exchange.phase = Phase.BODY
         limits = self._limits
         data = await read_body(
             asking.request, asking.share, limit=limits.size, body_timeout=limits.timeout
         )
-        asking.exchange.bytes_in = len(data)
-        asking.exchange.phase = Phase.PARSE
-        return understand(data, target, asking.principal)
+        exchange.arrived_at = asyncio.get_running_loop().time()
+        exchange.bytes_in = len(data)
+        exchange.phase = Phase.PARSE
+        return understand(data, target, asking.principal, whole_prompts=self._whole_prompts)
 
     async def _resolve(self, name: str, principal: Principal) -> Model:
         """The model that Ollama would run, if this key may use it and it stays where it may."""

@@ -33,13 +33,17 @@ class Page(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. ``template`` is its name in log and metrics; ``page`` None means inference."""
+    """One row. ``template`` is its name in log and metrics; ``page`` None means inference.
+
+    One that cannot stream answers in one piece, whatever is asked for.
+    """
 
     template: str
     methods: tuple[str, ...]
     scope: Scope | None
     dialect: Dialect
     page: Page | None = None
+    can_stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ def _inference(path: str, dialect: Dialect) -> Route:
     return Route(path, ("POST",), Scope.INFERENCE, dialect)
 
 
+def _embedding(path: str, dialect: Dialect) -> Route:
+    return Route(path, ("POST",), Scope.INFERENCE, dialect, can_stream=False)
+
+
 def _discovery(path: str, methods: tuple[str, ...], dialect: Dialect, page: Page) -> Route:
     return Route(path, methods, Scope.DISCOVERY, dialect, page)
 
@@ -74,13 +82,13 @@ ROUTES = (
     _discovery("/v1/models/{model}", ("GET",), OPENAI, Page.MODEL),
     _inference("/v1/chat/completions", OPENAI),
     _inference("/v1/completions", OPENAI),
-    _inference("/v1/embeddings", OPENAI),
+    _embedding("/v1/embeddings", OPENAI),
     _inference("/v1/responses", RESPONSES),
     _inference("/v1/messages", ANTHROPIC),
     _inference("/api/chat", NATIVE),
     _inference("/api/generate", NATIVE),
-    _inference("/api/embed", NATIVE),
-    _inference("/api/embeddings", NATIVE),
+    _embedding("/api/embed", NATIVE),
+    _embedding("/api/embeddings", NATIVE),
 )
 
 

@@ -3,6 +3,7 @@
 Nothing else in the gateway reads the environment or a config file.
 """
 
+from gateway.settings.answers import Truth, Tunnel
 from gateway.settings.clocks import Clocks, ModelRule
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
 from gateway.settings.masking import masked, names_a_secret, printable
@@ -46,6 +47,8 @@ __all__ = [
     "SettingsError",
     "State",
     "TrustedProxy",
+    "Truth",
+    "Tunnel",
     "config_place",
     "default_config_text",
     "load",

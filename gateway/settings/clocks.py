@@ -20,7 +20,8 @@ class Clocks(BaseModel):
 
     queue_timeout: Seconds = 300.0
     """How long a request waits for its turn; then the answer is 503 with the advice to come back.
-    Never longer than the caller itself is willing to wait."""
+    Never longer than the caller itself is willing to wait, unless heartbeats keep it waiting; see
+    [tunnel]."""
 
     connect_timeout: Seconds = 5.0
     """How long to try to connect to Ollama; then the answer is 502."""
@@ -44,7 +45,8 @@ class Clocks(BaseModel):
 
     ceiling: Seconds = 1800.0
     """Callers can say how long they will wait, and get that much when it is more than "auto" gives
-    them; this is the most they get."""
+    them; this is the most they get. Answers in one piece that heartbeats keep alive may take this
+    long; see [tunnel]."""
 
     learned_floor: SecondsOrAuto = "auto"
     """The gateway learns how long each model takes here, and gives a slow one more time than its

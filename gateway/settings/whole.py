@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.settings.answers import Truth, Tunnel
 from gateway.settings.clocks import Clocks, ModelRule
 from gateway.settings.table import contradiction
 from gateway.settings.tables import (
@@ -40,6 +41,8 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     clocks: Clocks = Clocks()
     models: Annotated[tuple[ModelRule, ...], AfterValidator(_each_counts)] = ()
+    tunnel: Tunnel = Tunnel()
+    truth: Truth = Truth()
     catalog: Catalog = Catalog()
     proxies: Proxies = Proxies()
     state: State = State()

@@ -5,10 +5,11 @@ The outermost middleware makes one ``Exchange`` per request; whoever learns a fa
 clock: instants are seconds of one monotonic clock (the event loop's) and are passed in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.dialects.dialect import Timings
 from gateway.errors import GatewayError, InternalError
@@ -28,6 +29,15 @@ MAX_WORD: Final = 128
 """Characters that are kept of what a caller or a proxy sent: method, address, request id."""
 
 _CALLER_IS_GONE: Final = 499
+
+
+class Place(Protocol):
+    """Where a call is in the queue: 1 is next; ``wait`` is what it has to expect, in seconds."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def wait(self) -> float: ...
 
 
 class Phase(StrEnum):
@@ -84,7 +94,10 @@ class Facts:
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_counted: bool | None = None
+    prompt_truncated: bool | None = None
     retry: int | None = None
+    heartbeats: int | None = None
+    retold: bool | None = None
 
     def present(self) -> dict[str, str | float | bool]:
         """The facts that are there, by name, in the order in which a reader wants them.
@@ -103,7 +116,9 @@ _IN_ORDER: Final = (
     *("request_id", "method", "route", "key", "client", "model", "status", "outcome", "phase"),
     *("error", "upstream_status", "streaming", "queue_wait", "predicted"),
     *("time_to_first_token", "duration"),
-    *("bytes_in", "bytes_out", "tokens_in", "tokens_out", "tokens_counted", "retry"),
+    *("bytes_in", "bytes_out", "tokens_in", "tokens_out", "tokens_counted"),
+    *("prompt_truncated", "retry"),
+    *("heartbeats", "retold"),
 )
 _TIMES: Final = ("queue_wait", "predicted", "time_to_first_token", "duration")
 
@@ -117,11 +132,14 @@ def _word(text: str) -> str:
 class Exchange:
     """The collector of one request's facts; every attribute may be written until ``finish``.
 
-    ``started`` and ``first_byte_at`` are instants; ``queue_wait`` is a span (all waits of the
-    request together). ``first_byte_at`` is when the first byte of the answer's body came from
-    Ollama. ``status`` is the status that was sent. ``outcome`` is best left to ``fail``.
-    ``predicted`` is how many seconds the queue thought it would take, when it came. ``timings`` are
-    for what learns from them, and no fact for the log.
+    ``started``, ``arrived_at`` (the whole request was there) and ``first_byte_at`` are instants;
+    ``queue_wait`` is a span (all waits of the request together). ``first_byte_at`` is when the
+    first byte of the answer's body came from Ollama. ``status`` is the status that was sent.
+    ``outcome`` is best left to ``fail``. ``predicted`` is how many seconds the queue thought it
+    would take, when it came. ``prompt_truncated``: Ollama surely cut the prompt. ``timings`` are
+    for what learns from them, and no fact for the log; nor is ``place``, which tells where in the
+    queue it is while it waits. ``heartbeats`` were sent while Ollama was silent; ``retold``: it got
+    the failure of an earlier attempt, and Ollama did nothing.
     """
 
     request_id: str
@@ -139,14 +157,19 @@ class Exchange:
     streaming: bool = False
     queue_wait: float | None = None
     predicted: float | None = None
+    arrived_at: float | None = None
     first_byte_at: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_counted: bool | None = None
+    prompt_truncated: bool | None = None
     retry: int | None = None
+    heartbeats: int | None = None
+    retold: bool | None = None
     timings: Timings | None = None
+    place: Callable[[], Place | None] | None = None
 
     def fail(self, error: GatewayError) -> None:
         """Note why the request fails. The first failure is the cause; later ones follow from it.
@@ -185,7 +208,10 @@ class Exchange:
             tokens_in=self.tokens_in,
             tokens_out=self.tokens_out,
             tokens_counted=self.tokens_counted,
+            prompt_truncated=self.prompt_truncated,
             retry=self.retry,
+            heartbeats=self.heartbeats or None,
+            retold=self.retold,
         )
 
     def _verdict(self) -> str:

@@ -144,9 +144,9 @@ async def bug(scene: Scene) -> Told:
 
 
 async def bug_in_the_middle(scene: Scene) -> Told:
-    """An upstream whose replies break when they are read for the third time."""
+    """An upstream whose replies break when they are read again, after their first line."""
     pipeline = scene.gateway.gateway.front._inference._pipeline
-    reads = iter(range(2))
+    lines: list[bytes] = []
 
     class Broken:
         def __init__(self, opening: Any) -> None:
@@ -163,9 +163,12 @@ async def bug_in_the_middle(scene: Scene) -> Told:
             return getattr(self._reply, name)
 
         async def read(self) -> bytes:
-            next(reads)
+            if lines:
+                raise ZeroDivisionError
             data: bytes = await self._reply.read()
-            return data
+            end = b"\n" if scene.speech.name == "native" else b"\n\n"
+            lines.append(data[: data.index(end) + len(end)])
+            return lines[0]
 
     class Breaking:
         def open(self, *asked: Any) -> Broken:
@@ -247,20 +250,20 @@ ROWS = (
         "would wait too long",
         "queue_timeout",
         would_wait_too_long,
-        "would certainly wait more than 30 s",
+        "would certainly wait more than 100 s",
         "Try again later",
         headers=IN_LINE,
-        settings={"clocks": {"queue_timeout": 30.0}},
+        settings={"clocks": {"queue_timeout": 100.0}},
     ),
     _busy(
         "would be too late",
         "deadline_unreachable",
         would_be_too_late,
-        "An answer would take about 90 s, 30 s of it in the queue",
+        "An answer would take about 120 s, 60 s of it in the queue",
         "this caller waits 30 s",
         "Try again later, or wait longer",
         headers=IN_LINE,
-        settings={"admission": {"max_active": 1}},
+        settings={"admission": {"max_active": 1}, "tunnel": {"patience": "respect"}},
     ),
     _busy(
         "busy with others",

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from gateway.clocks import CallClocks
 from gateway.simulator import SimulatedModel, Simulator
 from gateway.upstream import Outgoing, Reply
-from tests.harness import Running
+from tests.harness import Running, running
 
 from .clients import user
 from .engramia import by_path
@@ -52,11 +53,30 @@ class Waiting:
     ids=str,
 )
 async def test_its_patience_raises_the_clock(
-    gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
 ) -> None:
     """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
     what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
     """
+    async with running(sim.url, tmp_path, tunnel={"patience": "respect"}) as gateway:
+        clocks = await _clocks_of_one(gateway, sim, monkeypatch, waiting)
+
+    assert (clocks.total_timeout, clocks.first_byte_timeout) == (waiting.clock, waiting.clock)
+    assert clocks.queue_timeout == min(waiting.patience, 300.0)
+
+
+async def test_heartbeats_give_it_time(
+    gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of work within 60 s of silence at a time, but for the ceiling."""
+    clocks = await _clocks_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
+
+    assert (clocks.queue_timeout, clocks.total_timeout) == (300.0, 1800.0)
+
+
+async def _clocks_of_one(
+    gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
+) -> CallClocks:
     sim.pull(SimulatedModel(name="sized", parameter_size=waiting.size, size=1_000_000_000))
     used = clocks_used(gateway, monkeypatch)
     async with by_path(gateway).client(patience=waiting.patience) as client:
@@ -64,6 +84,4 @@ async def test_its_patience_raises_the_clock(
         lists = len(used)
         await client.chat.completions.create(model="sized", messages=[user("SAY: done")])
     (clocks,) = used[lists:]
-
-    assert (clocks.total_timeout, clocks.first_byte_timeout) == (waiting.clock, waiting.clock)
-    assert clocks.queue_timeout == min(waiting.patience, 300.0)
+    return clocks

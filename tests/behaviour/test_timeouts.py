@@ -20,6 +20,8 @@ from tests.harness import running
 SHORT = 0.1
 """Seconds of the clock that is meant to ring."""
 
+RESPECT = {"tunnel": {"patience": "respect"}}
+
 ANSWER = 8
 """Tokens of an answer of the simulator's."""
 
@@ -67,8 +69,9 @@ async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
 
 
 async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> None:
-    """The queue is left when the caller would leave it himself."""
-    async with scene_of(tmp_path, OPENAI, clocks(queue_timeout=300)) as scene, scene.occupied():
+    """The queue is left when the caller would leave it himself, if no heartbeat keeps him."""
+    settings = {**clocks(queue_timeout=300), "tunnel": {"profile": "none"}}
+    async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
         told = await scene.ask(headers={"x-stainless-read-timeout": "1"})
 
     assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
@@ -285,7 +288,7 @@ async def test_a_rule_for_one_model_is_not_for_another(tmp_path: Path) -> None:
 async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path) -> None:
     """A 1.2B model has 60 s; a caller who waits longer gets longer, within reason."""
     asked = []
-    async with scene_of(tmp_path, OPENAI) as scene:
+    async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
         for patience in ("10", "300", "86400", "inf"):
             await scene.ask(headers={"x-stainless-read-timeout": patience})
@@ -293,9 +296,19 @@ async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path
     assert [one.total_timeout for one in asked] == [60, 300, 1800, 60]
 
 
+async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
+    """Whatever he declares for the silence between two bytes; a limit for all of it stays one."""
+    async with scene_of(tmp_path, OPENAI) as scene:
+        asked = _clocks_of(scene)
+        for header in ("x-stainless-read-timeout", "x-request-timeout"):
+            await scene.ask(headers={header: "300"})
+
+    assert [one.total_timeout for one in asked] == [1800, 300]
+
+
 async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> None:
     """Its ``timeout`` is the clock of the call, streaming or not."""
-    async with scene_of(tmp_path, OPENAI) as scene:
+    async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
         async with openai.AsyncOpenAI(
             base_url=f"{scene.gateway.url}/v1", api_key=scene.gateway.key, timeout=444

@@ -5,10 +5,11 @@ A *step* is one place where the pipeline waits for somebody else.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 
-from gateway.admission import Admission, Demand
+from gateway.admission import Admission, Demand, Place
 from gateway.admission.lease import Lease
 from gateway.calls.answer import Headers
 from gateway.clocks import CallClocks
@@ -55,15 +56,34 @@ class StepQueue:
     admission: Admission
     demands: list[Demand] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def lease(self, demand: Demand) -> AsyncIterator[Lease]:
-        self.demands.append(demand)
-        await self.steps.take("lease")
-        async with self.admission.lease(demand) as lease:
-            try:
-                yield lease
-            finally:
-                self.steps.note("give back")
+    def lease(self, demand: Demand) -> "StepTurn":
+        return StepTurn(self, demand, self.admission.lease(demand))
+
+
+@dataclass(slots=True)
+class StepTurn(AbstractAsyncContextManager[Lease]):
+    """One lease of a ``StepQueue``."""
+
+    queue: StepQueue
+    demand: Demand
+    lease: Lease
+
+    def place(self) -> Place | None:
+        return self.lease.place()
+
+    async def __aenter__(self) -> Lease:
+        self.queue.demands.append(self.demand)
+        await self.queue.steps.take("lease")
+        return await self.lease.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.queue.steps.note("give back")
+        await self.lease.__aexit__(kind, error, trace)
 
 
 @dataclass(slots=True)

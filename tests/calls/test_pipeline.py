@@ -28,6 +28,7 @@ from gateway.settings import Settings
 from gateway.telemetry.exchange import Exchange, Phase
 from gateway.terms import terms_of
 
+from .asked_truth import a_truth
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
@@ -93,6 +94,7 @@ class Performance:
             upstream=cast("Opener", self.upstream),
             terms=terms_of(Settings.model_validate(self.settings)),
             learned=self.learned,
+            truth=a_truth(),
             unreachable=self._note_unreachable,
             now=now,
         )
@@ -284,6 +286,7 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
         upstream=cast("Opener", upstream),
         terms=terms_of(Settings.model_validate({})),
         learned=Learned(),
+        truth=a_truth(),
         unreachable=lambda: None,
         now=now,
     )

@@ -14,6 +14,7 @@ from gateway.telemetry.exchange import Exchange, Phase
 from gateway.terms import terms_of
 from tests.catalog.virtual import now, virtual_time
 
+from .asked_truth import a_truth
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 from .test_pipeline import a_call
 
@@ -46,6 +47,7 @@ class House:
             upstream=cast("Opener", self.upstream),
             terms=terms_of(settings),
             learned=self.learned,
+            truth=a_truth(),
             unreachable=lambda: None,
             now=now,
         )

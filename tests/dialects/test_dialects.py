@@ -240,3 +240,21 @@ def test_dialects_are_values(dialect: Dialect) -> None:
     assert dialect == type(dialect)()
     with pytest.raises(AttributeError):
         dialect.name = "x"  # type: ignore[misc]  # what must not be possible
+
+
+@every_dialect
+def test_an_answer_in_one_piece_where_a_stream_was_begun(dialect: Dialect) -> None:
+    """Ollama's own API can say it as a line, and that is then the final one; a stream of events
+    has no place for it.
+    """
+    line = dialect.whole_in_stream(b'{"model":"m","done":true}')
+
+    if dialect is not NATIVE:
+        assert line is None
+        return
+    scanner = dialect.scanner()
+    scanner.feed(line or b"")
+
+    assert line == b'{"model":"m","done":true}\n'
+    assert (scanner.at_boundary, scanner.complete) == (True, True)
+    assert dialect.whole_in_stream(line) == line

@@ -93,6 +93,13 @@ def test_usage(usage: bytes, expected: Usage, *, lost: bool) -> None:
     assert lost == lost_count(Raw(usage))
 
 
+def test_counts_that_nobody_can_have_counted() -> None:
+    """What answers may not be Ollama, and sums of such numbers would overflow."""
+    for count in ("-1", "0", "1e3", '"7"', "1" + "0" * 13, "1" + "0" * 400, "true", "[1]"):
+        assert tokens(Raw(count.encode())) is None
+    assert tokens(Raw(b"1000000000")) == 10**9
+
+
 def test_printable_and_encode() -> None:
     """Half a surrogate pair cannot be sent; a line feed cannot break a line."""
     assert encode(printable("a\ud800\nb")) == b'"a?\\nb"'

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway.dialects import OPENAI, Dialect
-from gateway.edge.answer import Answer, Pace
+from gateway.edge.answer import Answer
 from gateway.edge.buffers import Buffers
 from gateway.edge.connections import ConnectionLimits, Server
+from gateway.edge.outlet import Pace
 from gateway.errors import (
     GatewayError,
 )
@@ -32,6 +33,7 @@ class Stage:
     pace: Pace = PACE
     dialect: Dialect = OPENAI
     buffers: Buffers = field(default_factory=lambda: Buffers(64 * MIB))
+    late_object: bool = False
     port: int = 0
     answers: list[Answer] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
@@ -39,7 +41,13 @@ class Stage:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         with self.buffers.share() as share:
-            answer = Answer(request, self.dialect, share=share, pace=self.pace)
+            answer = Answer(
+                request,
+                self.dialect,
+                share=share,
+                pace=self.pace,
+                late_object=self.late_object,
+            )
             answer.headers["x-request-id"] = "req_1"
             self.answers.append(answer)
             try:

@@ -114,7 +114,7 @@ async def test_the_status_follows_what_goes_on(
     assert status["queue"]["text"] == "<Admission 1/2 active, 1/64 queued>"
     models = {model["name"]: model for model in status["models"]}
     assert (models["llama3.2:1b"]["active"], models["llama3.2:1b"]["queued"]) == (1, 1)
-    assert models["llama3.2:1b"]["total_timeout"] == 60.0
+    assert models["llama3.2:1b"]["total_timeout"] == 1800.0
     assert models["llama3.2:1b"]["resident"]
     assert [(lane["key"], lane["waiting"]) for lane in status["queue"]["lanes"]] == [("tester", 1)]
     assert status["outcomes"] == {"model_not_found": 1}

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from gateway.dialects import NATIVE
-from gateway.edge import answer as answer_module
-from gateway.edge.answer import Answer, Pace
+from gateway.edge import outlet as outlet_module
+from gateway.edge.answer import Answer
+from gateway.edge.outlet import Pace
 from gateway.errors import (
     QueueFull,
     UpstreamIncomplete,
@@ -185,7 +186,7 @@ async def test_a_cut_is_finished_for_one_who_takes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was written is given a moment; then the connection is dropped."""
-    monkeypatch.setattr(answer_module, "_LINGER", 0.1)
+    monkeypatch.setattr(outlet_module, "_LINGER", 0.1)
 
     async def story(answer: Answer) -> None:
         await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())

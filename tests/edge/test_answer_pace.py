@@ -2,8 +2,9 @@
 
 import asyncio
 
-from gateway.edge.answer import Answer, Pace
+from gateway.edge.answer import Answer
 from gateway.edge.buffers import Buffers
+from gateway.edge.outlet import Pace
 from gateway.errors import (
     ClientDisconnected,
     ClientWriteTimeout,
@@ -22,7 +23,7 @@ async def test_writing_waits_only_when_the_read_ahead_is_full() -> None:
         await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
         for _ in range(64):
             await answer.write(bytes(MIB))
-            written.append(answer._unsent())
+            written.append(answer._outlet.unsent)
             if written[-1] > 0:
                 full.set()
         await answer.end()
@@ -64,7 +65,7 @@ async def test_the_end_is_when_the_last_byte_is_on_its_way() -> None:
     async def story(answer: Answer) -> None:
         await answer.whole(200, [], bytes(16 * MIB))
         await answer.end()
-        left.append(answer._unsent())
+        left.append(answer._outlet.unsent)
 
     async with staged(Stage(story)) as one:
         for _ in range(2):

@@ -116,6 +116,7 @@ def test_what_was_learned_is_told_as_far_as_it_is_known() -> None:
         "prompt_rate": None,
         "generation_rate": {"mean": 48.0, "deviation": 4.8, "count": 9},
         "answer_tokens": None,
+        "bytes_per_token": None,
     }
 
 

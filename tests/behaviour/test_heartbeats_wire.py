@@ -1,0 +1,215 @@
+"""Heartbeats byte by byte: in every dialect and phase, where they stand and where they do not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.simulator import Fault
+
+from .clients import EMBEDDER
+from .failing import measured, scene_of
+from .held import LOADING, QUEUED, QUICK, beats, calling, is_beat, without_beats
+from .speech import ALL, NATIVE, OPENAI, Speech
+from .wire import Caller
+
+HELD: dict[str, Any] = {"tunnel": QUICK}
+
+every_speech = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+
+FINAL = {
+    "openai": b"data: [DONE]\n\n",
+    "responses": b"event: response.completed\n",
+    "anthropic": b"event: message_stop\n",
+    "native": b'"done":true',
+}
+
+
+async def begins(one: Caller, speech: Speech, *, stream: bool) -> None:
+    """The head that a heartbeat sends ahead."""
+    status, headers = await one.head()
+    kind = "application/json"
+    if stream:
+        kind = "application/x-ndjson" if speech is NATIVE else "text/event-stream"
+
+    assert (status, headers["content-type"]) == (200, kind)
+    assert headers["transfer-encoding"] == "chunked"
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["x-request-id"].startswith("req_")
+
+
+async def ends_well(one: Caller, speech: Speech, *, stream: bool) -> bytes:
+    """Read the rest: Ollama's final words are the last. Returns all that Ollama said in it."""
+    chunks = []
+    while chunk := await one.chunk():
+        chunks.append(chunk)
+
+    assert not is_beat(chunks[-1], speech, stream=stream)
+    if stream:
+        assert FINAL[speech.name] in chunks[-1]
+    return b"".join(without_beats(chunks, speech, stream=stream))
+
+
+def reads_well(said: bytes, speech: Speech, *, stream: bool) -> None:
+    """Every line of it is one that this dialect has, and every value is JSON."""
+    if not stream:
+        assert isinstance(json.loads(said), dict)
+    elif speech is NATIVE:
+        assert [json.loads(line)["done"] for line in said.splitlines()][-1] is True
+    else:
+        for line in said.removesuffix(b"data: [DONE]\n\n").splitlines():
+            name, _, value = line.partition(b": ")
+
+            assert name in (b"", b"data", b"event")
+            assert name != b"data" or isinstance(json.loads(value), dict)
+
+
+# Phases.
+
+
+@every_speech
+@streaming_or_not
+async def test_while_queued(tmp_path: Path, speech: Speech, stream: bool) -> None:
+    """A comment says where he stands, where there is room for one."""
+    async with scene_of(tmp_path, speech, HELD) as scene, scene.occupied() as (first, hold):
+        async with calling(scene, stream=stream) as one:
+            await begins(one, speech, stream=stream)
+            await beats(one, speech, stream=stream, note=QUEUED + b"1\n")
+            hold.end()
+            said = await ends_well(one, speech, stream=stream)
+        await first.answer()
+        lines = await scene.gateway.finished(2)
+
+    reads_well(said, speech, stream=stream)
+    assert [(line["outcome"], line["status"]) for line in lines] == [("ok", 200)] * 2
+    assert lines[-1]["heartbeats"] >= 2
+
+
+@every_speech
+@streaming_or_not
+async def test_while_the_model_loads(tmp_path: Path, speech: Speech, stream: bool) -> None:
+    """Ollama has the call and says nothing."""
+    async with scene_of(tmp_path, speech, HELD) as scene:
+        scene.sim.fault(Fault.slow_headers())
+        async with calling(scene, stream=stream) as one:
+            await begins(one, speech, stream=stream)
+            await beats(one, speech, stream=stream, note=LOADING)
+            scene.sim.release()
+            said = await ends_well(one, speech, stream=stream)
+        (line,) = await scene.gateway.finished()
+
+    reads_well(said, speech, stream=stream)
+    assert (line["outcome"], line["status"]) == ("ok", 200)
+    assert line["heartbeats"] >= 2
+
+
+@every_speech
+async def test_while_it_generates(tmp_path: Path, speech: Speech) -> None:
+    """A stream that began by itself and falls silent: heartbeats between two of its events."""
+    async with scene_of(tmp_path, speech, HELD) as scene:
+        with scene.sim.hold() as hold:
+            async with calling(scene, stream=True) as one:
+                hold.release(2)
+                status, headers = await one.head()
+                chunks = [await one.chunk()]
+                while sum(is_beat(chunk, speech, stream=True) for chunk in chunks) < 3:
+                    chunks.append(await one.chunk())
+                hold.end()
+                said = b"".join(without_beats(chunks, speech, stream=True))
+                said += await ends_well(one, speech, stream=True)
+        (line,) = await scene.gateway.finished()
+
+    reads_well(said, speech, stream=True)
+    assert not is_beat(chunks[0], speech, stream=True)
+    assert (status, "content-length" in headers) == (200, False)
+    assert (line["outcome"], line["tokens_out"]) == ("ok", 8)
+
+
+@every_speech
+async def test_an_answer_in_one_piece_that_is_generated(tmp_path: Path, speech: Speech) -> None:
+    """Nothing tells it from one whose model loads, and nothing has to."""
+    async with scene_of(tmp_path, speech, HELD) as scene:
+        with scene.sim.hold() as hold:
+            async with calling(scene) as one:
+                await begins(one, speech, stream=False)
+                await beats(one, speech, stream=False)
+                hold.release(4)
+                await beats(one, speech, stream=False)
+                hold.end()
+                said = await ends_well(one, speech, stream=False)
+
+    reads_well(said, speech, stream=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/embeddings", {"input": "hello", "stream": True}),
+        ("/api/embed", {"input": "hello"}),
+        ("/api/embeddings", {"prompt": "hello"}),
+    ],
+)
+async def test_embeddings(tmp_path: Path, path: str, fields: dict[str, Any]) -> None:
+    """They never stream, though Ollama's own API streams unless it is told not to."""
+    speech = NATIVE if path.startswith("/api") else OPENAI
+    body = {"model": EMBEDDER, **fields}
+    async with scene_of(tmp_path, Speech(speech.name, path, fields), HELD) as scene:
+        fast = await scene.ask(body)
+        scene.sim.fault(Fault.slow_headers())
+        async with scene.waiting(body) as one:
+            await begins(one, speech, stream=False)
+            await beats(one, speech, 3, stream=False)
+            scene.sim.release()
+            said = await ends_well(one, speech, stream=False)
+        line = (await scene.gateway.finished(2))[1]
+
+    vectors = ("data", "embedding", "embeddings")
+    assert [json.loads(said).get(name) for name in vectors] == [
+        fast.json().get(name) for name in vectors
+    ]
+    assert "content-length" in fast.headers or len(fast.body) > 2048
+    assert (line["outcome"], line["streaming"]) == ("ok", False)
+
+
+async def test_a_comment_tells_the_queue_as_it_moves(tmp_path: Path) -> None:
+    """The place and the wait, as they are at each heartbeat."""
+    async with scene_of(tmp_path, OPENAI, HELD) as scene:
+        measured(scene.gateway, 30.0)
+        async with scene.occupied() as (first, hold):
+            async with calling(scene) as ahead, calling(scene, stream=True, seed=1) as one:
+                await ahead.head()
+                await one.head()
+                await beats(one, OPENAI, stream=True, note=QUEUED + b"2, about ")
+                ahead.writer.close()
+                while not (chunk := await one.chunk()).startswith(QUEUED + b"1"):
+                    assert chunk.startswith(QUEUED + b"2, about ")
+                await beats(one, OPENAI, stream=True, note=QUEUED + b"1, about ")
+                hold.end()
+                await ends_well(one, OPENAI, stream=True)
+            await first.answer()
+
+    wait = int(chunk.rpartition(b"about ")[2].removesuffix(b" s\n\n"))
+    assert 1 <= wait <= 60
+
+
+# Fast answers.
+
+
+@every_speech
+@streaming_or_not
+async def test_a_fast_answer_is_none_the_wiser(
+    tmp_path: Path, speech: Speech, stream: bool
+) -> None:
+    """No byte more than Ollama sent, its own framing and its own headers."""
+    async with scene_of(tmp_path, speech) as scene:
+        told = await scene.ask(stream=stream)
+        (line,) = await scene.gateway.finished()
+
+    reads_well(told.body, speech, stream=stream)
+    assert ("content-length" in told.headers) is not stream
+    assert "server-timing" in told.headers
+    assert told.body[:1] in (b"{", b"d", b"e")
+    assert line["bytes_out"] == len(told.body)
+    assert "heartbeats" not in line

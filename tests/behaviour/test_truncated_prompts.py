@@ -1,0 +1,462 @@
+"""A prompt that Ollama cuts to fit the context is told, or refused if the owner wants that.
+
+Ollama answers it with 200 and says nothing. Both versions, every route, with the clients that
+people use.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import ollama
+import openai
+import pytest
+import pytest_asyncio
+
+from gateway.simulator import Fault, Simulator
+from tests.conftest import left_empty
+from tests.harness import Running, running
+
+from .clients import MODEL, Clients, asked, clients_of, user
+
+EMBEDDER = "mxbai-embed-large"
+VERSIONS = ("0.24.0", "0.33.0")
+HEADER = "x-gateway-prompt-truncated"
+REFUSED = (openai.BadRequestError, anthropic.BadRequestError, ollama.ResponseError)
+
+WORD = "water "
+SHORT = WORD * 10
+FITS = WORD * 2000
+CUT = WORD * 3000
+"""4,500 tokens for a context of 4,096: its bytes alone could be fewer."""
+LONG = WORD * 9000
+"""Whatever the model, this is too much."""
+
+Head = Mapping[str, str] | None
+Asks = Callable[[Clients, str], Awaitable[Head]]
+
+
+async def chat(clients: Clients, text: str) -> Head:
+    create = clients.openai.chat.completions.with_raw_response.create
+    return (await create(model=MODEL, messages=[user(text)])).headers
+
+
+async def completions(clients: Clients, text: str) -> Head:
+    create = clients.openai.completions.with_raw_response.create
+    return (await create(model=MODEL, prompt=text)).headers
+
+
+async def responses(clients: Clients, text: str) -> Head:
+    create = clients.openai.responses.with_raw_response.create
+    return (await create(model=MODEL, input=text)).headers
+
+
+async def messages(clients: Clients, text: str) -> Head:
+    create = clients.anthropic.messages.with_raw_response.create
+    return (
+        await create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": text}])
+    ).headers
+
+
+async def native_chat(clients: Clients, text: str) -> Head:
+    await clients.ollama.chat(MODEL, [{"role": "user", "content": text}])
+    return None
+
+
+async def generate(clients: Clients, text: str) -> Head:
+    await clients.ollama.generate(MODEL, text)
+    return None
+
+
+async def embeddings(clients: Clients, text: str) -> Head:
+    create = clients.openai.embeddings.with_raw_response.create
+    return (await create(model=EMBEDDER, input=text)).headers
+
+
+async def embed(clients: Clients, text: str) -> Head:
+    await clients.ollama.embed(EMBEDDER, text)
+    return None
+
+
+async def chat_stream(clients: Clients, text: str) -> Head:
+    stream = await clients.openai.chat.completions.create(
+        model=MODEL,
+        messages=[user(text)],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for _ in stream:
+        pass
+    return stream.response.headers
+
+
+async def messages_stream(clients: Clients, text: str) -> Head:
+    async with clients.anthropic.messages.stream(
+        model=MODEL, max_tokens=9, messages=[{"role": "user", "content": text}]
+    ) as stream:
+        await stream.get_final_message()
+        return stream.response.headers
+
+
+async def responses_stream(clients: Clients, text: str) -> Head:
+    stream = await clients.openai.responses.create(model=MODEL, input=text, stream=True)
+    async for _ in stream:
+        pass
+    return stream.response.headers
+
+
+async def native_chat_stream(clients: Clients, text: str) -> Head:
+    async for _ in await clients.ollama.chat(
+        MODEL, [{"role": "user", "content": text}], stream=True
+    ):
+        pass
+    return None
+
+
+async def generate_stream(clients: Clients, text: str) -> Head:
+    async for _ in await clients.ollama.generate(MODEL, text, stream=True):
+        pass
+    return None
+
+
+WHOLE = [chat, completions, responses, messages, native_chat, generate, embeddings, embed]
+NATIVE_STREAMS = [native_chat_stream, generate_stream]
+STREAMS = [chat_stream, messages_stream, responses_stream, *NATIVE_STREAMS]
+
+
+def ids(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """An Ollama of one version, a gateway in front of it, and its clients."""
+
+    sim: Simulator
+    gateway: Running
+    clients: Clients
+
+    async def line(self) -> dict[str, Any]:
+        """What was logged about the request that ended last."""
+        await left_empty(self.gateway)
+        return self.gateway.log("request.finished")[-1]
+
+    async def post(self, path: str, body: dict[str, Any], *, key: str = "") -> httpx.Response:
+        bearer = {"Authorization": f"Bearer {key or self.gateway.key}"}
+        async with httpx.AsyncClient(base_url=self.gateway.url, headers=bearer) as client:
+            return await client.post(path, json={"model": MODEL, **body})
+
+
+@asynccontextmanager
+async def a_house(version: str, folder: Path, **truth: str) -> AsyncIterator[House]:
+    async with (
+        Simulator(time_scale=0, version=version) as sim,
+        running(sim.url, folder, truth=truth) as gateway,
+        clients_of(gateway) as clients,
+    ):
+        yield House(sim, gateway, clients)
+        await left_empty(gateway)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=VERSIONS)
+async def passing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[House]:
+    """At the defaults."""
+    async with a_house(request.param, tmp_path_factory.mktemp("passing")) as house:
+        yield house
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=VERSIONS)
+async def refusing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[House]:
+    """Of an owner who wants errors."""
+    folder = tmp_path_factory.mktemp("refusing")
+    async with a_house(request.param, folder, truncated_prompt="error") as house:
+        yield house
+
+
+IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+
+
+# By default it passes, and is told.
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", WHOLE, ids=ids)
+@pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
+async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, ask: Asks, text: str) -> None:
+    """The answer itself is Ollama's, untouched."""
+    head = await ask(passing.clients, text)
+    line = await passing.line()
+
+    assert head is None or head[HEADER] == "true"
+    assert (line["outcome"], line["status"], line["prompt_truncated"]) == ("ok", 200, True)
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
+async def test_a_whole_prompt_is_not(passing: House, ask: Asks) -> None:
+    """However close; an embedding model reads less."""
+    for text in (SHORT, WORD * 300 if ask in (embeddings, embed) else FITS):
+        head = await ask(passing.clients, text)
+        line = await passing.line()
+
+        assert head is None or HEADER not in head
+        assert line["outcome"] == "ok"
+        assert "prompt_truncated" not in line
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
+async def test_a_native_answer_has_the_header_too(passing: House, path: str) -> None:
+    """The clients above do not show it."""
+    model = EMBEDDER if path == "/api/embed" else MODEL
+    told = {"messages": [user(CUT)], "prompt": CUT, "input": CUT, "stream": False}
+    cut = await passing.post(path, {**told, "model": model})
+
+    assert (cut.status_code, cut.headers[HEADER]) == (200, "true")
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", STREAMS, ids=ids)
+async def test_of_a_stream_the_log_tells_it_when_its_usage_came(passing: House, ask: Asks) -> None:
+    """Its head is gone by then, and tells only what is certain before."""
+    head = await ask(passing.clients, CUT)
+    line = await passing.line()
+    assert head is None or HEADER not in head
+    assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
+    head = await ask(passing.clients, LONG)
+    line = await passing.line()
+
+    assert head is None or head[HEADER] == "true"
+    assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
+
+
+@IN_ONE_HOUSE
+async def test_texts_to_embed_are_each_looked_at(passing: House) -> None:
+    """One of them is too long; or all of them are, which their sum tells."""
+    for texts, told in (
+        ([SHORT, LONG, SHORT], "true"),
+        ([CUT[:3600]] * 3, "true"),
+        ([SHORT], None),
+    ):
+        for path in ("/v1/embeddings", "/api/embed"):
+            answer = await passing.post(path, {"model": EMBEDDER, "input": texts})
+            assert answer.headers.get(HEADER) == told
+
+
+@IN_ONE_HOUSE
+async def test_a_picture_is_no_text(passing: House) -> None:
+    """A megabyte of it in base64 becomes a few hundred tokens, if any."""
+    picture = {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64," + "iVBO" * 250_000},
+    }
+    content = [{"type": "text", "text": SHORT}, picture]
+    answer = await passing.post(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": content}]}
+    )
+    line = await passing.line()
+
+    # 0.33 refuses pictures for a model without eyes.
+    assert answer.status_code == (200 if passing.sim.version == "0.24.0" else 400)
+    assert HEADER not in answer.headers
+    assert "prompt_truncated" not in line
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("fault", [Fault.refuse(), Fault.die(after_tokens=0)], ids=["gone", "dead"])
+async def test_a_prompt_that_nobody_read_was_not_cut(passing: House, fault: Fault) -> None:
+    """However long it is: Ollama failed before it could."""
+    passing.sim.fault(fault)
+    answer = await passing.post("/v1/chat/completions", {"messages": [user(LONG)], "stream": True})
+    line = await passing.line()
+
+    assert answer.status_code >= 500
+    assert "prompt_truncated" not in line
+
+
+@IN_ONE_HOUSE
+async def test_a_caller_can_still_ask_ollama_to_refuse(passing: House) -> None:
+    """``"truncate": false``: its answer passes as it is."""
+    answer = await passing.post(
+        "/api/generate", {"prompt": CUT, "truncate": False, "stream": False}
+    )
+    line = await passing.line()
+
+    assert (answer.status_code, HEADER in answer.headers) == (400, False)
+    assert line["outcome"] == "upstream_4xx"
+    assert "prompt_truncated" not in line
+
+
+@IN_ONE_HOUSE
+async def test_a_key_that_may_tune_has_a_context_of_its_own(passing: House) -> None:
+    """What would be cut at the default fits into that; its default calls do not."""
+    key = passing.gateway.new_key(f"tuner-{passing.sim.version}", tune=True)
+    options = {"num_ctx": 16_384}
+    body = {"messages": [user(LONG)], "stream": False}
+    tuned = await passing.post("/api/chat", {**body, "options": options}, key=key)
+    plain = await passing.post("/api/chat", body, key=key)
+    smaller = {**body, "messages": [user(CUT)], "options": {"num_ctx": 2048}}
+    small = await passing.post("/api/chat", smaller, key=key)
+    again = await passing.post("/api/chat", {**body, "messages": [user(FITS)]}, key=key)
+
+    assert (tuned.json()["prompt_eval_count"], tuned.headers.get(HEADER)) == (13_513, None)
+    assert plain.headers.get(HEADER) == "true"
+    assert (small.json()["prompt_eval_count"] <= 2048, small.headers.get(HEADER)) == (True, "true")
+    assert (again.json()["prompt_eval_count"], again.headers.get(HEADER)) == (3013, None)
+
+
+# As an error.
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", [*WHOLE, *NATIVE_STREAMS], ids=ids)
+@pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
+async def test_a_prompt_that_does_not_fit_can_be_refused(
+    refusing: House, ask: Asks, text: str
+) -> None:
+    """With the word that clients know, and no retry that would end in the same way."""
+    with pytest.raises(REFUSED) as caught:
+        await ask(refusing.clients, text)
+    line = await refusing.line()
+
+    assert getattr(caught.value, "status_code", None) == 400
+    assert "is longer than the context of" in str(caught.value)
+    if isinstance(caught.value, openai.BadRequestError):
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.response.headers["x-should-retry"] == "false"
+    assert (line["outcome"], line["status"]) == ("context_length_exceeded", 400)
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
+async def test_what_is_certain_by_its_bytes_does_not_reach_ollama(
+    refusing: House, ask: Asks
+) -> None:
+    """Once the context is known, which the first call shows."""
+    await ask(refusing.clients, SHORT)
+    await refusing.line()
+    before = len(asked(refusing.sim))
+    with pytest.raises(REFUSED):
+        await ask(refusing.clients, LONG)
+    line = await refusing.line()
+
+    assert len(asked(refusing.sim)) == before
+    assert line["outcome"] == "context_length_exceeded"
+    assert "upstream_status" not in line
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", [chat_stream, messages_stream, responses_stream], ids=ids)
+async def test_a_stream_that_had_begun_is_only_told(refusing: House, ask: Asks) -> None:
+    """Its usage comes at its end."""
+    await ask(refusing.clients, CUT)
+    line = await refusing.line()
+
+    assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
+async def test_what_fits_passes(refusing: House, ask: Asks) -> None:
+    """Nothing else changes."""
+    await ask(refusing.clients, WORD * 300 if ask in (embeddings, embed) else FITS)
+
+    assert (await refusing.line())["outcome"] == "ok"
+
+
+@IN_ONE_HOUSE
+async def test_who_asks_to_be_cut_is(refusing: House) -> None:
+    """He said so, in Ollama's own words."""
+    answer = await refusing.post(
+        "/api/generate", {"prompt": CUT, "truncate": True, "stream": False}
+    )
+
+    assert (answer.status_code, answer.headers[HEADER]) == (200, "true")
+
+
+@IN_ONE_HOUSE
+@pytest.mark.parametrize("spelling", ["Truncate", "TRUNCATE", "truncate "])
+async def test_nobody_says_it_twice(refusing: House, spelling: str) -> None:
+    """Ollama would take the last of two spellings; one with a space is none of them."""
+    answer = await refusing.post("/api/generate", {"prompt": CUT, spelling: True, "stream": False})
+
+    assert answer.status_code == 400
+
+
+# What the owner sees.
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_owner_is_told_what_to_do(version: str, tmp_path: Path) -> None:
+    """In the metrics by model and key, and in the model's status with a remedy."""
+    async with a_house(version, tmp_path) as house:
+        for text in (CUT, FITS, CUT):
+            await chat(house.clients, text)
+        await embeddings(house.clients, CUT)
+        await left_empty(house.gateway)
+        async with httpx.AsyncClient(base_url=house.gateway.admin_url) as client:
+            status = (await client.get("/status.json")).json()
+            metrics = (await client.get("/metrics")).text
+            page = (await client.get("/status")).text
+    models = {model["name"]: model for model in status["models"]}
+    chats, embeds = models[MODEL], models[f"{EMBEDDER}:latest"]
+
+    series = 'gateway_prompts_truncated_total{key="tester",model="llama3.2:1b"} 2.0'
+    assert series in metrics
+    assert (chats["context"], chats["context_longest"]) == (4096, 131_072)
+    assert (chats["prompts_cut"], embeds["prompts_cut"]) == (2, 1)
+    assert "PARAMETER num_ctx 16384" in chats["remedy"]
+    assert "can read no more than that" in embeds["remedy"]
+    assert "2 prompts cut" in page
+    assert [problem["do"] for problem in status["problems"]] == [chats["remedy"], embeds["remedy"]]
+
+
+async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) -> None:
+    """Bytes per token, beside how fast each model is."""
+    state = tmp_path / "state.json"
+    seen = []
+    async with Simulator(time_scale=0) as sim:
+        for _ in range(2):
+            async with running(sim.url, tmp_path, state_file=state) as gateway:
+                async with clients_of(gateway) as clients:
+                    await chat(clients, FITS)
+                await left_empty(gateway)
+                seen.append(gateway.gateway.learning.learned.density(MODEL))
+            (tmp_path / "keys.toml").unlink()
+
+    assert [density.count for density in seen] == [1, 2]
+    assert [density.mean for density in seen] == pytest.approx([4.0, 4.0], rel=0.02)
+
+
+# Answers that broke off.
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("wanted", ["pass", "error"])
+async def test_an_answer_that_broke_off_passes_or_is_an_error(
+    version: str, wanted: str, tmp_path: Path
+) -> None:
+    """Either way it is called by its name in log and metrics, also where its body says nothing."""
+    stuck = {"prompt": "hi", "messages": [user("hi")], "input": "hi", "max_tokens": 99}
+    async with a_house(version, tmp_path, incomplete=wanted) as house:
+        for path in (
+            *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
+            *("/api/chat", "/api/generate"),
+        ):
+            house.sim.fault(Fault.repeat(after_tokens=2))
+            answer = await house.post(path, {**stuck, "stream": False})
+            line = await house.line()
+
+            assert line["outcome"] == "upstream_incomplete", path
+            assert answer.status_code == line["status"] == (200 if wanted == "pass" else 502), path
+            if wanted == "error":
+                assert answer.headers["x-should-retry"] == "false"
+                assert "repeated itself" in answer.text
