@@ -81,6 +81,7 @@ class _Sight:
                 residents=gateway.learning.residents.view(),
                 learned=gateway.learning.learned.snapshot(),
                 recent=gateway.recent.snapshot(),
+                contexts=gateway.learning.contexts,
             )
         )
 

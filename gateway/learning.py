@@ -11,6 +11,7 @@ from yarl import URL
 
 from gateway.admission import Residency
 from gateway.catalog.catalog import Catalog
+from gateway.catalog.contexts import Contexts
 from gateway.catalog.learned import Learned
 from gateway.catalog.learned_file import LearnedFile
 from gateway.catalog.ps import PsWatch
@@ -52,6 +53,7 @@ class Learning:
         self._now = now
         self.residents = Residents(max_loaded=None if isinstance(most, str) else most, now=now)
         self.memory = Memory(self.residents)
+        self.contexts = Contexts()
         self.learned = Learned()
         self._file = None if state_file is None else _file(state_file, self.learned, settings, log)
 
@@ -71,8 +73,19 @@ class Learning:
         self, catalog: Catalog, *, busy: Callable[[], bool], looked: Callable[[], None]
     ) -> None:
         """Look at what is loaded, gently, for ever; ``looked`` is told of each answer."""
-        look = PsWatch(catalog.ps, self.residents, busy=busy, looked=looked, now=self._now)
+
+        async def ask() -> bytes:
+            body = await catalog.ps()
+            self.contexts.listed(body)
+            return body
+
+        look = PsWatch(ask, self.residents, busy=busy, looked=looked, now=self._now)
         await look.run()
+
+    def forget(self) -> None:
+        """Ollama went away: what comes back may have nothing loaded, and another context."""
+        self.residents.forget()
+        self.contexts.forget()
 
     async def keep(self) -> None:
         """Save what was learned from time to time, for ever."""

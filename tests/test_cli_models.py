@@ -88,11 +88,25 @@ async def test_the_table_has_a_line_for_each_model(models: Command) -> None:
 
     assert said.code == 0
     assert headings.split("  ")[0] == "MODEL"
-    assert "llama3.2:1b 1.2B 1.3 GB no - - 60 s 60 s 1 1.2B parameters" in {
+    why = "clocks.ceiling: heartbeats keep the caller waiting; first byte: 1.2B parameters"
+    assert f"llama3.2:1b 1.2B 1.3 GB no - - 30 min 60 s 1 - {why}" in {
         " ".join(line.split()) for line in lines
     }
     assert said.err.startswith(f"{len(lines)} models, as Ollama listed them ")
     assert said.err.count("\n") == 1
+
+
+async def test_prompts_that_were_cut_come_with_a_remedy(gateway: Running, models: Command) -> None:
+    """On stderr, below the table: what to type on Ollama's machine."""
+    messages = [{"role": "user", "content": "water " * 3000}]
+    async with httpx.AsyncClient(base_url=gateway.url, headers=gateway.bearer) as client:
+        await client.post("/v1/chat/completions", json={**CHAT, "messages": messages})
+    said = await models()
+    (line,) = said.err.splitlines()[1:]
+
+    assert line.startswith("llama3.2:1b: 1 prompt cut and 0 refused for want of context. ")
+    assert "`ollama create llama3.2:1b-16k -f Modelfile`" in line
+    assert re.search(r"^llama3\.2:1b .* 1  +4,096 ", said.out, re.MULTILINE)
 
 
 async def test_refresh_shows_what_was_pulled_a_moment_ago(sim: Simulator, models: Command) -> None:
@@ -125,9 +139,9 @@ async def test_json_is_for_programs(models: Command) -> None:
     assert (said.code, said.err) == (0, "")
     assert told["ollama"]["up"] is True
     small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
-    assert (small["total_timeout"], small["max_active"]) == (60, 1)
+    assert (small["total_timeout"], small["max_active"]) == (1800, 1)
     assert (small["resident"], small["loaded_for_sure"], small["learned"]) == (False, False, None)
-    assert small["why"]["total_timeout"] == "1.2B parameters"
+    assert small["why"]["first_byte_timeout"] == "1.2B parameters"
     assert small["why"]["first_byte_timeout"] == "1.2B parameters"
 
 

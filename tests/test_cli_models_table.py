@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.models import Estimate, Learned, Model, Ollama, Why, freshness, table
+from gateway.cli.models import (
+    Estimate,
+    Learned,
+    Model,
+    Ollama,
+    Why,
+    freshness,
+    remedies,
+    table,
+)
 
 
 def cells_of(**known: Any) -> list[str]:
@@ -43,7 +52,7 @@ def test_every_timeout_stands_with_its_reason() -> None:
     own = Why(total_timeout="1.2B parameters", first_byte_timeout="clocks.first_byte_timeout")
     times = {"total_timeout": 600.0, "first_byte_timeout": 73.418, "max_active": 2}
 
-    assert cells_of(**times, why=same)[6:] == ["10 min", "73.42 s", "2", "1.2B parameters"]
+    assert cells_of(**times, why=same)[6:] == ["10 min", "73.42 s", "2", "-", "1.2B parameters"]
     assert cells_of(**times, why=own)[-1] == (
         "1.2B parameters; first byte: clocks.first_byte_timeout"
     )
@@ -98,3 +107,18 @@ def test_what_runs_on_ollama_com_says_so() -> None:
 def test_freshness_is_said_as_it_is(ollama: Ollama, count: int, said: str) -> None:
     """Since when it is known, and whether it may have changed."""
     assert freshness(ollama, count) == said
+
+
+def test_a_context_stands_in_its_line() -> None:
+    """In tokens; a dash for a model that was not loaded since the gateway knows of it."""
+    assert cells_of(context=131_072)[9] == "131,072"
+    assert cells_of()[9] == "-"
+
+
+def test_a_remedy_is_a_line_of_its_own() -> None:
+    """For the models alone whose prompts were too long."""
+    model = Model(name="small:1b", listed=True, prompts_cut=12, remedy="Do this.")
+
+    assert remedies([model, Model(name="other", listed=True)]) == [
+        "small:1b: 12 prompts cut and 0 refused for want of context. Do this."
+    ]

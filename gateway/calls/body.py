@@ -25,6 +25,7 @@ READ = frozenset(
         "prompt",
         "messages",
         "input",
+        "truncate",
         "verbose",
     }
 )

@@ -1,4 +1,4 @@
-"""Which headers of Ollama's may go on to the caller."""
+"""The head of an answer: which headers of Ollama's go on to the caller, and what we add."""
 
 from collections.abc import Iterable
 
@@ -50,3 +50,30 @@ def end_to_end(headers: Iterable[tuple[str, str]], *, streaming: bool) -> list[t
         if name.lower() not in withheld and not name.lower().startswith("x-gateway-")
     ]
     return [*kept, *STREAM_HEADERS] if streaming else kept
+
+
+def head_of(
+    status: int,
+    headers: Iterable[tuple[str, str]],
+    waits: tuple[float, float],
+    *,
+    streaming: bool,
+) -> list[tuple[str, str]]:
+    """The head of an answer of Ollama's: what may go on of it, and what we say besides.
+
+    ``waits`` are the seconds in the queue, and until Ollama's head was there.
+    """
+    queue, upstream = waits
+    kept = end_to_end(headers, streaming=streaming)
+    timing = f"queue;dur={queue * 1000:.1f}, upstream;dur={upstream * 1000:.1f}"
+    kept.append(("Server-Timing", timing))
+    return kept + _advice(status, {name.lower() for name, _ in kept})
+
+
+def _advice(status: int, said: set[str]) -> list[tuple[str, str]]:
+    """Ours where Ollama gave none: its 4xx cannot succeed next time, its 5xx soon may."""
+    if status < 400:
+        return []
+    if status < 500 and status not in (408, 409, 429):
+        return [] if "x-should-retry" in said else [("x-should-retry", "false")]
+    return [] if "retry-after" in said else [("Retry-After", "2")]

@@ -3,7 +3,8 @@
 Ollama ends broken streams politely: only the dialect's final event proves that one is whole.
 """
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 from gateway.calls.answer import Answer, Headers
 from gateway.dialects.dialect import Body, Dialect, Scanner
@@ -14,6 +15,11 @@ _NO_FIRST_BYTE = (
     "Ollama began an answer and ended it before its first byte: it was restarted or has crashed. "
     "Its own log says why; try again."
 )
+
+
+Judge: TypeAlias = Callable[[int, Body], Awaitable[Headers]]
+"""Looks at a whole answer before it is sent: its status, and what its body says. It returns what
+the head says besides, or raises a GatewayError, which is then sent instead."""
 
 
 class UpstreamBusy(Exception):
@@ -97,16 +103,20 @@ async def relay_whole(
     exchange: Exchange,
     *,
     at_once: int,
+    judge: Judge,
 ) -> None:
     """Pass an answer on that is no stream.
 
     Up to ``at_once`` bytes are collected first, so that a failure in the middle is still an honest
-    status; a longer answer is passed on as it comes. One of which Ollama itself says that it broke
-    off passes too: its caller can read that there, and the owner in the log.
+    status, and ``judge`` sees all of it; a longer answer is passed on as it comes. One of which
+    Ollama itself says that it broke off passes too, if ``judge`` lets it: its caller can read that
+    there, and the owner in the log.
     """
     body = dialect.body()
     try:
-        await _pass_whole(reply, answer, headers, body, exchange=exchange, at_once=at_once)
+        await _pass_whole(
+            reply, answer, headers, body, exchange=exchange, at_once=at_once, judge=judge
+        )
     finally:
         _note_usage(exchange, body)
     if body.failure is not None:
@@ -117,7 +127,14 @@ async def relay_whole(
 
 
 async def _pass_whole(
-    reply: Reply, answer: Answer, headers: Headers, body: Body, *, exchange: Exchange, at_once: int
+    reply: Reply,
+    answer: Answer,
+    headers: Headers,
+    body: Body,
+    *,
+    exchange: Exchange,
+    at_once: int,
+    judge: Judge,
 ) -> None:
     collected: list[bytes] = []
     size = 0
@@ -132,7 +149,8 @@ async def _pass_whole(
         whole = b"".join(collected)
         if reply.status == 503 and _BUSY in whole:
             raise UpstreamBusy
-        await answer.whole(reply.status, headers, whole)
+        said = await judge(reply.status, body)
+        await answer.whole(reply.status, [*headers, *said], whole)
         return
     await answer.start(reply.status, headers, length=reply.content_length, scanner=None)
     for data in collected:

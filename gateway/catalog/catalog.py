@@ -149,12 +149,12 @@ class Catalog:
         """
         return await self._details.version()
 
-    async def ps(self) -> bytes:
-        """The body of Ollama's ``/api/ps`` as it is now, or was within the last second.
+    async def ps(self, *, within: float = JUST_NOW) -> bytes:
+        """The body of Ollama's ``/api/ps``, asked for at most ``within`` seconds ago.
 
         Raises ``UpstreamUnreachable`` or ``UpstreamProtocolError``.
         """
-        return await self._details.ps()
+        return await self._details.ps(within=within)
 
     def doubt(self) -> None:
         """Somebody could not reach Ollama: let ``run`` look now, not when the list expires."""

@@ -83,12 +83,12 @@ class Details:
                 raise
             return kept.value
 
-    async def ps(self) -> bytes:
-        """The body of ``/api/ps``, asked for at most a second ago.
+    async def ps(self, *, within: float = JUST_NOW) -> bytes:
+        """The body of ``/api/ps``, asked for at most ``within`` seconds ago.
 
         Raises ``UpstreamUnreachable`` or ``UpstreamProtocolError``.
         """
-        return await self._since(self._ps, self._now() - JUST_NOW)
+        return await self._since(self._ps, self._now() - within)
 
     async def _since(self, latest: Latest[T], moment: float) -> T:
         try:

@@ -1,4 +1,4 @@
-"""What calls took, per model, learned from those that ended.
+"""What calls took, per model, and how dense their prompts were, learned from those that ended.
 
 Ollama's own durations count where it sends them (native calls). Elsewhere a stream's first byte
 tells of load and prompt together, an answer in one piece only of everything together; what was
@@ -56,7 +56,8 @@ class Figures:
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
     ``load`` and ``first_byte`` (of a stream, from sent) and ``service`` (sent to last byte) are in
-    seconds, the latter two without the load; rates are tokens per second.
+    seconds, the latter two without the load; rates are tokens per second. ``bytes_per_token`` is of
+    the text of prompts that were read whole.
     """
 
     load: Estimate = _NOTHING
@@ -65,6 +66,7 @@ class Figures:
     prompt_rate: Estimate = _NOTHING
     generation_rate: Estimate = _NOTHING
     answer_tokens: Estimate = _NOTHING
+    bytes_per_token: Estimate = _NOTHING
 
 
 class Learned:
@@ -86,13 +88,21 @@ class Learned:
 
     def observe(self, seen: Observation) -> None:
         """Learn from one call. Numbers that no call has, whoever sent them, count as unknown."""
-        if not is_plausible(seen.service):
-            return
-        known = self._models.get(seen.model, Figures())
-        self._models[seen.model] = _learn(known, _credible(seen))
-        self._models.move_to_end(seen.model)
-        self._observations += 1
-        self._forget_oldest()
+        if is_plausible(seen.service):
+            known = self._models.get(seen.model, Figures())
+            self._keep(seen.model, _learn(known, _credible(seen)))
+
+    def observe_density(self, model: str, bytes_per_token: float) -> None:
+        """Learn from one prompt how many bytes of text a token stands for."""
+        if is_plausible(bytes_per_token):
+            known = self._models.get(model, Figures())
+            density = observed(known.bytes_per_token, bytes_per_token)
+            self._keep(model, replace(known, bytes_per_token=density))
+
+    def density(self, model: str) -> Estimate:
+        """Bytes of text for each token of a prompt; of count 0 where nothing is known."""
+        known = self._models.get(model)
+        return _NOTHING if known is None else known.bytes_per_token
 
     def figures(self, model: str) -> Figures | None:
         return self._models.get(model)
@@ -131,6 +141,12 @@ class Learned:
     def restore(self, figures: Mapping[str, Figures]) -> None:
         """Begin with these, instead of what there is."""
         self._models = OrderedDict(figures)
+        self._forget_oldest()
+
+    def _keep(self, model: str, figures: Figures) -> None:
+        self._models[model] = figures
+        self._models.move_to_end(model)
+        self._observations += 1
         self._forget_oldest()
 
     def _forget_oldest(self) -> None:

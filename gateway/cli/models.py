@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HEADINGS: Final = (
     *("MODEL", "PARAMETERS", "SIZE", "LOADED", "LOADS IN", "TOKENS/S"),
-    *("TIMEOUT", "FIRST BYTE", "AT ONCE", "WHY"),
+    *("TIMEOUT", "FIRST BYTE", "AT ONCE", "CONTEXT", "WHY"),
 )
 _GAP: Final = "  "
 
@@ -56,6 +56,7 @@ class Model:
     """One entry of ``models`` in ``/status.json``; one that is ``listed`` has all fields.
 
     ``total_timeout`` is for an answer in one piece, ``first_byte_timeout`` for a stream.
+    ``context`` is in tokens; ``remedy`` is there if prompts were longer.
     """
 
     name: str
@@ -70,6 +71,10 @@ class Model:
     first_byte_timeout: float = 0.0
     why: Why = Why()
     max_active: int = 0
+    context: int | None = None
+    prompts_cut: int = 0
+    prompts_refused: int = 0
+    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +170,7 @@ def _show(status: Status) -> None:
     models = [model for model in status.models if model.listed]
     if models:
         print(table(models))
-    _say(freshness(status.ollama, len(models)))
+    _say(freshness(status.ollama, len(models)), *remedies(models))
 
 
 def table(models: Sequence[Model]) -> str:
@@ -176,6 +181,18 @@ def table(models: Sequence[Model]) -> str:
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def remedies(models: Sequence[Model]) -> list[str]:
+    """What to do about prompts that were too long, a line for each model."""
+    return [
+        _printable(
+            f"{model.name}: {wording.count(model.prompts_cut, 'prompt')} cut and "
+            f"{model.prompts_refused:,} refused for want of context. {model.remedy}"
+        )
+        for model in models
+        if model.remedy is not None
+    ]
 
 
 def freshness(ollama: Ollama, count: int) -> str:
@@ -208,6 +225,7 @@ def _row(model: Model) -> tuple[str, ...]:
         wording.limit(model.total_timeout),
         wording.limit(model.first_byte_timeout),
         str(model.max_active),
+        "-" if model.context is None else f"{model.context:,}",
         _printable(_why(model.why)),
     )
 

@@ -1,13 +1,14 @@
 """What the status is made of: snapshots of the parts, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from gateway.access.keys import Key, State
 from gateway.admission import Snapshot
 from gateway.calls.pipeline import Terms
+from gateway.catalog.contexts import Contexts
 from gateway.catalog.learned import Figures
 from gateway.catalog.lists import Served
 from gateway.catalog.residents import ResidentsView
@@ -42,7 +43,8 @@ class Standing:
     """Everything that the status is made of, at the moment ``now`` (an aware datetime).
 
     ``queue_text`` is the queue's own short form; ``residents`` is what is believed of Ollama's
-    memory, ``learned`` are the figures by model; ``recent`` is ``Recent.snapshot()``.
+    memory, ``learned`` are the figures by model, ``contexts`` is what Ollama said of theirs;
+    ``recent`` is ``Recent.snapshot()``.
     """
 
     now: datetime
@@ -57,3 +59,4 @@ class Standing:
     residents: ResidentsView
     learned: Mapping[str, Figures]
     recent: Mapping[str, Any]
+    contexts: Contexts = field(default_factory=Contexts)

@@ -9,6 +9,7 @@ from gateway.catalog.listing import Model
 from gateway.clocks import CallClocks, LearnedTimes, clocks_for, max_active_for
 from gateway.edge import wording
 from gateway.edge.standing import Standing
+from gateway.edge.status_contexts import context_of, prompts_of
 
 _DIGITS: Final = 3
 """Milliseconds; what was learned is not known more exactly."""
@@ -23,7 +24,13 @@ def models_of(standing: Standing) -> list[dict[str, Any]]:
     names = {model.name for model in listed}
     seen = queue.active.keys() | queue.queued.keys() | standing.residents.resident
     return [_listed(model, standing) for model in listed] + [
-        {"name": name, "listed": False, **_memory(name, standing), **_calls(name, standing)}
+        {
+            "name": name,
+            "listed": False,
+            **_memory(name, standing),
+            **_calls(name, standing),
+            **prompts_of(name, standing),
+        }
         for name in sorted(seen - names)
     ]
 
@@ -46,6 +53,7 @@ def _listed(model: Model, standing: Standing) -> dict[str, Any]:
         **_timeouts(model, standing),
         "max_active": max_active_for(model.name, terms.overrides, terms.max_active_per_model),
         **_calls(model.name, standing),
+        **context_of(model, standing),
     }
 
 
@@ -99,6 +107,7 @@ def _clocks(model: Model, standing: Standing, *, streaming: bool) -> CallClocks:
         overrides=standing.terms.overrides,
         learned=_times(standing.learned.get(model.name)),
         resident=model.name in standing.residents.proven,
+        held=standing.terms.holds,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from gateway.admission import Snapshot
 from gateway.edge import wording
 from gateway.edge.standing import Keys, Ollama, Standing
+from gateway.edge.status_contexts import context_of, is_news, too_long
 
 EXPIRES_SOON: Final = timedelta(days=7)
 
@@ -31,6 +32,7 @@ def problems_of(standing: Standing) -> Iterator[Problem]:
     yield from _of_ollama(standing.ollama)
     yield from _of_keys(standing.keys, standing.now)
     yield from _of_queue(standing.queue)
+    yield from _of_contexts(standing)
 
 
 def _of_ollama(ollama: Ollama) -> Iterator[Problem]:
@@ -74,3 +76,11 @@ def _of_queue(queue: Snapshot) -> Iterator[Problem]:
             do="Send fewer at once, or raise `admission.max_active` if Ollama can do more in "
             "parallel (OLLAMA_NUM_PARALLEL).",
         )
+
+
+def _of_contexts(standing: Standing) -> Iterator[Problem]:
+    served = standing.ollama.served
+    for model in () if served is None else served.listing.models:
+        told = context_of(model, standing)
+        if is_news(told, standing.now):
+            yield Problem(too_long(model.name, told), do=told["remedy"], urgent=False)

@@ -104,6 +104,7 @@ class Metrics:
         "_keys",
         "_models",
         "_prediction_error",
+        "_prompts_truncated",
         "_queue_wait",
         "_registry",
         "_requests",
@@ -138,6 +139,12 @@ class Metrics:
         self._tokens = self._counter(
             "gateway_tokens_total", "Tokens of prompts and answers.", "direction", "model", "key"
         )
+        self._prompts_truncated = self._counter(
+            "gateway_prompts_truncated_total",
+            "Prompts that Ollama surely cut to fit the model's context.",
+            "model",
+            "key",
+        )
         self._auth_failures = self._counter(
             "gateway_auth_failures_total", "Requests without a valid credential.", "reason"
         )
@@ -169,6 +176,8 @@ class Metrics:
         for direction, tokens in (("in", facts.tokens_in), ("out", facts.tokens_out)):
             if tokens is not None and tokens > 0:
                 self._tokens.at(direction, model, key).inc(tokens)
+        if facts.prompt_truncated:
+            self._prompts_truncated.at(model, key).inc()
         if outcome == ClientDisconnected.code:
             self._disconnects.at(facts.phase.value).inc()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from gateway.errors import ContextLengthExceeded
 from gateway.telemetry.exchange import OK, Facts
 from gateway.telemetry.names import Names
 from gateway.telemetry.redact import harmless
@@ -22,22 +23,47 @@ NONE: Final = "none"
 
 
 class _Totals:
-    """Sums over the requests of one key or model."""
+    """Sums over the requests of one key or model.
 
-    __slots__ = ("failed", "requests", "tokens_in", "tokens_out")
+    ``prompts_cut`` by Ollama to fit a context, ``prompts_refused`` because they do not; and when
+    either was last.
+    """
+
+    __slots__ = (
+        "failed",
+        "prompts_cut",
+        "prompts_refused",
+        "requests",
+        "tokens_in",
+        "tokens_out",
+        "too_long_at",
+    )
 
     def __init__(self) -> None:
         self.requests = self.failed = self.tokens_in = self.tokens_out = 0
+        self.prompts_cut = self.prompts_refused = 0
+        self.too_long_at: str | None = None
 
-    def add(self, facts: Facts) -> None:
+    def add(self, facts: Facts, ended_at: float) -> None:
         self.requests += 1
         self.failed += facts.outcome != OK
         self.tokens_in += facts.tokens_in or 0
         self.tokens_out += facts.tokens_out or 0
+        refused = facts.outcome == ContextLengthExceeded.code
+        self.prompts_refused += refused
+        self.prompts_cut += bool(facts.prompt_truncated) and not refused
+        if refused or facts.prompt_truncated:
+            self.too_long_at = _iso(ended_at)
 
-    def snapshot(self) -> dict[str, int]:
+    def snapshot(self) -> dict[str, Any]:
         return {
-            name: getattr(self, name) for name in ("requests", "failed", "tokens_in", "tokens_out")
+            "requests": self.requests,
+            "failed": self.failed,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "prompts_cut": self.prompts_cut,
+            "prompts_refused": self.prompts_refused,
+            "too_long_at": self.too_long_at,
         }
 
 
@@ -62,13 +88,14 @@ class Recent:
         }
 
     def observe(self, facts: Facts) -> None:
-        entry = (self._wall_clock(), facts)
+        now = self._wall_clock()
+        entry = (now, facts)
         self._last.append(entry)
         if facts.outcome != OK:
             self._failures.append(entry)
         self._outcomes[self._names["outcome"].admit(facts.outcome)] += 1
-        self._total(self._keys, "key", facts.key).add(facts)
-        self._total(self._models, "model", facts.model).add(facts)
+        self._total(self._keys, "key", facts.key).add(facts, now)
+        self._total(self._models, "model", facts.model).add(facts, now)
 
     def _total(self, totals: dict[str, _Totals], kind: str, name: str | None) -> _Totals:
         shown = NONE if name is None else self._names[kind].admit(name)
@@ -97,9 +124,13 @@ class Recent:
         return f"<Recent {self._outcomes.total()} requests, {len(self._failures)} failures kept>"
 
 
+def _iso(moment: float) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
 def _shown(ended_at: float, facts: Facts) -> dict[str, Any]:
-    when = datetime.fromtimestamp(ended_at, UTC).isoformat(timespec="milliseconds")
     fields = facts.present().items()
-    return {"ended_at": when} | {
+    return {"ended_at": _iso(ended_at)} | {
         name: harmless(value) if isinstance(value, str) else value for name, value in fields
     }

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.calls.relay import relay_whole
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.calls.answer import Headers
+from gateway.calls.relay import Judge, relay_whole
+from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import (
+    ContextLengthExceeded,
     GatewayError,
     UpstreamIdleTimeout,
     UpstreamIncomplete,
@@ -28,14 +30,25 @@ WHOLE = (
 
 
 async def passed(
-    reply: FakeReply, answer: FakeAnswer, dialect: Dialect = OPENAI, *, at_once: int = 1000
+    reply: FakeReply,
+    answer: FakeAnswer,
+    dialect: Dialect = OPENAI,
+    *,
+    at_once: int = 1000,
+    judge: Judge | None = None,
 ) -> tuple[GatewayError | None, Exchange]:
     exchange = an_exchange()
     try:
-        await relay_whole(reply, answer, HEADERS, dialect, exchange, at_once=at_once)
+        await relay_whole(
+            reply, answer, HEADERS, dialect, exchange, at_once=at_once, judge=judge or _let_pass
+        )
     except GatewayError as error:
         return error, exchange
     return None, exchange
+
+
+async def _let_pass(_status: int, _body: Body) -> Headers:
+    return []
 
 
 def whole(*pieces: bytes, error: GatewayError | None = None, status: int = 200) -> FakeReply:
@@ -150,3 +163,33 @@ async def test_ollamas_own_error_is_noted_in_its_words() -> None:
 
     assert exchange.error == "model is required"
     assert exchange.outcome is None
+
+
+async def test_a_judge_sees_all_of_it_before_it_is_sent() -> None:
+    """And what it says stands in the head."""
+    seen: list[tuple[int, int | None]] = []
+
+    async def judge(status: int, body: Body) -> Headers:
+        seen.append((status, body.usage.tokens_in))
+        return [("x-told", "yes")]
+
+    answer = FakeAnswer()
+    error, _ = await passed(whole(WHOLE[:20], WHOLE[20:]), answer, judge=judge)
+
+    assert error is None
+    assert seen == [(200, 7)]
+    assert answer.begun == (200, [*HEADERS, ("x-told", "yes")])
+
+
+async def test_what_a_judge_refuses_is_not_sent() -> None:
+    """Its usage is known all the same: Ollama did the work."""
+
+    async def judge(_status: int, _body: Body) -> Headers:
+        raise ContextLengthExceeded
+
+    answer = FakeAnswer()
+    error, exchange = await passed(whole(WHOLE), answer, judge=judge)
+
+    assert isinstance(error, ContextLengthExceeded)
+    assert answer.begun is None
+    assert exchange.tokens_in == 7

@@ -100,6 +100,7 @@ def test_it_holds_models_and_numbers(kept: Kept, path: Path) -> None:
             "prompt_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "generation_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "answer_tokens": {"mean": 0.0, "deviation": 0.0, "count": 0},
+            "bytes_per_token": {"mean": 0.0, "deviation": 0.0, "count": 0},
         }
     }
 

@@ -65,7 +65,7 @@ def test_commands_are_found() -> None:
     lines = {line for _, line in _commands()}
 
     assert {"init", "keys create prometheus --scope admin"} <= lines
-    assert len(SETTINGS) >= 4
+    assert len(SETTINGS) >= 3
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -92,6 +92,18 @@ def test_tokens_are_summed_by_direction(metrics: Metrics, facts: MakeFacts) -> N
     }
 
 
+def test_prompts_that_were_cut_are_counted_by_model_and_key(
+    metrics: Metrics, facts: MakeFacts
+) -> None:
+    """Whose prompts, and which model's context is too small."""
+    metrics.observe(facts(prompt_truncated=True))
+    metrics.observe(facts(prompt_truncated=True, outcome="context_length_exceeded"))
+    metrics.observe(facts())
+
+    labels = {"model": "llama3.2:1b", "key": "engramia"}
+    assert samples(metrics, "gateway_prompts_truncated_total") == [(labels, 2.0)]
+
+
 def test_callers_who_left_are_counted_by_phase(metrics: Metrics, facts: MakeFacts) -> None:
     """Where they lose patience tells what to change."""
     metrics.observe(facts(outcome="client_disconnected", phase=Phase.QUEUE))

@@ -29,15 +29,31 @@ def test_totals_are_kept_per_outcome_key_and_model(facts: MakeFacts) -> None:
 
     assert seen["requests"] == 3
     assert seen["outcomes"] == {"ok": 1, "queue_full": 1, "invalid_api_key": 1}
+    rest = {"prompts_cut": 0, "prompts_refused": 0, "too_long_at": None}
     assert seen["keys"] == {
-        "engramia": {"requests": 1, "failed": 0, "tokens_in": 10, "tokens_out": 5},
-        "ci": {"requests": 1, "failed": 1, "tokens_in": 1, "tokens_out": 0},
-        "none": {"requests": 1, "failed": 1, "tokens_in": 0, "tokens_out": 0},
+        "engramia": {"requests": 1, "failed": 0, "tokens_in": 10, "tokens_out": 5, **rest},
+        "ci": {"requests": 1, "failed": 1, "tokens_in": 1, "tokens_out": 0, **rest},
+        "none": {"requests": 1, "failed": 1, "tokens_in": 0, "tokens_out": 0, **rest},
     }
     assert seen["models"] == {
-        "llama3.2:1b": {"requests": 2, "failed": 1, "tokens_in": 11, "tokens_out": 5},
-        "none": {"requests": 1, "failed": 1, "tokens_in": 0, "tokens_out": 0},
+        "llama3.2:1b": {"requests": 2, "failed": 1, "tokens_in": 11, "tokens_out": 5, **rest},
+        "none": {"requests": 1, "failed": 1, "tokens_in": 0, "tokens_out": 0, **rest},
     }
+
+
+def test_prompts_that_were_too_long_are_counted_by_what_became_of_them(facts: MakeFacts) -> None:
+    """One that was cut and then withheld is a refused one; the last of either has a time."""
+    clock = iter([0.0, 60.0, 61.0, 90.0])
+    recent = Recent(wall_clock=lambda: next(clock))
+    recent.observe(facts(prompt_truncated=True))
+    recent.observe(facts(outcome="context_length_exceeded"))
+    recent.observe(facts(outcome="context_length_exceeded", prompt_truncated=True))
+    recent.observe(facts())
+
+    total = recent.snapshot()["models"]["llama3.2:1b"]
+
+    assert (total["prompts_cut"], total["prompts_refused"]) == (1, 2)
+    assert total["too_long_at"] == "1970-01-01T00:01:01.000+00:00"
 
 
 def test_the_last_requests_come_newest_first_with_their_time(facts: MakeFacts) -> None:

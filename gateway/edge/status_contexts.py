@@ -1,0 +1,85 @@
+"""What the status tells of contexts: how long a prompt each model reads, and what was longer. Pure.
+
+Ollama cuts a prompt that does not fit and says nothing, so the owner is told what to do about it.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from gateway.catalog.listing import Model
+from gateway.edge import wording
+from gateway.edge.standing import Standing
+
+NEWS_FOR: Final = timedelta(days=1)
+"""What is longer ago is no problem of today: it may have been mended since."""
+
+_TIMES: Final = 4
+"""So much larger than it is should a context be made."""
+
+
+def context_of(model: Model, standing: Standing) -> dict[str, Any]:
+    """The context of a model in tokens, the longest that it can do, and what was longer.
+
+    ``remedy`` says what the owner can do, None where nothing was too long.
+    """
+    told = prompts_of(model.name, standing)
+    context, longest = standing.contexts.in_force(model), standing.contexts.longest(model)
+    too_long = told["too_long_at"] is not None
+    return {
+        "context": context,
+        "context_longest": longest,
+        **told,
+        "remedy": remedy(model.name, context, longest) if too_long else None,
+    }
+
+
+def prompts_of(name: str, standing: Standing) -> dict[str, Any]:
+    """How many prompts were cut by Ollama or refused, and when the last one was."""
+    totals = standing.recent["models"].get(name, {})
+    return {
+        "prompts_cut": totals.get("prompts_cut", 0),
+        "prompts_refused": totals.get("prompts_refused", 0),
+        "too_long_at": totals.get("too_long_at"),
+    }
+
+
+def is_news(told: dict[str, Any], now: datetime) -> bool:
+    """Whether the last prompt that was too long is of the last day."""
+    last = told["too_long_at"]
+    return last is not None and now - datetime.fromisoformat(last) < NEWS_FOR
+
+
+def too_long(name: str, told: dict[str, Any]) -> str:
+    """What happened, in a sentence."""
+    cut, refused = told["prompts_cut"], told["prompts_refused"]
+    parts = [
+        *([f"Ollama cut {wording.count(cut, 'prompt')} without a word"] if cut else ()),
+        *([f"{wording.count(refused, 'prompt')} did not pass"] if refused else ()),
+    ]
+    holds = told["context"]
+    limit = "" if holds is None else f" of {holds:,} tokens"
+    last = wording.minute(told["too_long_at"])
+    return f"The context{limit} of {name} is too small: {' and '.join(parts)}, last on {last}."
+
+
+def remedy(name: str, context: int | None, longest: int | None) -> str:
+    """What to do on Ollama's machine, and what it costs."""
+    if context is not None and longest is not None and context >= longest:
+        return f"{name} can read no more than that: send less at once, or use another model."
+    larger = min(_TIMES * (context or 4096), longest or _TIMES * (context or 4096))
+    return (
+        f"Make a model of it with a larger context: a Modelfile of the lines `FROM {name}` and "
+        f"`PARAMETER num_ctx {larger}`, then `ollama create {_named(name, larger)} -f Modelfile`, "
+        "and have callers use that name; calls to /v1 cannot ask for a context. Or set "
+        f"`OLLAMA_CONTEXT_LENGTH={larger}` where Ollama is started, for all models. Each token of "
+        "context takes memory: a model that no longer fits on the GPU answers slower."
+    )
+
+
+def _named(name: str, context: int) -> str:
+    """``llama3.2:1b-16k``: beside the model that it is made from."""
+    base, _, tag = name.rpartition(":")
+    size = f"{context // 1024}k" if context % 1024 == 0 else str(context)
+    if not base or "/" in tag:
+        return f"{name}:{size}"
+    return f"{base}:{size}" if tag == "latest" else f"{base}:{tag}-{size}"
