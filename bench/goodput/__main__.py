@@ -2,8 +2,6 @@
 
 import argparse
 import asyncio
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,10 +11,10 @@ from pathlib import Path
 import msgspec
 
 from bench.goodput.plans import FULL, QUICK
-from bench.goodput.processes import environment
 from bench.goodput.report import faults, of_closed, of_load, of_refusals, verdicts
 from bench.goodput.result import Result
 from bench.goodput.world import Contender, Spec
+from bench.runs import Run, all_of, noise, write_json
 
 _STOPPED = 130
 """What shells make of Ctrl-C."""
@@ -35,7 +33,7 @@ def main() -> int:
     plan = QUICK if arguments.quick else FULL
     specs = plan.specs(arguments.loads or plan.loads, arguments.contenders or tuple(Contender))
     began_at = time.monotonic()
-    print(f"{len(specs)} runs, {arguments.parallel} at a time; {_noise()}", flush=True)
+    print(f"{len(specs)} runs, {arguments.parallel} at a time; {noise()}", flush=True)
     try:
         results = asyncio.run(_run_all(specs, arguments.parallel))
     except KeyboardInterrupt:
@@ -45,7 +43,7 @@ def main() -> int:
     )
     _print(seen)
     lag, worst = max(one.lag for one in results), max(one.worst_lag for one in results)
-    print(f"\nIt took {time.monotonic() - began_at:.0f} s; {_noise()}.")
+    print(f"\nIt took {time.monotonic() - began_at:.0f} s; {noise()}.")
     print(
         f"All times above are of a world that is {1 / plan.scale:g} times as fast. In it the "
         f"machine itself was late by up to {lag:.2f} s (99 %), {worst:.2f} s at worst."
@@ -89,38 +87,20 @@ def _contenders(text: str) -> tuple[Contender, ...]:
 
 
 async def _run_all(specs: Sequence[Spec], parallel: int) -> list[Result]:
-    """All runs, so many at a time; a run that fails ends all."""
-    places = asyncio.Semaphore(parallel)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_run(spec, places)) for spec in specs]
-    return [task.result() for task in tasks]
-
-
-async def _run(spec: Spec, places: asyncio.Semaphore) -> Result:
-    async with places, asyncio.timeout(60 + 2 * spec.seconds * spec.scale):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
+    runs = [
+        Run(
             "bench.goodput.run",
-            msgspec.json.encode(spec).decode(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment(),
+            msgspec.json.encode(spec),
+            name=f"{_load(spec)}, {spec.contender}",
+            timeout=60 + 2 * spec.seconds * spec.scale,
         )
-        assert process.stdout is not None
-        try:
-            told = await process.stdout.read()
-            await process.wait()
-        finally:
-            # What it has started ends with it, by itself.
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    if process.returncode:
-        raise RuntimeError(f"the run of {spec} failed; what it says stands above")
-    loop = f"{spec.load:g}x" if spec.load else f"closed loop, {spec.max_loaded} loaded"
-    print(f"  done: {loop}, {spec.contender}", file=sys.stderr, flush=True)
-    return msgspec.json.decode(told, type=Result)
+        for spec in specs
+    ]
+    return [msgspec.json.decode(told, type=Result) for told in await all_of(runs, parallel)]
+
+
+def _load(spec: Spec) -> str:
+    return f"{spec.load:g}x" if spec.load else f"closed loop, {spec.max_loaded} loaded"
 
 
 def _print(seen: Seen) -> None:
@@ -137,14 +117,9 @@ def _print(seen: Seen) -> None:
         print("\n".join(map(str, found)))
 
 
-def _noise() -> str:
-    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-
-
 def _write(seen: Seen, arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
-        text = msgspec.json.encode({"open": seen.opened, "closed": seen.closed})
-        arguments.json.write_text(json.dumps(json.loads(text), indent=1) + "\n")
+        write_json({"open": seen.opened, "closed": seen.closed}, arguments.json)
     if arguments.plot is not None:
         # Not at the top: drawing is the only thing that needs the library.
         from bench.goodput.plot import draw  # noqa: PLC0415  - see above

@@ -2,8 +2,6 @@
 
 import argparse
 import asyncio
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.goodput.processes import environment
+from bench.runs import Run, all_of, noise, write_json
 from bench.tunnel.plans import FULL, QUICK, UNSCALED, Plan
 from bench.tunnel.report import of_all, verdicts
 from bench.tunnel.result import Result
@@ -29,7 +27,7 @@ def main() -> int:
     plan: Plan = UNSCALED if arguments.unscaled else QUICK if arguments.quick else FULL
     specs = plan.specs(arguments.ways or tuple(Way))
     began_at = time.monotonic()
-    print(f"{len(specs)} runs, {arguments.parallel} at a time; {_noise()}", flush=True)
+    print(f"{len(specs)} runs, {arguments.parallel} at a time; {noise()}", flush=True)
     try:
         results = asyncio.run(_run_all(specs, arguments.parallel))
     except KeyboardInterrupt:
@@ -40,13 +38,12 @@ def main() -> int:
     if found:
         print("Wanted of the gateway:\n")
         print("\n".join(map(str, found)))
-    print(f"\nIt took {time.monotonic() - began_at:.0f} s; {_noise()}.")
+    print(f"\nIt took {time.monotonic() - began_at:.0f} s; {noise()}.")
     if plan.scale != 1:
         print(f"All times above are of a world that is {1 / plan.scale:g} times as fast.")
     print(f"The machine was late by {max(one.lag for one in results):.1f} s at worst.")
     if arguments.json is not None:
-        text = msgspec.json.encode(results)
-        arguments.json.write_text(json.dumps(json.loads(text), indent=1) + "\n")
+        write_json(results, arguments.json)
     return 0 if all(verdict.met for verdict in found) else 1
 
 
@@ -82,41 +79,16 @@ def _ways(text: str) -> tuple[Way, ...]:
 
 
 async def _run_all(specs: Sequence[Spec], parallel: int) -> list[Result]:
-    """All runs, so many at a time; a run that fails ends all."""
-    places = asyncio.Semaphore(parallel)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_run(spec, places)) for spec in specs]
-    return [task.result() for task in tasks]
-
-
-async def _run(spec: Spec, places: asyncio.Semaphore) -> Result:
-    async with places, asyncio.timeout(60 + _LONGEST * spec.scale):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
+    runs = [
+        Run(
             "bench.tunnel.run",
-            msgspec.json.encode(spec).decode(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment(),
+            msgspec.json.encode(spec),
+            name=f"{spec.row}, {spec.way}",
+            timeout=60 + _LONGEST * spec.scale,
         )
-        assert process.stdout is not None
-        try:
-            told = await process.stdout.read()
-            await process.wait()
-        finally:
-            # What it has started ends with it, by itself.
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    if process.returncode:
-        raise RuntimeError(f"the run of {spec} failed; what it says stands above")
-    print(f"  done: {spec.row}, {spec.way}", file=sys.stderr, flush=True)
-    return msgspec.json.decode(told, type=Result)
-
-
-def _noise() -> str:
-    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        for spec in specs
+    ]
+    return [msgspec.json.decode(told, type=Result) for told in await all_of(runs, parallel)]
 
 
 if __name__ == "__main__":
