@@ -4,10 +4,10 @@ A thousand prompts of each route and version, a tenth longer or shorter than the
 a whole gateway in front of the simulated Ollama; which were cut is known from the simulator's rule.
 """
 
+import argparse
 import asyncio
 import json
 import random
-import sys
 import tempfile
 from collections import Counter
 from datetime import UTC, datetime
@@ -110,4 +110,8 @@ async def main(number: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
+    parser = argparse.ArgumentParser(
+        prog="bench.truncated", description="How often prompts near the limit are told wrongly."
+    )
+    parser.add_argument("number", nargs="?", type=int, default=1000, help="prompts of each kind")
+    asyncio.run(main(parser.parse_args().number))

@@ -15,6 +15,9 @@ class Answer(Protocol):
     nothing: neither is Ollama's fault.
     """
 
+    def announce(self, name: str, value: str) -> None:
+        """A header of an answer whose head must go before Ollama's is there."""
+
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Commit to an answer that is all there."""
 

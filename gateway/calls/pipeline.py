@@ -19,7 +19,7 @@ from gateway.calls.relay import (
     relay_stream,
     relay_whole,
 )
-from gateway.calls.truth import Truth
+from gateway.calls.truth import TRUNCATED_HEADER, Truth
 from gateway.catalog.learned import Observation
 from gateway.clocks import (
     CallClocks,
@@ -141,6 +141,8 @@ class Pipeline:
         Raises a GatewayError for every way to fail; cancelled when the caller leaves.
         """
         run = _Run(call, answer, exchange, await self._truth.foresee(call))
+        if run.too_long:
+            answer.announce(*TRUNCATED_HEADER)
         wish = demand = self._demand(run)
         asked_at = self._now()
         while not await self._turn(demand, run):
@@ -161,8 +163,8 @@ class Pipeline:
             exchange.place = turn.place
             async with turn as lease:
                 exchange.queue_wait = waited + lease.waited
-                if exchange.predicted is None and lease.foreseen is not None:
-                    exchange.predicted = lease.foreseen.finish
+                if exchange.predicted is None:
+                    exchange.predicted = _foreseen(lease.foreseen)
                 await self._learn(run, resident=lease.resident)
         except UpstreamBusy:
             exchange.phase = Phase.QUEUE
@@ -268,6 +270,11 @@ class _Run:
     answer: Answer
     exchange: Exchange
     too_long: bool
+
+
+def _foreseen(prediction: Prediction | None) -> float | None:
+    """How long it would take; of what was never measured nothing is foreseen."""
+    return prediction.finish if prediction is not None and prediction.known else None
 
 
 def _again(wish: Demand, *, waited: float) -> Demand:

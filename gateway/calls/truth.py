@@ -101,7 +101,7 @@ class Truth:
         if not context or not is_too_long(prompt, context, density):
             return False
         if self._fails(call):
-            raise _too_long(call, context, prompt.longest_bytes / utmost(density))
+            raise self._too_long(call, context, prompt.longest_bytes / utmost(density))
         return prompt.truncate is not False
 
     @staticmethod
@@ -127,7 +127,7 @@ class Truth:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
         context, _ = await self._look(call, exchange, body.usage.tokens_in)
         if exchange.prompt_truncated and self._fails(call):
-            raise _too_long(call, context)
+            raise self._too_long(call, context)
         return [TRUNCATED_HEADER] if exchange.prompt_truncated else []
 
     async def conclude(self, call: Call, exchange: Exchange) -> None:
@@ -147,7 +147,7 @@ class Truth:
             return
         words = (body.failure or "").lower()
         if any(refusal in words for refusal in _REFUSALS):
-            raise _too_long(call, self._known(call))
+            raise self._too_long(call, self._known(call))
 
     async def _look(
         self, call: Call, exchange: Exchange, tokens: int | None
@@ -178,6 +178,23 @@ class Truth:
     def _fails(self, call: Call) -> bool:
         return self._terms.truncated_fails and call.prompt.truncate is not True
 
+    def _too_long(
+        self, call: Call, context: int | None, tokens: float | None = None
+    ) -> GatewayError:
+        holds = "" if context is None else f", which holds {context} tokens"
+        about = "" if tokens is None else f" It has at least {tokens:.0f} by its bytes."
+        longest = self._contexts.longest(call.model)
+        remedy = "Send less, or use a model with a larger context."
+        if context is None or longest is None or context < longest:
+            remedy = (
+                "Send less, or use a model with a larger context: the owner of this machine can "
+                "make one, with `num_ctx` as a parameter of its own."
+            )
+        return ContextLengthExceeded(
+            f"The prompt is longer than the context of {call.model.name}{holds}.{about} Ollama "
+            f"would cut it without a word. {remedy}"
+        )
+
     async def _surely(self, call: Call) -> int | None:
         """The context as Ollama tells it now; where it does not answer, what is known."""
         contexts, model = self._contexts, call.model
@@ -204,13 +221,3 @@ def _is_another(context: int, prompt: Prompt, tokens: int | None) -> bool:
     if they come as numbers.
     """
     return not prompt.embeds and tokens is not None and tokens > context
-
-
-def _too_long(call: Call, context: int | None, tokens: float | None = None) -> GatewayError:
-    holds = "" if context is None else f", which holds {context} tokens"
-    about = "" if tokens is None else f" It has at least {tokens:.0f} by its bytes."
-    return ContextLengthExceeded(
-        f"The prompt is longer than the context of {call.model.name}{holds}.{about} Ollama would "
-        "cut it without a word. Send less, or use a model with a larger context: the owner of this "
-        "machine can make one, with `num_ctx` as a parameter of its own."
-    )

@@ -11,7 +11,6 @@ long: then nothing is known yet but that it will be a stream or one piece.
 """
 
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import cast
 
 from aiohttp import HttpVersion11, web
@@ -20,6 +19,7 @@ from gateway.calls.headers import STREAM_HEADERS
 from gateway.dialects.dialect import Dialect, Scanner
 from gateway.edge.buffers import Share
 from gateway.edge.outlet import LOW_WATER, Outlet, Pace
+from gateway.edge.state import Shape, State
 from gateway.errors import (
     AsSent,
     ClientDisconnected,
@@ -34,20 +34,6 @@ _OTHER_KIND = (
     "Ollama answered in one piece what was asked for as a stream, or the other way round, or in a "
     "compressed form, after the answer had begun."
 )
-
-
-class State(StrEnum):
-    PENDING = "pending"
-    COMMITTED = "committed"
-    ENDED = "ended"
-    CUT = "cut"
-
-
-class Shape(StrEnum):
-    """What a heartbeat has promised, before Ollama said a word."""
-
-    STREAM = "stream"
-    WHOLE = "whole"
 
 
 class _Head(web.StreamResponse):
@@ -66,6 +52,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_announced",
         "_begun",
         "_late_object",
         "_outlet",
@@ -97,6 +84,7 @@ class Answer:
         self._scanner: Scanner | None = None
         self._promised: Shape | None = None
         self._begun = False
+        self._announced: list[tuple[str, str]] = []
         self.dialect = dialect
         self.headers: dict[str, str] = {}
         self.state = State.PENDING
@@ -125,6 +113,10 @@ class Answer:
         return self._begun or not self._late_object
 
     # The pipeline's side.
+
+    def announce(self, name: str, value: str) -> None:
+        """A header of an answer whose head must go before Ollama's is there."""
+        self._announced.append((name, value))
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Commit to an answer that is all there, and to its length.
@@ -196,7 +188,8 @@ class Answer:
             if self.state is State.PENDING:
                 kind = self.dialect.stream_type if shape is Shape.STREAM else "application/json"
                 self._promised = shape
-                self._commit(200, [("Content-Type", kind), *STREAM_HEADERS], length=None)
+                head = [("Content-Type", kind), *STREAM_HEADERS, *self._announced]
+                self._commit(200, head, length=None)
             if self._may_beat():
                 self._outlet.put(self.dialect.heartbeat(streaming=self._streams, note=note))
                 self.beats += 1

@@ -12,13 +12,14 @@ from gateway.access.authenticate import Authenticator, require
 from gateway.access.clients import TrustedProxy, client_address
 from gateway.access.principal import Principal
 from gateway.access.rates import Rates
-from gateway.edge.answer import Answer, State
+from gateway.edge.answer import Answer
 from gateway.edge.buffers import Buffers
 from gateway.edge.connections import Connection
 from gateway.edge.discovery import Discovery
 from gateway.edge.inference import Inference
 from gateway.edge.outlet import Pace
 from gateway.edge.routes import Match, Page, dialect_of, match, split_token
+from gateway.edge.state import State
 from gateway.edge.visit import Asking, Visit
 from gateway.errors import (
     BadRequest,

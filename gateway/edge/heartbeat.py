@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, Self
 
-from gateway.edge.answer import Shape, State
+from gateway.edge.state import Shape, State
 from gateway.patience import Pulse
 
 

@@ -9,8 +9,8 @@ from aiohttp import HttpVersion11, web
 
 from gateway.calls.call import Call
 from gateway.calls.late import LateFailure, LateFailures
-from gateway.edge.answer import Shape
 from gateway.edge.heartbeat import Heartbeat
+from gateway.edge.state import Shape
 from gateway.edge.visit import Asking
 from gateway.errors import (
     ClientDisconnected,
@@ -23,6 +23,9 @@ from gateway.patience import Patience, Pulse, PulseSettings, pulse_for
 from gateway.telemetry.exchange import Exchange, Phase, Place
 
 _FINAL = ("x-should-retry", "false")
+_RETOLD = "x-gateway-retold"
+"""Names the request that failed: its line in the log says more."""
+
 _OF_THAT_ATTEMPT = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "server-timing"})
 
 
@@ -116,15 +119,17 @@ def _place(place: Place) -> str:
 def _late(error: Exception, asking: Asking) -> LateFailure:
     told = error if isinstance(error, GatewayError) else InternalError()
     json = ("Content-Type", "application/json")
+    of_whom = (_RETOLD, asking.exchange.request_id)
     body = asking.answer.dialect.error_body(told, asking.exchange.request_id)
     if not isinstance(told, UpstreamFailed):
-        headers = (json, *told.headers.items())
+        headers = (json, of_whom, *told.headers.items())
         return LateFailure(told.status, _kept(headers), body, told.code, told.message)
     reply = told.reply
-    as_sent = LateFailure(reply.status, _kept(reply.headers), reply.body, told.code, told.message)
+    kept = _kept((of_whom, *reply.headers))
+    as_sent = LateFailure(reply.status, kept, reply.body, told.code, told.message)
     if reply.body and as_sent.is_small:
         return as_sent
-    return replace(as_sent, headers=_kept((json,)), body=body)
+    return replace(as_sent, headers=_kept((json, of_whom)), body=body)
 
 
 def _kept(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:

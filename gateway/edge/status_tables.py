@@ -123,7 +123,7 @@ def lanes(status: Status) -> Html:
         Column("Waits for", "name"),
         Column("Calls", "number"),
         Column("The first for", "short"),
-        Column("The last goes in", "short"),
+        Column("The last starts in about", "short"),
     )
     rows = [_lane(lane) for lane in waiting[:SHOWN_LANES]]
     table = _section("Waiting, by key and model", columns, rows, "")
@@ -162,8 +162,12 @@ def _failure(facts: Status, now: str) -> list[Content]:
 
 def _progress(facts: Status) -> str:
     """The status that was sent, and how far the request got."""
-    status = facts.get("status")
-    return f"{'' if status is None else f'{status}, '}in phase {facts['phase']}"
+    status, beats = facts.get("status"), facts.get("heartbeats")
+    if facts.get("retold"):
+        return f"{status}, told to the retry of one that failed after heartbeats"
+    said = [f"{status}"] if status is not None else []
+    said += [f"after {beats} heartbeats" if beats > 1 else "after a heartbeat"] if beats else []
+    return ", ".join([*said, f"in phase {facts['phase']}"])
 
 
 def outcomes(status: Status) -> Html:

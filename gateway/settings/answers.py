@@ -1,11 +1,15 @@
 """What becomes of answers on their way: kept alive through a tunnel, and told as they are."""
 
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
-from gateway.settings.table import TABLE
+from gateway.settings.table import TABLE, contradiction
 from gateway.settings.values import SecondsOrAuto, one_of
+
+_CUT_AFTER: Final = MappingProxyType({"cloudflare": 100.0, "ngrok": 300.0})
+"""Seconds without a byte of the body, as these were seen to allow."""
 
 
 class Tunnel(BaseModel):
@@ -40,6 +44,18 @@ class Tunnel(BaseModel):
     """How an answer in one piece fails after heartbeats have begun. "cut" closes the connection, so
     that no client takes it for an answer, and tells the failure to the retry that follows. "object"
     sends the error's JSON with status 200, for callers that look for it there."""
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Self:
+        limit = _CUT_AFTER.get(self.profile)
+        for name in ("commit_after", "heartbeat_interval"):
+            seconds = getattr(self, name)
+            if limit is not None and seconds != "auto" and seconds >= limit:
+                why = (
+                    f"{self.profile} cuts what is silent for {limit:g} s: set {name} well below it"
+                )
+                raise contradiction(why, profile=self.profile, **{name: seconds})
+        return self
 
 
 class Truth(BaseModel):

@@ -38,7 +38,8 @@ class Clocks(BaseModel):
 
     total_timeout: SecondsOrAuto = "auto"
     """For answers in one piece: from the request to Ollama until the answer is whole. "auto" goes
-    by the model's size as above. Raise it (or use [[models]]) when long answers end in 504."""
+    by the model's size as above, or is the ceiling where heartbeats keep the answer alive. Raise it
+    (or use [[models]]) when long answers end in 504."""
 
     stream_total_timeout: Seconds = 1800.0
     """For streams: from the request to Ollama until the last byte."""

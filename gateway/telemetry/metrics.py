@@ -101,6 +101,7 @@ class Metrics:
         "_disconnects",
         "_duration",
         "_first_token",
+        "_heartbeats",
         "_keys",
         "_models",
         "_prediction_error",
@@ -108,6 +109,7 @@ class Metrics:
         "_queue_wait",
         "_registry",
         "_requests",
+        "_retold",
         "_tokens",
         "_words",
     )
@@ -145,6 +147,15 @@ class Metrics:
             "model",
             "key",
         )
+        self._heartbeats = self._counter(
+            "gateway_heartbeats_total", "Bytes that kept a silent answer alive.", "model", "key"
+        )
+        self._retold = self._counter(
+            "gateway_retold_failures_total",
+            "Retries that were told how the attempt before them failed.",
+            "model",
+            "key",
+        )
         self._auth_failures = self._counter(
             "gateway_auth_failures_total", "Requests without a valid credential.", "reason"
         )
@@ -178,6 +189,10 @@ class Metrics:
                 self._tokens.at(direction, model, key).inc(tokens)
         if facts.prompt_truncated:
             self._prompts_truncated.at(model, key).inc()
+        if facts.heartbeats:
+            self._heartbeats.at(model, key).inc(facts.heartbeats)
+        if facts.retold:
+            self._retold.at(model, key).inc()
         if outcome == ClientDisconnected.code:
             self._disconnects.at(facts.phase.value).inc()
 

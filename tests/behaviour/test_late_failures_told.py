@@ -66,6 +66,7 @@ async def test_he_is_told_in_his_dialect(tmp_path: Path, speech: Speech) -> None
     assert told.headers["content-length"] == str(len(told.body))
     assert told.headers["x-should-retry"] == "false"
     assert told.headers["x-request-id"] == again["request_id"] != first["request_id"]
+    assert told.headers["x-gateway-retold"] == first["request_id"]
     assert (again["outcome"], again["retold"], again["phase"]) == ("upstream_timeout", True, "done")
     assert len(asked(scene.sim)) == 1
 

@@ -143,6 +143,10 @@ class StepAnswer:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    announced: dict[str, str] = field(default_factory=dict)
+
+    def announce(self, name: str, value: str) -> None:
+        self.announced[name] = value
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         self.status, self.headers, self.body = status, dict(headers), body

@@ -45,10 +45,14 @@ class FakeAnswer:
     was_whole: bool = False
     pieces: list[bytes] = field(default_factory=list)
     ended: bool = False
+    announced: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def body(self) -> bytes:
         return b"".join(self.pieces)
+
+    def announce(self, name: str, value: str) -> None:
+        self.announced.append((name, value))
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         assert self.begun is None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
-from gateway.edge.answer import Answer, Shape
+from gateway.edge.answer import Answer
+from gateway.edge.state import Shape
 
 from .stage import EVENT, SSE
 

@@ -3,8 +3,9 @@
 import asyncio
 
 from gateway.dialects import ANTHROPIC, NATIVE, OPENAI
-from gateway.edge.answer import Answer, Shape
+from gateway.edge.answer import Answer
 from gateway.edge.outlet import Pace
+from gateway.edge.state import Shape
 from gateway.errors import (
     ClientDisconnected,
     Shutdown,

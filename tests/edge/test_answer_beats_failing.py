@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.dialects import NATIVE
-from gateway.edge.answer import Answer, Shape
+from gateway.edge.answer import Answer
+from gateway.edge.state import Shape
 from gateway.errors import (
     GatewayError,
     QueueTimeout,

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edge.answer import Shape, State
 from gateway.edge.heartbeat import Heartbeat
+from gateway.edge.state import Shape, State
 from gateway.patience import Pulse
 from tests.catalog.virtual import now, virtual_time
 

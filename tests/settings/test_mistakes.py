@@ -132,6 +132,13 @@ def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str)
             ),
         ),
         (
+            "[tunnel]\nprofile = 'cloudflare'\ncommit_after = '2m'",
+            (
+                'tunnel.profile = "cloudflare" (file FILE) and tunnel.commit_after = 120.0 (file '
+                "FILE): cloudflare cuts what is silent for 100 s"
+            ),
+        ),
+        (
             "[[models]]\nmatch = 'a'\n[[models]]\nmatch = 'a'",
             'models has two entries with match = "a": only the first would count (file FILE)',
         ),

@@ -104,6 +104,18 @@ def test_prompts_that_were_cut_are_counted_by_model_and_key(
     assert samples(metrics, "gateway_prompts_truncated_total") == [(labels, 2.0)]
 
 
+def test_heartbeats_and_what_followed_them_are_counted(metrics: Metrics, facts: MakeFacts) -> None:
+    """How often answers are slow, and how often one that was failed."""
+    metrics.observe(facts(heartbeats=3))
+    metrics.observe(facts(heartbeats=2, outcome="upstream_timeout"))
+    metrics.observe(facts(retold=True, outcome="upstream_timeout"))
+    metrics.observe(facts())
+
+    labels = {"model": "llama3.2:1b", "key": "engramia"}
+    assert samples(metrics, "gateway_heartbeats_total") == [(labels, 5.0)]
+    assert samples(metrics, "gateway_retold_failures_total") == [(labels, 1.0)]
+
+
 def test_callers_who_left_are_counted_by_phase(metrics: Metrics, facts: MakeFacts) -> None:
     """Where they lose patience tells what to change."""
     metrics.observe(facts(outcome="client_disconnected", phase=Phase.QUEUE))

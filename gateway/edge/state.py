@@ -1,0 +1,17 @@
+"""How far an answer is, and what it has promised to be."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    COMMITTED = "committed"
+    ENDED = "ended"
+    CUT = "cut"
+
+
+class Shape(StrEnum):
+    """What a heartbeat has promised, before Ollama said a word."""
+
+    STREAM = "stream"
+    WHOLE = "whole"
