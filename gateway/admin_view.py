@@ -82,6 +82,7 @@ class _Sight:
                 learned=gateway.learning.learned.snapshot(),
                 recent=gateway.recent.snapshot(),
                 contexts=gateway.learning.contexts,
+                under_way=gateway.front.under_way(),
             )
         )
 

@@ -19,6 +19,7 @@ from gateway.edge.discovery import Discovery
 from gateway.edge.inference import Inference
 from gateway.edge.outlet import Pace
 from gateway.edge.routes import Match, Page, dialect_of, match, split_token
+from gateway.edge.standing import UnderWay
 from gateway.edge.state import State
 from gateway.edge.visit import Asking, Visit
 from gateway.errors import (
@@ -80,7 +81,7 @@ class Front:
         self._late_object = late_object
         self._observer = observer
         self._now = now
-        self._active: set[asyncio.Timeout] = set()
+        self._active: dict[asyncio.Timeout, Visit] = {}
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._draining = False
@@ -140,6 +141,22 @@ class Front:
                 self._observer.finished(exchange.finish(self._now()))
         return answer.response
 
+    def under_way(self) -> list[UnderWay]:
+        """What is being served, the longest first."""
+        now = self._now()
+        return [
+            UnderWay(
+                request_id=visit.exchange.request_id,
+                route=visit.exchange.route,
+                key=visit.exchange.key,
+                model=visit.exchange.model,
+                phase=visit.exchange.phase.value,
+                duration=max(0.0, now - visit.exchange.started),
+                heartbeats=visit.answer.beats,
+            )
+            for visit in self._active.values()
+        ]
+
     def unreadable(self, request: web.BaseRequest) -> str:
         """Note a request that could not be read as HTTP; nothing of it is kept. Returns its id."""
         exchange = Exchange(request_id=_new_id(), method="", started=self._now())
@@ -158,7 +175,7 @@ class Front:
         """Serve until it is done, or until the drain's clock runs out."""
         try:
             async with asyncio.timeout(None) as cutoff:
-                self._begin(cutoff)
+                self._begin(cutoff, visit)
                 try:
                     await self._attempt(visit)
                 finally:
@@ -167,12 +184,12 @@ class Front:
             if not _has_all(visit):
                 await self._failed(Shutdown(), visit)
 
-    def _begin(self, cutoff: asyncio.Timeout) -> None:
-        self._active.add(cutoff)
+    def _begin(self, cutoff: asyncio.Timeout, visit: Visit) -> None:
+        self._active[cutoff] = visit
         self.quiet.clear()
 
     def _finish(self, cutoff: asyncio.Timeout) -> None:
-        self._active.discard(cutoff)
+        self._active.pop(cutoff, None)
         if not self._active:
             self.quiet.set()
 

@@ -1,6 +1,6 @@
 """What the status is made of: snapshots of the parts, as values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -39,6 +39,19 @@ class Ollama:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """A request that is being served: for ``duration`` seconds, and ``phase`` is what it is at."""
+
+    request_id: str
+    route: str
+    key: str | None
+    model: str | None
+    phase: str
+    duration: float
+    heartbeats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Everything that the status is made of, at the moment ``now`` (an aware datetime).
 
@@ -60,3 +73,4 @@ class Standing:
     learned: Mapping[str, Figures]
     recent: Mapping[str, Any]
     contexts: Contexts = field(default_factory=Contexts)
+    under_way: Sequence[UnderWay] = ()

@@ -13,7 +13,7 @@ from gateway.admission import Snapshot
 from gateway.admission.snapshot import LaneState
 from gateway.catalog.residents import ResidentsView
 from gateway.edge import wording
-from gateway.edge.standing import Keys, Ollama, Standing
+from gateway.edge.standing import Keys, Ollama, Standing, UnderWay
 from gateway.edge.status_models import models_of
 from gateway.edge.status_problems import problems_of
 
@@ -57,6 +57,7 @@ def status_of(standing: Standing) -> dict[str, Any]:
             **_queue(standing.queue),
             "draining": standing.draining,
         },
+        "under_way": [_under_way(each) for each in standing.under_way],
         "models": models_of(standing),
         "keys": [_key(key, standing) for key in standing.keys.all],
         "keys_broken": standing.keys.broken,
@@ -98,6 +99,10 @@ def _queue(queue: Snapshot) -> dict[str, Any]:
 def _lane(lane: LaneState) -> dict[str, Any]:
     waits = {"oldest_wait": lane.oldest_wait, "expected_wait": lane.expected_wait}
     return {**asdict(lane), **{name: round(seconds, 1) for name, seconds in waits.items()}}
+
+
+def _under_way(each: UnderWay) -> dict[str, Any]:
+    return {**asdict(each), "duration": round(each.duration, 1)}
 
 
 def _key(key: Key, standing: Standing) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def _body(status: Status) -> Html:
         *(_problem(problem) for problem in status["problems"]),
         _tiles(status),
         status_tables.models(status),
+        status_tables.under_way(status),
         status_tables.lanes(status),
         status_tables.failures(status),
         status_tables.outcomes(status),

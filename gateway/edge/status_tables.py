@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.edge import wording
@@ -9,6 +10,10 @@ from gateway.edge.markup import Html, joined, tag
 
 SHOWN_FAILURES: Final = 15
 SHOWN_LANES: Final = 30
+
+_AT: Final = MappingProxyType(
+    {"queue": "waiting for its turn", "first_byte": "loading or working", "relay": "answering"}
+)
 
 Status = Mapping[str, Any]
 
@@ -134,6 +139,33 @@ def lanes(status: Status) -> Html:
 def _lane(lane: Status) -> list[Content]:
     first, last = wording.span(lane["oldest_wait"]), wording.span(lane["expected_wait"])
     return [lane["key"], lane["model"], _busy(lane["waiting"]), first, last]
+
+
+def under_way(status: Status) -> Html:
+    """Calls that are being served, the longest first; nothing where there are none."""
+    calls = status["under_way"]
+    if not calls:
+        return joined()
+    columns = (
+        Column("Key", "name"),
+        Column("Model", "name"),
+        Column("For", "short"),
+        Column("At", "short"),
+        Column("Heartbeats", "number"),
+        Column("Request", "short"),
+    )
+    rows: list[list[Content]] = [
+        [
+            call["key"] or "-",
+            call["model"] or "-",
+            wording.span(call["duration"]),
+            _AT.get(call["phase"], call["phase"]),
+            _number(call["heartbeats"]),
+            _lines(call["route"], tag("code", call["request_id"])),
+        ]
+        for call in calls[:SHOWN_LANES]
+    ]
+    return _section("Under way", columns, rows, "")
 
 
 def failures(status: Status) -> Html:

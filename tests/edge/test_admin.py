@@ -112,6 +112,10 @@ async def test_the_status_follows_what_goes_on(
                 page = await admin.get("/status")
 
     assert status["queue"]["text"] == "<Admission 1/2 active, 1/64 queued>"
+    assert sorted((call["key"], call["phase"]) for call in status["under_way"]) == [
+        ("tester", "first_byte"),
+        ("tester", "queue"),
+    ]
     models = {model["name"]: model for model in status["models"]}
     assert (models["llama3.2:1b"]["active"], models["llama3.2:1b"]["queued"]) == (1, 1)
     assert models["llama3.2:1b"]["total_timeout"] == 1800.0

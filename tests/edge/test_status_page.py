@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.admission.snapshot import LaneState
-from gateway.edge.standing import Ollama
+from gateway.edge.standing import Ollama, UnderWay
 from gateway.edge.status import status_of
 from gateway.edge.status_page import CONTENT_SECURITY_POLICY, render
 from tests.access.fakes import DAY, NOW, a_key
@@ -52,6 +52,25 @@ def test_the_page_says_how_things_stand() -> None:
     assert "req_1" in text
     assert "upstream_incomplete" in text
     assert "revoked" in text
+
+
+def test_what_is_under_way_is_told_call_by_call() -> None:
+    """Whose it is, how long it lasts, what it is at; nothing of it where nothing is."""
+    call = UnderWay(
+        request_id="req_9",
+        route="/v1/chat/completions",
+        key="agent",
+        model="qwen:7b",
+        phase="first_byte",
+        duration=1500.04,
+        heartbeats=99,
+    )
+    cells = Reader(page(under_way=[call])).text
+
+    assert all(said in cells for said in ("Under way", "agent", "qwen:7b", "25 minutes", "99"))
+    assert all(said in cells for said in ("loading or working", "req_9"))
+    assert status_of(a_standing(under_way=[call]))["under_way"][0]["duration"] == 1500.0
+    assert "Under way" not in Reader(page()).text
 
 
 def test_who_waits_is_told_by_key_and_model() -> None:
