@@ -127,7 +127,7 @@ def build(
             ps=partial(catalog.ps, within=0.0),
             show=partial(catalog.show, verbose=False),
         ),
-        unreachable=catalog.doubt,
+        unreachable=_unreachable_report(catalog, learning),
         now=now,
     )
     front = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
@@ -228,6 +228,15 @@ def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], N
         else:
             learning.forget()
             log.warning("upstream.down", reason=reason)
+
+    return report
+
+
+def _unreachable_report(catalog: Catalog, learning: Learning) -> Callable[[], None]:
+    def report() -> None:
+        catalog.doubt()
+        # A place was given for the model, and it was never asked for.
+        learning.residents.forget()
 
     return report
 

@@ -133,3 +133,15 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
         assert set(sim.loaded) == residency.resident
         assert residency.fit(both) is (room > 1)
         await left_empty(gateway)
+
+
+async def test_an_ollama_that_is_away_has_nothing_loaded(tmp_path: Path) -> None:
+    """Also for calls that get their turn afterwards, and find nobody there."""
+    async with house(tmp_path) as (sim, gateway):
+        assert (await say(gateway)).status == 200
+        before = gateway.gateway.learning.residents.view().resident
+        await sim.stop()
+        refused = [(await say(gateway, model=model)).status for model in (MODEL, OTHER)]
+        after = gateway.gateway.learning.residents.view().resident
+
+    assert (before, refused, after) == (frozenset({MODEL}), [502, 502], frozenset())
