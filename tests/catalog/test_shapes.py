@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -22,6 +23,9 @@ from tests.catalog.recorded import (
     V1_MODEL_TINY_0_24,
     V1_MODELS_0_24,
 )
+
+TOO_DEEP = 800 if sys.version_info < (3, 12) else 3000
+"""For us, though not for the decoder: since 3.12 a comprehension is no call."""
 
 
 def listing_of(body: bytes) -> Listing:
@@ -190,7 +194,7 @@ def test_show_leaves_out_paths_at_any_depth(raw: bytes) -> None:
         b'{"a":1',
         b'{"details":{"parent_model":"\\ud800"}}',
         b'{"parent_model":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"d":{"parent_model":"", "n":' + b"[" * 800 + b"]" * 800 + b"}}",
+        b'{"d":{"parent_model":"", "n":' + b"[" * TOO_DEEP + b"]" * TOO_DEEP + b"}}",
     ],
 )
 def test_show_of_something_else(raw: bytes) -> None:
