@@ -1,4 +1,4 @@
-"""What the queue itself costs: time to enter, to dispatch, to foresee; and memory per waiter.
+"""What the queue itself costs: a lease, entering, dispatch, foresight; and memory per waiter.
 
     python -m bench.admission [WAITERS]
 
@@ -58,6 +58,20 @@ def queue_for(waiters: int, now: Callable[[], float] = time.monotonic) -> Admiss
 async def call(queue: Admission, demand: Demand) -> None:
     async with queue.lease(demand):
         pass
+
+
+async def cost_of_nothing() -> None:
+    """One after the other, so that nobody ever waits: what every call pays."""
+    queue, rounds = queue_for(64), 20_000
+    for number in range(80):
+        queue.give_back(queue.enter(wish(number))[0], answered=True)
+    demand = wish(0)
+    began_at = time.perf_counter()
+    for _ in range(rounds):
+        async with queue.lease(demand):
+            pass
+    seconds = time.perf_counter() - began_at
+    print(f"a lease where nobody waits: {seconds / rounds * 1e6:.1f} us")
 
 
 async def cost_of_dispatch(waiters: int) -> None:
@@ -151,6 +165,7 @@ def report(what: str, seconds: list[float]) -> None:
 
 def main() -> None:
     waiters = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    asyncio.run(cost_of_nothing())
     asyncio.run(cost_of_dispatch(waiters))
     asyncio.run(cost_of_waiting(waiters))
     for count in sorted({64, waiters}):

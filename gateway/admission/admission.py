@@ -8,7 +8,9 @@ coexist.
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from math import inf
 
+from gateway.admission.crowd import Crowd
 from gateway.admission.demand import Demand, Limits
 from gateway.admission.foresight import Foresight, Place
 from gateway.admission.holders import Holders
@@ -18,11 +20,10 @@ from gateway.admission.pace import Quick, slow_answer
 from gateway.admission.predict import Prediction
 from gateway.admission.refusals import (
     crowded,
-    deadline_unreachable,
     displaced,
-    hopeless,
     key_queue_full,
     queue_full,
+    refuse_hopeless,
     too_late,
     waited_too_long,
 )
@@ -64,6 +65,9 @@ class Admission:
             order=order,
             now=now,
         )
+        self._crowd = Crowd(
+            holders=self._holders, waiting=self._waiting, foresight=self._foresight, now=now
+        )
         self._ask_again: asyncio.TimerHandle | None = None
         self._draining = False
 
@@ -102,16 +106,13 @@ class Admission:
         self._dispatch()
 
     def snapshot(self) -> Snapshot:
-        now = self._now()
-        lanes = [
-            state_of(lane, now=now, expected_wait=self._foresight.place(lane.newest).wait)
-            for lane in self._waiting.lanes()
-        ]
+        now, place, lanes = self._now(), self._foresight.place, self._waiting.lanes()
+        states = (state_of(one, now=now, expected_wait=place(one.newest).wait) for one in lanes)
         return Snapshot(
             max_active=self._limits.max_active,
             max_queued=self._limits.max_queued,
             active=dict(self._holders.occupancy.by_model),
-            lanes=tuple(lanes),
+            lanes=tuple(states),
         )
 
     # What a lease calls.
@@ -120,12 +121,19 @@ class Admission:
         """Take a place at once, or a place in the queue; raises what refuses both."""
         if self._draining:
             raise Draining
-        self._holders.settle()
-        self._begin_account(demand.key)
+        if len(self._waiting):
+            self._holders.settle()
+        if demand.key not in self._waiting.by_key:
+            self._holders.shares.arrive(demand.key)
         waiter = self._waiter(demand)
         if self._goes_at_once(waiter):
             self._grant(waiter)
+            if len(self._waiting):
+                # With him at work a retry may be held back that others stood behind.
+                self._dispatch()
             return waiter, self._foresight.at_once(waiter)
+        if not len(self._waiting):
+            self._holders.forgive()
         try:
             foreseen = self._admit(waiter)
         except GatewayError:
@@ -142,8 +150,7 @@ class Admission:
         """
         if waiter in self._waiting:
             self._remove(waiter)
-            if waiter.timer is not None:
-                waiter.timer.cancel()
+            waiter.end()
             # He may have been the one for whose sake others were held back.
             self._dispatch()
         elif waiter.was_granted():
@@ -165,13 +172,13 @@ class Admission:
     # Inside.
 
     def _waiter(self, demand: Demand) -> Waiter:
-        return Waiter(
-            demand,
-            arrived_at=self._now(),
-            needs=self._foresight.needs(demand),
-            slow=slow_answer(demand.model, self._holders.service),
-            future=asyncio.get_running_loop().create_future(),
-        )
+        future = asyncio.get_running_loop().create_future()
+        now = self._now()
+        if demand.patience == inf:
+            return Waiter(demand, arrived_at=now, future=future)
+        needs = self._foresight.needs(demand)
+        slow = slow_answer(demand.model, self._holders.service)
+        return Waiter(demand, arrived_at=now, future=future, needs=needs, slow=slow)
 
     def _goes_at_once(self, waiter: Waiter) -> bool:
         if self._waiting.has_before(waiter.demand, self._is_held_back):
@@ -212,8 +219,9 @@ class Admission:
     def _dispatch(self) -> None:
         """Let everybody go who may."""
         self._foresight.changed()
-        self._holders.settle()
         ask_again_at = None
+        if len(self._waiting):
+            self._holders.settle()
         while len(self._waiting):
             decision = self._decide(self._waiting.heads(self._is_held_back))
             waiter = decision.waiter
@@ -240,12 +248,6 @@ class Admission:
         self._waiting.remove(waiter)
         self._close_account(waiter.demand.key)
 
-    def _begin_account(self, key: str) -> None:
-        if not len(self._waiting):
-            self._holders.shares.level(self._holders.service.turn())
-        if key not in self._waiting.by_key:
-            self._holders.shares.arrive(key)
-
     def _close_account(self, key: str) -> None:
         if key not in self._waiting.by_key:
             self._holders.close(key)
@@ -261,33 +263,30 @@ class Admission:
     def _expire(self, waiter: Waiter, refusal: Refusal) -> None:
         if waiter in self._waiting:
             self._remove(waiter)
-            foreseen = self._foresight.of(self._waiter(waiter.demand))
-            waiter.end(refusal(waiter.demand, foreseen, self._jitter()))
+            waiter.end(refusal(waiter.demand, self._anew(waiter), self._jitter()))
             self._dispatch()
+
+    def _anew(self, waiter: Waiter) -> Prediction:
+        """What he has to expect who has waited in vain, if he comes again now."""
+        return self._foresight.of(self._waiter(waiter.demand))
 
     def _admit(self, waiter: Waiter) -> Prediction:
         """What he has to expect who may wait; raises what refuses him."""
         demand, limits, foresight = waiter.demand, self._limits, self._foresight
         if demand.first:
             return foresight.roughly(demand)  # He had his turn, and is not told to come again.
+        self._crowd.came(demand)
         if self._waiting.by_key.get(demand.key, 0) >= limits.max_queued_per_key:
             raise key_queue_full(limits.max_queued_per_key, foresight.of(waiter), self._jitter())
         foreseen = foresight.roughly(demand)
-        if foreseen.known and not foresight.spares_everybody(demand):
+        if foreseen.known and not self._crowd.spares_everybody(demand):
             foreseen = foresight.of(waiter)
-            self._refuse_hopeless(waiter, foreseen)
+            refuse_hopeless(demand, foreseen, self._jitter())
+            if self._crowd.keeps_out(waiter, foreseen):
+                raise crowded(demand, foreseen, self._jitter())
         if len(self._waiting) >= limits.max_queued and not self._displace(demand):
             raise queue_full(len(self._waiting), foresight.of(waiter), self._jitter())
         return foreseen
-
-    def _refuse_hopeless(self, waiter: Waiter, foreseen: Prediction) -> None:
-        demand = waiter.demand
-        if foreseen.quick > demand.patience:
-            raise deadline_unreachable(demand, foreseen, self._jitter())
-        if foreseen.quick_wait > demand.queue_timeout:
-            raise hopeless(demand, foreseen, self._jitter())
-        if self._foresight.exceeds_its_share(demand) or self._foresight.harms(waiter):
-            raise crowded(demand, foreseen, self._jitter())
 
     def _displace(self, demand: Demand) -> bool:
         """Make room for a modest key: the newest waiter of the one with most waiting must go."""
@@ -295,6 +294,5 @@ class Admission:
         if waiter is None or not self._waiting.is_greedier(waiter.demand, demand):
             return False
         self._remove(waiter)
-        foreseen = self._foresight.of(self._waiter(waiter.demand))
-        waiter.end(displaced(foreseen, self._jitter()))
+        waiter.end(displaced(self._anew(waiter), self._jitter()))
         return True

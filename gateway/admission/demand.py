@@ -102,7 +102,7 @@ class Occupancy:
             return False
         if self.by_model.get(demand.model, 0) >= demand.model_max_active:
             return False
-        if self.holds_back(demand):
+        if demand.retry and self.holds_back(demand):
             return False
         cap = demand.key_max_active
         return cap is None or self.by_key.get(demand.key, 0) < cap

@@ -10,7 +10,7 @@ from gateway.admission.residency import Residency
 from gateway.admission.shares import Shares
 from gateway.admission.turns import Order, Standing, note
 
-MOST_TURNS: Final = 512
+MOST_TURNS: Final = 128
 """Turns that are played; of whoever comes after them, only that much is known."""
 
 SWAPPING: Final = 0.1
@@ -52,7 +52,10 @@ W = TypeVar("W", bound=Waits)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """How things stand. ``lanes`` hold those who wait in their order, none of them empty."""
+    """How things stand. ``lanes`` hold those who wait in their order, none of them empty.
+
+    ``swapped_at`` is when something was last loaded, None where loading need not be spared.
+    """
 
     now: float
     lanes: Sequence[Sequence[Waits]]
@@ -62,7 +65,7 @@ class Scene:
     residency: Residency
     limits: Limits
     order: Order
-    swapped_at: float
+    swapped_at: float | None
 
 
 @dataclass(slots=True)
@@ -83,16 +86,16 @@ def play(
     pace: Pace,
     *,
     newcomer: Waits | None = None,
-    until: float = inf,
     to_the_end: bool = True,
 ) -> Future:
-    """Play on until nobody waits, or ``until`` has come; or until ``newcomer`` has his place.
+    """Play on until nobody waits; or only until ``newcomer`` has his place.
 
-    A newcomer is never refused in it. Nor does his hurry bring a swap forward before the last one
-    has paid: whoever could only be in time by that is not let in, so that loading stays a small
-    part of the time however impatient everybody is.
+    A newcomer is never refused in it, nor is one before whom he cannot go. Nor does his hurry bring
+    a swap forward before the last one has paid, where loading has to be spared: whoever could only
+    be in time by that is not let in, so that loading stays a small part of the time however
+    impatient everybody is.
     """
-    return _Play(scene, pace, newcomer).run(until, to_the_end=to_the_end)
+    return _Play(scene, pace, newcomer).run(to_the_end=to_the_end)
 
 
 class _Row:
@@ -143,21 +146,20 @@ class _Play:
         self._ready_at: dict[str, float] = {}
         self._ends = [self._end_of(holder) for holder in scene.holders]
         self._paid_at = -inf
-        if newcomer is not None:
+        if newcomer is not None and scene.swapped_at is not None:
             self._paid_at = scene.swapped_at + pace.load(newcomer.demand.model) / SWAPPING
         self._slow_down()
         self._seen = Future()
 
-    def run(self, until: float, *, to_the_end: bool) -> Future:
+    def run(self, *, to_the_end: bool) -> Future:
         seen = self._seen
-        while self._now <= until and len(seen.granted_at) < MOST_TURNS:
+        while len(seen.granted_at) < MOST_TURNS:
             ask_again_at = self._dispatch()
             if not self._rows or (not to_the_end and self._newcomer in seen.granted_at):
                 break
-            self._move_on(ask_again_at)
-            if self._now == inf:
+            if not self._move_on(ask_again_at):
                 break
-        seen.until = min(self._now, until)
+        seen.until = self._now
         return seen
 
     def _dispatch(self) -> float | None:
@@ -184,11 +186,22 @@ class _Play:
     def _refuse_late(self) -> None:
         for row in self._rows:
             while row.waiter is not None and row.waiter.leaves_at <= self._now:
-                if row.waiter is self._newcomer:
+                if self._stays(row.waiter):
                     break
                 self._seen.refused[row.waiter] = row.waiter.leaves_at
                 self._advance(row)
         self._rows = [row for row in self._rows if row.waiter is not None]
+
+    def _stays(self, waiter: Waits) -> bool:
+        """Whether he is the newcomer; or before him in his lane, with no less time than he has.
+
+        Were these refused, it would seem that he is in time because they are not.
+        """
+        newcomer = self._newcomer
+        if newcomer is None or waiter is newcomer:
+            return newcomer is not None
+        one, other = waiter.demand, newcomer.demand
+        return one.limit >= other.limit and (one.key, one.model) == (other.key, other.model)
 
     def _advance(self, row: _Row) -> None:
         row.next()
@@ -222,8 +235,9 @@ class _Play:
             load = self._pace.load(model)
             self._loaded_at = max(self._loaded_at, self._now) + load
             self._ready_at[model] = self._loaded_at
-            self._paid_at = self._now + load / SWAPPING
-            self._slow_down()
+            if self._scene.swapped_at is not None:
+                self._paid_at = self._now + load / SWAPPING
+                self._slow_down()
         return self._ready_at.get(model, self._now)
 
     def _end_of(self, holder: Holds) -> tuple[float, Demand, float]:
@@ -237,15 +251,19 @@ class _Play:
         seconds = max(seconds, self._now - holder.granted_at)
         return holder.granted_at + seconds, demand, seconds / demand.weight - holder.charged
 
-    def _move_on(self, ask_again_at: float | None) -> None:
-        """To the next moment at which something changes; for ever, if nothing does."""
+    def _move_on(self, ask_again_at: float | None) -> bool:
+        """To the next moment at which something changes; False if nothing ever does."""
         at = min((end[0] for end in self._ends), default=inf)
-        self._now = max(self._now, at if ask_again_at is None else min(at, ask_again_at))
-        over = [end for end in self._ends if end[0] <= self._now < inf]
+        at = at if ask_again_at is None else min(at, ask_again_at)
+        if at == inf:
+            return False
+        self._now = max(self._now, at)
+        over = [end for end in self._ends if end[0] <= self._now]
         self._ends = [end for end in self._ends if end[0] > self._now]
         for _, demand, owes in over:
             self._occupancy.remove(demand)
             self._shares.charge(demand.key, owes)
+        return True
 
 
 def late(future: Future, part: float = 1.0) -> Mapping[Waits, float]:

@@ -1,51 +1,27 @@
-"""What the queue knows of its own future: it plays it, and remembers what it saw until it changes.
+"""What the queue knows of its own future: it plays it, and keeps what it saw until it changes."""
 
-Rules for letting one in who would have to wait:
-
-* Refused is who would surely be too late himself: the 10th percentile of the prediction decides.
-* So is who would make somebody late that was let in before, unless so much more is waiting of that
-  one's key, or for his model, that its last are beyond its fair share.
-* Where keys share, each may fill the queue only with as much as its fair part of the places serves
-  in time, as long as what the others send goes on.
-* A wait is planned with something to spare; with more of it by the patient, while others come who
-  can wait for much less.
-* None of this where all that waits is surely served in time, however badly it goes.
-"""
-
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from math import inf
 from typing import Final
 
 from gateway.admission.demand import Demand, Limits
-from gateway.admission.forecast import Future, Scene, Waits, play
+from gateway.admission.forecast import Future, Scene, Waits, late, play
 from gateway.admission.holders import Holders
 from gateway.admission.memory import Memory
 from gateway.admission.pace import Usual
 from gateway.admission.predict import Prediction, at_once, harmed, predict
-from gateway.admission.traffic import Traffic, fair_part
 from gateway.admission.turns import Order
 from gateway.admission.waiting import Waiter, Waiting
 
-_USABLE: Final = 0.9
-"""Of the time that a call can wait: what may be planned with. Something always comes between."""
+_FRESH: Final = 1.0
+"""Seconds for which the future that was seen is shown, if nothing happens."""
 
-_USABLE_BESIDE_HURRY: Final = 0.6
-"""The same of the patient, while others come who cannot wait: the rest is for these."""
-
-_GREEDY: Final = 3.0
-"""More than so many times as much waiting, for its weight, as another's makes a key greedy."""
-
-_CROWDED: Final = 1.5
-"""The same for models, whoever's calls: else the load that a model needs would keep it away."""
+_MANY: Final = 128
+"""Waiters. With more of them it is shown for as long whatever happens: to play it takes long."""
 
 _LOADING: Final = 0.3
 """Of the time: what loading may take where models do not fit together, and what it may delay."""
-
-_FRESH: Final = 1.0
-"""Seconds for which the future that was seen is shown, if nothing happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +33,7 @@ class Place:
 
 
 class Foresight:
-    """Mutable state: what was seen last, and the traffic."""
+    """Mutable state: what was seen last, and when."""
 
     def __init__(
         self,
@@ -75,27 +51,34 @@ class Foresight:
         self._memory = memory
         self._order = order
         self._now = now
-        self._traffic = Traffic()
+        self._changed = False
         self._seen_at = -inf
-        self._seen: tuple[Future, dict[Waits, int]] | None = None
-        # What one like these was told. Many are refused for one reason while nothing changes.
+        # If nobody comes; and the place of each in it.
+        self._seen: Future | None = None
+        self._positions: dict[Waits, int] = {}
+        # If one like these comes. Many are refused for one reason while nothing changes.
+        self._seen_with: dict[tuple[object, ...], tuple[Waiter, Future]] = {}
         self._advice: dict[tuple[object, ...], Prediction] = {}
-        self._harmful: dict[tuple[object, ...], bool] = {}
 
     def changed(self) -> None:
         """Somebody came, went or left: what was seen is not to come any more."""
-        self._seen = None
-        self._advice.clear()
-        self._harmful.clear()
+        self._changed = True
 
     def of(self, newcomer: Waiter) -> Prediction:
         """What one who does not wait yet has to expect."""
-        self._look()
+        one, with_him = self._future_with(newcomer)
         alike = _alike(newcomer.demand)
         if alike not in self._advice:
-            scene, service = self._scene(newcomer), self._holders.service
-            self._advice[alike] = predict(newcomer, scene, service)
+            scene, service = self._scene(one), self._holders.service
+            self._advice[alike] = predict(one, scene, service, with_him)
         return self._advice[alike]
+
+    def harmed_by(self, newcomer: Waiter, *, part: float) -> Mapping[Waits, float]:
+        """Those who are late because of him; see ``predict.harmed``."""
+        one, with_him = self._future_with(newcomer)
+        if not late(with_him, part):
+            return {}  # And what comes without him need not be played.
+        return harmed(one, with_him, self._future, part=part)
 
     def roughly(self, demand: Demand) -> Prediction:
         """The same at a glance, for one to whom it makes no difference: swaps do not count."""
@@ -104,7 +87,7 @@ class Foresight:
         left = (answer(one.demand.model) - (now - one.granted_at) for one in self._holders)
         before = sum(max(seconds, 0.0) for seconds in left)
         before += sum(len(lane) * answer(lane.demand.model) for lane in self._waiting.lanes())
-        wait = before / self._capacity(demand)
+        wait = before / self.capacity(demand)
         finish, known = wait + answer(demand.model), service.knows(demand.model)
         return Prediction(len(self._waiting), wait, finish, wait, finish, known=known)
 
@@ -115,101 +98,32 @@ class Foresight:
         return at_once(demand.model, self._holders.service, resident=resident)
 
     def needs(self, demand: Demand) -> float:
-        """Seconds until an answer, from when others must begin to make way for it."""
+        """Seconds until an answer, from when others must begin to make way for it.
+
+        Where little is known of the model it is twice that, up to half of the caller's time: or it
+        might never be served in time, and so never be known.
+        """
         service, residency = self._holders.service, self._memory.residency()
         if not demand.local:
             return service.of(demand.model).mean
-        alone = service.of(demand.model, resident=False).mean
-        if residency.costs_nothing(demand.model):
-            return alone
-        in_the_way = (service.of(model).mean for model in residency.resident)
-        return alone + max(in_the_way, default=0.0)
+        needs = service.of(demand.model, resident=False).mean
+        if not residency.costs_nothing(demand.model):
+            in_the_way = (service.of(model).mean for model in residency.resident)
+            needs += max(in_the_way, default=0.0)
+        if service.knows(demand.model):
+            return needs
+        return max(needs, min(2 * needs, demand.patience / 2))
 
     def place(self, waiter: Waiter) -> Place:
         """Where one stands who waits."""
         self._look()
-        if self._seen is None:
-            future = play(self._scene(), Usual(self._holders.service))
-            positions = {one: number for number, one in enumerate(future.granted_at, 1)}
-            self._seen = future, positions
-        future, positions = self._seen
+        future = self._future
         at = future.granted_at.get(waiter, future.refused.get(waiter, future.until))
-        return Place(positions.get(waiter, len(positions) + 1), max(at - self._now(), 0.0))
+        position = self._positions.get(waiter, len(self._positions) + 1)
+        return Place(position, max(at - self._now(), 0.0))
 
-    def _look(self) -> None:
-        """What was seen a while ago is looked at anew: those at work take as long as they take."""
-        now = self._now()
-        if now - self._seen_at > _FRESH:
-            self.changed()
-            self._seen_at = now
-
-    # Whether one may wait.
-
-    def spares_everybody(self, demand: Demand) -> bool:
-        """Whether nobody can be late, even if everything is loaded anew for every call."""
-        usual, seconds = Usual(self._holders.service), 0.0
-        alone = [one.demand for one in self._holders] + [demand]
-        for one, count in chain(
-            ((lane.demand, len(lane)) for lane in self._waiting.lanes()),
-            ((one, 1) for one in alone),
-        ):
-            seconds += count * (usual.answer(one.model) + usual.load(one.model))
-        if seconds > demand.limit:
-            return False
-        ends_at = self._now() + seconds
-        return all(min(one.leaves_at, one.give_up_at) >= ends_at for one in self._waiting)
-
-    def exceeds_its_share(self, demand: Demand) -> bool:
-        """Whether its key has more waiting than it can have served in time.
-
-        Of what is waiting, calls count that wait no longer than this one: others can go later.
-        """
-        now, service = self._now(), self._holders.service
-        self._traffic.add(demand, now)
-        own = sum(
-            len(lane) * service.of(lane.demand.model).mean
-            for lane in self._waiting.lanes()
-            if lane.demand.key == demand.key and lane.demand.limit <= demand.limit
-        )
-        wants = self._traffic.wants(service, now)
-        part = fair_part(demand.key, demand.weight, wants, self._capacity(demand))
-        return own > part * demand.limit * self._usable(demand)
-
-    def harms(self, newcomer: Waiter) -> bool:
-        """Whether he would make somebody late who does not have to stand back for his key."""
-        self._look()
-        alike = _alike(newcomer.demand)
-        if alike not in self._harmful:
-            self._harmful[alike] = self._harms(newcomer)
-        return self._harmful[alike]
-
-    def _harms(self, newcomer: Waiter) -> bool:
-        demand, part = newcomer.demand, self._usable(newcomer.demand)
-        scene, service = self._scene(newcomer), self._holders.service
-        return any(
-            not self._stands_back(one.demand, demand)
-            for one in harmed(newcomer, scene, service, part=part)
-        )
-
-    def _stands_back(self, one: Demand, newcomer: Demand) -> bool:
-        """Whether so much of one's key or model waits that his being late refuses nobody else."""
-        if self._waiting.is_greedier(one, newcomer, times=_GREEDY):
-            return True
-        if one.limit > newcomer.limit:
-            # Those who cannot wait have a part of the time kept for them.
-            return False
-        counts = Counter[str]()
-        for lane in self._waiting.lanes():
-            counts[lane.demand.model] += len(lane)
-        return counts[one.model] > _CROWDED * (counts[newcomer.model] + 1)
-
-    def _usable(self, demand: Demand) -> float:
-        """The part of its time in the queue that a call may be planned to wait."""
-        hurried = self._traffic.has_shorter(demand.limit, self._now())
-        return _USABLE_BESIDE_HURRY if hurried else _USABLE
-
-    def _capacity(self, demand: Demand) -> float:
-        """How many calls are really served at once."""
+    def capacity(self, demand: Demand) -> float:
+        """How many calls are really served at once, with such a one among them."""
         residency = self._memory.residency()
         models = {lane.demand.model for lane in self._waiting.lanes() if lane.demand.local}
         models.add(demand.model)
@@ -219,6 +133,43 @@ class Foresight:
         places = min(self._limits.max_active, together * demand.model_max_active)
         return places * (1 - _LOADING)
 
+    # Inside.
+
+    def _look(self) -> None:
+        """What was seen a while ago is looked at anew: those at work take as long as they take."""
+        now = self._now()
+        outdated = self._changed and len(self._waiting) <= _MANY
+        if outdated or now - self._seen_at > _FRESH:
+            self._changed = False
+            self._seen_at = now
+            self._seen = None
+            self._seen_with.clear()
+            self._advice.clear()
+
+    @property
+    def _future(self) -> Future:
+        if self._seen is None:
+            self._seen = play(self._scene(), Usual(self._holders.service))
+            self._positions = {one: number for number, one in enumerate(self._seen.granted_at, 1)}
+        return self._seen
+
+    def _future_with(self, newcomer: Waiter) -> tuple[Waiter, Future]:
+        """What comes if he does; or one like him, who is in it in his place."""
+        self._look()
+        alike = _alike(newcomer.demand)
+        if alike not in self._seen_with:
+            self._seen_with[alike] = newcomer, self._play_with(newcomer)
+        return self._seen_with[alike]
+
+    def _play_with(self, newcomer: Waiter) -> Future:
+        last = self._waiting.last_before(newcomer.demand)
+        if last is not None:
+            future = self._future
+            if last not in future.granted_at and last not in future.refused:
+                # He comes behind one whose turn is too far ahead to be seen: nothing else changes.
+                return future
+        return play(self._scene(newcomer), Usual(self._holders.service), newcomer=newcomer)
+
     def _scene(self, newcomer: Waiter | None = None) -> Scene:
         """How things stand, with the newcomer in his lane."""
         lanes = {(one.demand.key, one.demand.model): list(one) for one in self._waiting.lanes()}
@@ -226,8 +177,9 @@ class Foresight:
             demand = newcomer.demand
             lane = lanes.setdefault((demand.key, demand.model), [])
             lane.insert(0 if demand.first else len(lane), newcomer)
+        now = self._now()
         return Scene(
-            now=self._now(),
+            now=now,
             lanes=list(lanes.values()),
             holders=self._holders,
             occupancy=self._holders.occupancy,
@@ -235,7 +187,7 @@ class Foresight:
             residency=self._memory.residency(),
             limits=self._limits,
             order=self._order,
-            swapped_at=self._holders.swapped_at,
+            swapped_at=self._holders.swapped_at if self._waiting.is_lasting(now) else None,
         )
 
 

@@ -45,6 +45,11 @@ class Quick:
 
 
 def slow_answer(model: str, service: ServiceTimes) -> float:
-    """What nine of ten answers take at most; no load included."""
+    """What nine of ten answers take at most; no load included.
+
+    Nothing where none was seen: another model's answers are no reason to doubt this one's.
+    """
+    if not service.has_seen(model):
+        return 0.0
     seen = service.of(model)
     return seen.mean + _P10 * sqrt(seen.variance_of(1))

@@ -1,15 +1,12 @@
 """What one who comes now has to expect, and what his coming does to those who wait: pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.admission.forecast import Future, Scene, Waits, late, play
 from gateway.admission.pace import Quick, Usual
 from gateway.admission.service import ServiceTimes
-
-_HORIZON: Final = 900.0
-"""Seconds that are looked ahead. Advice ends at sixty, and queues seldom go on for longer."""
 
 _NOTHING: Final = 0.5
 """Seconds of delay that are within the error of any of this."""
@@ -37,20 +34,21 @@ def at_once(model: str, service: ServiceTimes, *, resident: bool) -> Prediction:
     return Prediction(0, 0.0, seconds, 0.0, seconds, known=service.knows(model))
 
 
-def predict(newcomer: Waits, scene: Scene, service: ServiceTimes) -> Prediction:
-    """When the last of one of the ``lanes`` of ``scene`` will be served, who is not in it yet."""
+def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Future) -> Prediction:
+    """When he will be served who is one of the ``lanes`` of ``scene``, but not in the queue yet.
+
+    ``with_him`` is what comes then, as usual.
+    """
     demand, now = newcomer.demand, scene.now
-    until = now + _HORIZON
-    usual = Usual(service)
-    seen = play(scene, usual, newcomer=newcomer, until=until, to_the_end=False)
-    wait, finish = _times(newcomer, seen, now, usual.answer(demand.model))
+    wait, finish = _times(newcomer, with_him, now, Usual(service).answer(demand.model))
     quick_wait, quick = wait, finish
     if wait > demand.queue_timeout or finish > demand.patience:
         fast = Quick(service, calls=sum(map(len, scene.lanes)))
-        seen_fast = play(scene, fast, newcomer=newcomer, until=until, to_the_end=False)
-        quick_wait, quick = _times(newcomer, seen_fast, now, fast.answer(demand.model))
+        seen = play(scene, fast, newcomer=newcomer, to_the_end=False)
+        quick_wait, quick = _times(newcomer, seen, now, fast.answer(demand.model))
+    order = list(with_him.granted_at)
     return Prediction(
-        position=len(seen.granted_at) - (newcomer in seen.granted_at),
+        position=order.index(newcomer) if newcomer in with_him.granted_at else len(order),
         wait=wait,
         finish=finish,
         quick_wait=min(quick_wait, wait),
@@ -66,22 +64,20 @@ def _times(newcomer: Waits, seen: Future, now: float, answer: float) -> tuple[fl
 
 
 def harmed(
-    newcomer: Waits, scene: Scene, service: ServiceTimes, *, part: float
+    newcomer: Waits, with_him: Future, without: Future, *, part: float
 ) -> Mapping[Waits, float]:
-    """Those who would be served in time if he did not come, and are not if he does.
+    """Those who wait and would be served in time if he did not come, and are not if he does.
 
     With ``part`` below 1, in time is within that part of what they can wait for, and of those who
     are not, everybody is meant who would wait longer because of him.
     """
-    usual, until = Usual(service), scene.now + _HORIZON
-    too_late = late(play(scene, usual, newcomer=newcomer, until=until), part)
-    if not too_late:
-        return {}
-    lanes = [[one for one in lane if one is not newcomer] for lane in scene.lanes]
-    without = replace(scene, lanes=[lane for lane in lanes if lane])
-    before = late(play(without, usual, until=until), part)
+    too_late = late(with_him, part)
+    before = late(without, part)
+    seen = without.granted_at.keys() | without.refused.keys()
     return {
         one: at
         for one, at in too_late.items()
-        if one not in before or (part < 1 and at > before[one] + _NOTHING)
+        if one is not newcomer
+        and one in seen
+        and (one not in before or (part < 1 and at > before[one] + _NOTHING))
     }

@@ -17,6 +17,14 @@ _SPREAD: Final = 0.5
 """Of the wait: those refused together come back apart."""
 
 
+def refuse_hopeless(demand: Demand, foreseen: Prediction, jitter: float) -> None:
+    """Raise what says that he would be too late, even if all went as well as one time in ten."""
+    if foreseen.quick > demand.patience:
+        raise deadline_unreachable(demand, foreseen, jitter)
+    if foreseen.quick_wait > demand.queue_timeout:
+        raise hopeless(demand, foreseen, jitter)
+
+
 def key_queue_full(most: int, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         RateLimitExceeded,

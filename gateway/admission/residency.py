@@ -27,7 +27,11 @@ class Residency:
 
     def costs_nothing(self, model: str) -> bool:
         """Whether a call to ``model`` leaves everything in memory where it is."""
-        return model in self.resident or self.fit(self.resident | {model})
+        if model in self.resident:
+            return True
+        if self.max_loaded is not None:
+            return len(self.resident) < self.max_loaded or not self.resident
+        return self.fit(self.resident | {model})
 
     def eligible(self, model: str, active: AbstractSet[str] | Mapping[str, int]) -> bool:
         """Whether ``model`` is loaded, or can be without driving out one that is at work.

@@ -12,6 +12,12 @@ MOST_MODELS: Final = 256
 _SIGMAS: Final = 1.25
 """Standard deviations in a mean absolute deviation, of a normal distribution."""
 
+_OUTLIER: Final = 4 * _SIGMAS
+"""Mean deviations above the mean beyond which one answer tells no more: it may be the only one.
+
+At least twice the mean; so what has really become slower is known after a few.
+"""
+
 
 @dataclass(slots=True)
 class Measured:
@@ -28,6 +34,7 @@ class Measured:
             self.deviation = seconds / 2
             return
         # Jacobson's estimator (RFC 6298, section 2) with other gains.
+        seconds = min(seconds, self.mean + max(_OUTLIER * self.deviation, self.mean))
         gain = max(_GAIN, 1 / self.count)
         self.deviation += gain * (abs(seconds - self.mean) - self.deviation)
         self.mean += gain * (seconds - self.mean)
@@ -68,7 +75,11 @@ class ServiceTimes:
 
     def knows(self, model: str) -> bool:
         """Whether enough was seen of this very model to refuse anybody because of it."""
-        return any(kind[model].known for kind in (self._warm, self._cold) if model in kind)
+        warm, cold = self._warm.get(model), self._cold.get(model)
+        return (warm is not None and warm.known) or (cold is not None and cold.known)
+
+    def has_seen(self, model: str) -> bool:
+        return model in self._warm or model in self._cold
 
     def of(self, model: str, *, resident: bool = True) -> Measured:
         """What is known of this case, or of the nearest one; counts zero if of none."""

@@ -1,4 +1,4 @@
-"""What comes, of which key and for which model, whether it was let in or not."""
+"""What comes and cannot go at once, of which key and for which model, let in or not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -114,17 +114,18 @@ class Order(Protocol):
 
 def decide(heads: Iterable[H], standing: Standing) -> Decision[H]:
     """Who goes next of the first of every lane."""
-    if standing.occupancy.total >= standing.limits.max_active:
+    limits, now = standing.limits, standing.now
+    if standing.occupancy.total >= limits.max_active:
         return Decision(None)
-    has_room, limits, now = standing.occupancy.has_room, standing.limits, standing.now
+    has_room = standing.occupancy.has_room
     able = [head for head in heads if has_room(head.demand, limits)]
-    ranked = [head for head in able if head.not_before <= now]
-    if not ranked:
+    ready = [head for head in able if head.not_before <= now]
+    if not ready:
         return Decision(None, ask_again_at=_first_ready(able, now))
-    ranked.sort(key=lambda head: _rank(head, standing))
+    ranked = sorted(ready, key=lambda head: _rank(head, standing)) if len(ready) > 1 else ready
     urgent = [one for one in ranked if _is_urgent(one, limits, now)]
     decision = _serve_urgent(urgent, ranked, standing) if urgent else _serve_near(ranked, standing)
-    if len(ranked) == len(able):
+    if len(ready) == len(able):
         return decision
     return replace(decision, ask_again_at=_earlier(decision.ask_again_at, _first_ready(able, now)))
 
@@ -175,25 +176,26 @@ def _nearest(ranked: list[H], standing: Standing) -> H | None:
 
 def _overtaken(chosen: H, ranked: list[H], standing: Standing) -> tuple[H, ...]:
     """Those in a hurry who would have to swap, and whose key had as good a right, at any age."""
-    hurried = [head for head in ranked if head.turn_at is None and head.hurries_at < inf]
+    hurried = [head for head in ranked if head.hurries_at < inf and head.turn_at is None]
     if not hurried:
         return ()
     right = _rank(chosen, standing)[:2]
     return tuple(
         head
         for head in hurried
-        if _rank(head, standing)[:2] <= right
-        and _swaps(head, standing)
+        if _swaps(head, standing)
         and not is_doubtful(head, standing.now)
+        and _rank(head, standing)[:2] <= right
     )
 
 
 def _is_urgent(head: Head, limits: Limits, now: float) -> bool:
-    if is_doubtful(head, now):
+    passed, turn = head.passed_over_at, head.turn_at
+    if passed is None and turn is None:
         return False
-    passed = head.passed_over_at
     waited = passed is not None and passed + limits.affinity_patience <= now
-    return waited or (head.turn_at is not None and head.hurries_at <= now)
+    hurries = turn is not None and head.hurries_at <= now
+    return (waited or hurries) and not is_doubtful(head, now)
 
 
 def is_doubtful(head: Head, now: float) -> bool:
@@ -208,11 +210,12 @@ def _rank(head: Head, standing: Standing) -> tuple[int, float, float]:
 
 def _class_of(head: Head, standing: Standing) -> int:
     """0 is interactive; batch becomes it after waiting long enough, so that it never starves."""
-    if is_doubtful(head, standing.now):
+    arrived_at = head.arrived_at
+    if arrived_at < head.doubtful_at <= standing.now:  # As above; it is asked most often of all.
         return 2
     if not head.demand.batch:
         return 0
-    return int(standing.now - head.arrived_at < standing.limits.batch_patience)
+    return int(standing.now - arrived_at < standing.limits.batch_patience)
 
 
 def _swaps(head: Head, standing: Standing) -> bool:

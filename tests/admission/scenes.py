@@ -58,7 +58,7 @@ def scene_of(
     view: Residency = ALL,
     accounts: dict[str, float] | None = None,
     busy_for: float = 0.0,
-    swapped_at: float = -inf,
+    swapped_at: float | None = -inf,
     **terms: Any,
 ) -> Scene:
     """One call of another key is at work on ``m`` for so many seconds already.

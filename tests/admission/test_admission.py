@@ -548,3 +548,38 @@ async def test_a_cancellation_before_the_first_step_takes_nothing() -> None:
     await settled()
 
     assert queue.idle
+
+
+@virtual_time
+async def test_a_grant_that_holds_one_back_lets_those_behind_him_go() -> None:
+    """A retry waits for its moment; then its first attempt begins, and it is not waited for."""
+    queue = admission(max_active=4)
+    retry = demand("a", "n", retry=True, first=True, delay=60.0, fingerprint=b"1")
+    callers = await come(queue, retry, demand("a", "n"), demand("b", "m", fingerprint=b"1"))
+
+    assert [one.granted for one in callers] == [False, True, True]
+
+    await leave(callers[2])
+    await asyncio.sleep(60.0)
+    await leave(*callers)
+
+
+@virtual_time
+async def test_in_a_long_queue_a_place_may_be_a_second_old() -> None:
+    """To foresee it takes longer than anybody should wait for the answer."""
+    queue = admission(max_queued=300, max_queued_per_key=300)
+    await measured(queue, 1.0)
+    callers = await come(queue, *[demand()] * 200)
+    waiters = list(queue._waiting)
+    before = queue.place(waiters[50])
+    await leave(callers[0])
+
+    assert queue.place(waiters[50]) == before
+
+    await asyncio.sleep(1.1)
+    after = queue.place(waiters[50])
+    assert before is not None
+    assert after is not None
+    assert after.position == before.position - 1
+
+    await leave(*callers)

@@ -178,8 +178,8 @@ def test_at_half_the_load_nobody_is_refused_on_arrival() -> None:
 
 
 def test_patient_callers_are_all_answered() -> None:
-    """A crowd is no reason to refuse one who has the time."""
+    """A crowd is no reason to refuse one who has the time: the queue's own limit, five minutes."""
     visits = run(calls(60, 1.0, 6.0, inf))
 
-    assert {one.outcome for one in visits} <= {"ok", "queue_full"}
-    assert sum(one.outcome == "ok" for one in visits) >= 45
+    assert {one.outcome for one in visits} <= {"ok", "queue_timeout"}
+    assert sum(one.outcome == "ok" for one in visits) >= 55

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admission.forecast import MOST_TURNS
+from gateway.admission.forecast import MOST_TURNS, play
+from gateway.admission.pace import Usual
 from gateway.admission.predict import Prediction, at_once, harmed, predict
 from gateway.admission.residency import Residency
 from gateway.admission.service import ServiceTimes
@@ -21,7 +23,8 @@ def foreseen(
 ) -> Prediction:
     """Of one who comes to a single place that another call has just taken, unless changed."""
     service = service or steady(m=10.0, n=10.0)
-    return predict(newcomer, scene_of(*lanes, [newcomer], service=service, **terms), service)
+    scene = scene_of(*lanes, [newcomer], service=service, **terms)
+    return predict(newcomer, scene, service, play(scene, Usual(service), newcomer=newcomer))
 
 
 def mine(**changes: Any) -> Waiter:
@@ -93,6 +96,15 @@ def test_loads_are_waited_for() -> None:
     assert foreseen(mine(local=False), service=service, view=ONE).wait == 10.0
 
 
+def test_those_before_one_who_cannot_go_in_time_are_no_hope() -> None:
+    """They would be refused; but so would he, who has as long to wait and comes later."""
+    crowd, wish = waiting(9, queue_timeout=60.0, at=40.0), {"queue_timeout": 60.0}
+    impatient = waiting(9, queue_timeout=20.0, at=40.0)
+
+    assert foreseen(mine(**wish), crowd).quick_wait == pytest.approx(100.0)
+    assert foreseen(mine(**wish), impatient).quick_wait == pytest.approx(20.0)
+
+
 def test_a_model_in_memory_keeps_others_waiting_for_as_long_as_they_are_patient() -> None:
     """One of another key goes by age, then three within 30 seconds of passing him over."""
     service = steady(m=10.0, n=10.0, load=8.0)
@@ -133,8 +145,12 @@ def harms(
     newcomer: Waiter, *lanes: list[Waiter], part: float = 1.0, **terms: Any
 ) -> Iterable[Waiter]:
     service = steady(m=10.0, n=10.0)
-    scene = scene_of(*lanes, [newcomer], service=service, **terms)
-    found = harmed(newcomer, scene, service, part=part)
+    with_him = scene_of(*lanes, [newcomer], service=service, **terms)
+    without = scene_of(*lanes, service=service, **terms)
+    pace = Usual(service)
+    found = harmed(
+        newcomer, play(with_him, pace, newcomer=newcomer), play(without, pace), part=part
+    )
     return [one for lane in lanes for one in lane if one in found]
 
 
@@ -198,7 +214,7 @@ def test_playing_changes_nothing() -> None:
     newcomer = mine()
     scene = scene_of(*lanes, [newcomer], service=service, view=ONE)
     before = repr((scene.occupancy, scene.shares))
-    predict(newcomer, scene, service)
+    play(scene, Usual(service), newcomer=newcomer)
 
     assert repr((scene.occupancy, scene.shares)) == before
     assert all(one.passed_over_at is None for lane in lanes for one in lane)

@@ -17,6 +17,13 @@ async def full(queue: Admission, *wishes: Demand) -> list[Caller]:
     return await come(queue, *wishes)
 
 
+async def lasting(queue: Admission, *wishes: Demand) -> list[Caller]:
+    """The same, when somebody has waited for minutes before these come."""
+    callers = await full(queue, demand("x"), demand("y"))
+    await asyncio.sleep(130.0)
+    return callers + await come(queue, *wishes)
+
+
 def patient(key: str, seconds: float = 100.0) -> Demand:
     return demand(key, queue_timeout=seconds)
 
@@ -86,7 +93,7 @@ async def test_a_key_may_fill_the_queue_only_with_its_share() -> None:
 async def test_the_patient_leave_a_part_of_the_time_to_those_who_cannot_wait() -> None:
     """Only while such callers come."""
     queue = admission()
-    callers = await full(queue, *[patient("a")] * 8)
+    callers = await lasting(queue, *[patient("a")] * 7)
     assert not isinstance(await _outcome(queue, patient("a"), callers), QueueFull)
 
     await refused(queue, demand("b", queue_timeout=40.0))
@@ -102,12 +109,33 @@ async def _outcome(queue: Admission, wish: Demand, callers: list[Caller]) -> Bas
 
 
 @virtual_time
+async def test_a_crowd_that_came_at_once_is_let_in_as_long_as_it_is_served_in_time() -> None:
+    """To the last second; in a queue that lasts, some of that time is kept for what comes.
+
+    A hundred seconds: ten behind the one at work; but only nine behind one who waits already.
+    """
+    queue, crowd = admission(), [patient("a")] * 16
+    burst = await full(queue, *crowd)
+
+    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+
+    await leave(*(one for one in burst if not one.task.done()))
+    queue = admission()
+    more = await lasting(queue, *crowd)
+
+    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+
+    await leave(*(one for one in more if not one.task.done()))
+    await asyncio.gather(*(one.task for one in burst + more), return_exceptions=True)
+
+
+@virtual_time
 async def test_little_that_waits_is_not_thought_about() -> None:
     """What surely ends in time is let in whatever anybody's share is."""
     queue = admission()
     callers = await full(queue, *[demand(key, queue_timeout=3600.0) for key in "abcdefgh"])
 
-    assert queue._foresight._traffic.has_shorter(1e9, now()) is False
+    assert queue._foresight._seen_with == {}
     assert repr(queue) == "<Admission 1/1 active, 7/64 queued>"
 
     await leave(*callers)

@@ -30,6 +30,14 @@ def test_the_estimate_follows_what_is_measured() -> None:
     assert found.mean == pytest.approx(1.0, rel=0.01)
 
 
+def test_one_very_slow_answer_tells_little() -> None:
+    """It may be the only one; what is slow for good is known after a few."""
+    found = measured(*[5.0] * 20, 1500.0)
+
+    assert found.mean == pytest.approx(6.0)
+    assert measured(*[5.0] * 20, *[50.0] * 12).mean == pytest.approx(50.0, rel=0.25)
+
+
 def test_steady_times_are_known_ever_better() -> None:
     """Until there is no doubt."""
     assert measured(*[10.0] * 60).variance == pytest.approx(0.0, abs=1e-6)

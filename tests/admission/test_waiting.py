@@ -91,6 +91,48 @@ async def test_behind_one_who_is_held_back_the_next_may_go() -> None:
     assert not waiting.has_before(demand("b", "m"), nobody)
 
 
+async def test_one_who_comes_stands_behind_the_last_of_his_lane() -> None:
+    """Unless he had his turn already."""
+    first, last = waiter(), waiter()
+    waiting = queue(first, last, waiter("b"))
+
+    assert waiting.last_before(demand("a", "m")) is last
+    assert waiting.last_before(demand("a", "m", first=True)) is None
+    assert waiting.last_before(demand("a", "n")) is None
+
+
+async def test_a_queue_lasts_in_which_somebody_has_waited_for_two_minutes() -> None:
+    """One or the other; a moment in which nobody waits begins it anew."""
+    first, second, third = waiter(at=0.0), waiter(at=100.0), waiter(at=130.0)
+    waiting = queue(first, second)
+    waiting.remove(first)
+
+    assert not waiting.is_lasting(120.0)
+    assert waiting.is_lasting(121.0)
+
+    waiting.remove(second)
+    assert not waiting.is_lasting(125.0)
+
+    waiting.add(third)
+    assert not waiting.is_lasting(250.0)
+
+
+async def test_it_knows_until_when_all_stay() -> None:
+    """Also after the first who would have gone has left."""
+    short, long = waiter(patience=60.0), waiter("b", queue_timeout=100.0)
+    waiting = queue(short, long)
+
+    assert waiting.all_stay_until(60.0)
+    assert not waiting.all_stay_until(61.0)
+
+    waiting.remove(short)
+    assert waiting.all_stay_until(100.0)
+    assert not waiting.all_stay_until(101.0)
+
+    waiting.add(waiter(patience=5.0))
+    assert not waiting.all_stay_until(6.0)
+
+
 async def test_the_greediest_has_the_most_waiting_for_its_weight() -> None:
     """And of it, the last who came, in whichever lane."""
     heavy = [waiter("heavy", at=float(at), weight=4.0) for at in range(5)]
