@@ -4,13 +4,15 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from bench.goodput.processes import environment
+from bench.goodput.fast_loop import run
+from bench.goodput.processes import environment, until_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,24 @@ def noise() -> str:
 def write_json(results: object, file: Path) -> None:
     """All results, to be read by programs and people."""
     file.write_text(json.dumps(json.loads(msgspec.json.encode(results)), indent=1) + "\n")
+
+
+def tell_result(work: Coroutine[Any, Any, object], *, scale: float) -> int:
+    """What a run does: print the result of ``work``, unless nobody is left to take it.
+
+    Returns the process's exit status.
+    """
+    seen = run(_unless_alone(work), scale=scale)
+    if seen is not None:
+        print(msgspec.json.encode(seen).decode())
+    return seen is None
+
+
+async def _unless_alone(work: Coroutine[Any, Any, object]) -> object | None:
+    async with asyncio.TaskGroup() as group:
+        performed = group.create_task(work)
+        watch = group.create_task(until_alone())
+        await asyncio.wait((performed, watch), return_when=asyncio.FIRST_COMPLETED)
+        performed.cancel()
+        watch.cancel()
+    return None if performed.cancelled() else performed.result()

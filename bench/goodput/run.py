@@ -18,10 +18,10 @@ from typing import Final
 import msgspec
 
 from bench.goodput.engramia import Engramia, Journal, engramia
-from bench.goodput.fast_loop import run
-from bench.goodput.processes import Process, started, until_alone
+from bench.goodput.processes import Process, started
 from bench.goodput.result import Result, result
 from bench.goodput.world import TENANTS, Contender, Spec, arrivals
+from bench.runs import tell_result
 
 _SETTLE: Final = 0.15
 """Real seconds in which an answer that is whole reaches its caller."""
@@ -137,23 +137,9 @@ async def _performed(spec: Spec) -> Result:
             return await Run(spec, gpu, tenants, journal).result()
 
 
-async def _unless_alone(spec: Spec) -> Result | None:
-    """The result, or None as soon as nobody is left to take it."""
-    async with asyncio.TaskGroup() as group:
-        performed = group.create_task(_performed(spec))
-        watch = group.create_task(until_alone())
-        await asyncio.wait((performed, watch), return_when=asyncio.FIRST_COMPLETED)
-        performed.cancel()
-        watch.cancel()
-    return None if performed.cancelled() else performed.result()
-
-
 def main() -> int:
     spec = msgspec.json.decode(sys.argv[1], type=Spec)
-    seen = run(_unless_alone(spec), scale=spec.scale)
-    if seen is not None:
-        print(msgspec.json.encode(seen).decode())
-    return seen is None
+    return tell_result(_performed(spec), scale=spec.scale)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import msgspec
 
 from bench.goodput.engramia import Engramia, Journal, engramia
-from bench.goodput.fast_loop import run
-from bench.goodput.processes import started, until_alone
+from bench.goodput.processes import started
+from bench.runs import tell_result
 from bench.tunnel.result import Result, result
 from bench.tunnel.world import Spec, Way, prompt
 
@@ -73,23 +73,9 @@ async def _watch(pause: float, lags: list[float]) -> None:
         lags.append(now() - due)
 
 
-async def _unless_alone(spec: Spec) -> Result | None:
-    """The result, or None as soon as nobody is left to take it."""
-    async with asyncio.TaskGroup() as group:
-        performed = group.create_task(_performed(spec))
-        watch = group.create_task(until_alone())
-        await asyncio.wait((performed, watch), return_when=asyncio.FIRST_COMPLETED)
-        performed.cancel()
-        watch.cancel()
-    return None if performed.cancelled() else performed.result()
-
-
 def main() -> int:
     spec = msgspec.json.decode(sys.argv[1], type=Spec)
-    seen = run(_unless_alone(spec), scale=spec.scale)
-    if seen is not None:
-        print(msgspec.json.encode(seen).decode())
-    return seen is None
+    return tell_result(_performed(spec), scale=spec.scale)
 
 
 if __name__ == "__main__":
