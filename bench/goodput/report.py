@@ -123,13 +123,15 @@ def _of_open(one: Result) -> list[Verdict]:
     rates = [model.rate for model in one.models]
     unequal = min(rates) / max(rates) if max(rates) else 0.0
     useful = 0.85 if one.spec.load >= 2 else 0.75
+    latest = max((told.worst for told in one.refusals.values()), default=0.0)
+    # The machine is not as fast as the world: what it was late by is no one's waiting.
+    waited = max(0.0, latest - one.worst_lag)
+    what = f"{at}: latest refusal, less the machine's worst delay ({one.late:.1%} came late)"
     return [
         Verdict(f"{at}: useful share of the GPU's time", one.useful, useful),
         Verdict(f"{at}: goodput", one.goodput, 0.97),
         Verdict(f"{at}: rate of the model answered less, by the other's", unequal, 0.5),
-        Verdict(
-            f"{at}: refused later than {EARLY:g} s, of all refused", one.late, 0.01, least=False
-        ),
+        Verdict(what, waited, EARLY, least=False, unit="s"),
     ]
 
 
