@@ -15,6 +15,7 @@ cut and is not told is what happens without us, a false alarm is worse.
 """
 
 from enum import StrEnum
+from math import ceil
 from typing import Final
 
 from gateway.calls.prompt import Prompt
@@ -44,6 +45,9 @@ _LEAST_UTMOST: Final = 6.0
 
 _LEARNS_FROM: Final = 8
 """One part in so many of the context. In shorter prompts the template weighs too much."""
+
+_DENSE: Final = 3.0
+"""Bytes per token of a rather dense text, where nothing was learned."""
 
 _FEWEST: Final = 64
 _DENSEST: Final = 0.5
@@ -91,6 +95,18 @@ def verdict(prompt: Prompt, *, tokens: int | None, context: int, density: Estima
     if tokens is None:
         return Verdict.NO
     return _by_density(prompt, tokens, context, density)
+
+
+def tokens_at_most(prompt: Prompt, density: Estimate) -> int | None:
+    """How many tokens the longest text of a prompt has, rather too many than too few; None where
+    not all of it was counted.
+    """
+    if not prompt.counted:
+        return None
+    dense = _DENSE
+    if density.count >= ENOUGH:
+        dense = max(density.mean - 2 * density.deviation, density.mean / 2, _DENSEST)
+    return ceil(prompt.longest_bytes / dense)
 
 
 def density_shown(

@@ -13,7 +13,14 @@ from typing import Final, Protocol
 from gateway.calls.answer import Headers
 from gateway.calls.call import Call
 from gateway.calls.prompt import Prompt
-from gateway.calls.truncation import Verdict, density_shown, is_too_long, utmost, verdict
+from gateway.calls.truncation import (
+    Verdict,
+    density_shown,
+    is_too_long,
+    tokens_at_most,
+    utmost,
+    verdict,
+)
 from gateway.catalog.contexts import Contexts
 from gateway.catalog.listing import Model
 from gateway.catalog.source import ShowReply
@@ -101,6 +108,7 @@ class Truth:
         if not context or not is_too_long(prompt, context, density):
             return False
         if self._fails(call):
+            self._note(call, density)
             raise self._too_long(call, context, prompt.longest_bytes / utmost(density))
         return prompt.truncate is not False
 
@@ -147,6 +155,7 @@ class Truth:
             return
         words = (body.failure or "").lower()
         if any(refusal in words for refusal in _REFUSALS):
+            self._note(call, self._learned.density(call.model.name))
             raise self._too_long(call, self._known(call))
 
     async def _look(
@@ -170,7 +179,15 @@ class Truth:
             context = await self._surely(call) or context
             found = verdict(prompt, tokens=tokens, context=context, density=density)
         exchange.prompt_truncated = True if found is Verdict.CERTAIN else None
+        if exchange.prompt_truncated:
+            self._note(call, density)
         return context, density
+
+    def _note(self, call: Call, density: Estimate) -> None:
+        """For the owner, who may want to make room for such a prompt."""
+        tokens = tokens_at_most(call.prompt, density)
+        if tokens is not None:
+            self._contexts.too_long(call.model, tokens)
 
     def _known(self, call: Call) -> int | None:
         return self._contexts.in_force(call.model, num_ctx=call.prompt.num_ctx)

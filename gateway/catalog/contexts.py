@@ -63,6 +63,7 @@ class Contexts:
         # All mutable state: by name, with the digest that it holds for; the oldest first.
         self._listed: OrderedDict[str, _Listed] = OrderedDict()
         self._own: OrderedDict[str, tuple[str, Own]] = OrderedDict()
+        self._too_long: OrderedDict[str, tuple[str, int]] = OrderedDict()
         # And the models that are loaded, or will be, as somebody wanted it for himself.
         self._tuned: OrderedDict[str, bool] = OrderedDict()
 
@@ -105,6 +106,16 @@ class Contexts:
         """A call was answered that asked for none: what is loaded now has the usual context."""
         self._tuned.pop(model.name, None)
 
+    def too_long(self, model: Model, tokens: int) -> None:
+        """A prompt of at most so many tokens did not fit."""
+        longest = max(self.longest_prompt(model) or 0, tokens)
+        self._keep(self._too_long, model.name, (model.digest, longest))
+
+    def longest_prompt(self, model: Model) -> int | None:
+        """The longest of the prompts that did not fit, in tokens; None if it is not known."""
+        digest, tokens = self._too_long.get(model.name, ("", 0))
+        return tokens if tokens and digest == model.digest else None
+
     def knows(self, model: Model) -> bool:
         """Whether ``shown`` was told of the model."""
         return self._own.get(model.name, ("", _UNKNOWN))[0] == model.digest
@@ -114,16 +125,14 @@ class Contexts:
 
         What Ollama last listed holds until it says otherwise: the next load is like the last one.
         """
-        longest = self.longest(model)
         listed = self._listed.get(model.name, _NEVER)
-        own = self._of(model).num_ctx
-        if num_ctx is not None:
-            found: int | None = num_ctx
-        elif listed.last and listed.digest == model.digest:
+        if num_ctx is None and listed.last and listed.digest == model.digest:
             return listed.last
-        else:
-            found = own
-        return found if found is None or longest is None else min(found, longest)
+        found = self._of(model).num_ctx if num_ctx is None else num_ctx
+        if found is None:
+            return None
+        longest = self.longest(model)
+        return found if longest is None else min(found, longest)
 
     def at_most(self, model: Model, *, num_ctx: int | None = None) -> int | None:
         """The same at its largest: somebody else may have loaded the model with a smaller one for

@@ -97,8 +97,14 @@ def _queue(queue: Snapshot) -> dict[str, Any]:
 
 
 def _lane(lane: LaneState) -> dict[str, Any]:
-    waits = {"oldest_wait": lane.oldest_wait, "expected_wait": lane.expected_wait}
-    return {**asdict(lane), **{name: round(seconds, 1) for name, seconds in waits.items()}}
+    """Who waits and is expected to go at once is one of whom nothing is known, or whose turn should
+    have come: ``expected_wait`` then is None.
+    """
+    return {
+        **asdict(lane),
+        "oldest_wait": round(lane.oldest_wait, 1),
+        "expected_wait": round(lane.expected_wait, 1) or None,
+    }
 
 
 def _under_way(each: UnderWay) -> dict[str, Any]:

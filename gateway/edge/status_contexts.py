@@ -14,22 +14,34 @@ NEWS_FOR: Final = timedelta(days=1)
 """What is longer ago is no problem of today: it may have been mended since."""
 
 _TIMES: Final = 4
-"""So much larger than it is should a context be made."""
+"""So much larger than it is should a context be made for prompts of which nobody knows how long
+they were."""
+
+_ROOM: Final = 1.25
+"""For the answer, which stands in the same context."""
+
+_SMALLEST: Final = 2048
+_USUAL: Final = 4096
+"""Tokens. What Ollama gives a model without a word from anybody."""
 
 
 def context_of(model: Model, standing: Standing) -> dict[str, Any]:
     """The context of a model in tokens, the longest that it can do, and what was longer.
 
-    ``remedy`` says what the owner can do, None where nothing was too long.
+    ``longest_prompt`` is how many tokens the longest of that had at most. ``remedy`` says what the
+    owner can do, None where nothing was too long.
     """
     told = prompts_of(model.name, standing)
-    context, longest = standing.contexts.in_force(model), standing.contexts.longest(model)
+    contexts = standing.contexts
+    context, longest = contexts.in_force(model), contexts.longest(model)
+    prompt = contexts.longest_prompt(model)
     too_long = told["too_long_at"] is not None
     return {
         "context": context,
         "context_longest": longest,
         **told,
-        "remedy": remedy(model.name, context, longest) if too_long else None,
+        "longest_prompt": prompt,
+        "remedy": remedy(model.name, context, longest, prompt) if too_long else None,
     }
 
 
@@ -62,18 +74,45 @@ def too_long(name: str, told: dict[str, Any]) -> str:
     return f"The context{limit} of {name} is too small: {' and '.join(parts)}, last on {last}."
 
 
-def remedy(name: str, context: int | None, longest: int | None) -> str:
-    """What to do on Ollama's machine, and what it costs."""
+def remedy(name: str, context: int | None, longest: int | None, prompt: int | None) -> str:
+    """What to do on Ollama's machine, and what it costs; all numbers are tokens."""
     if context is not None and longest is not None and context >= longest:
         return f"{name} can read no more than that: send less at once, or use another model."
-    larger = min(_TIMES * (context or 4096), longest or _TIMES * (context or 4096))
+    larger = _larger(context or _USUAL, longest, prompt)
     return (
-        f"Make a model of it with a larger context: a Modelfile of the lines `FROM {name}` and "
-        f"`PARAMETER num_ctx {larger}`, then `ollama create {_named(name, larger)} -f Modelfile`, "
+        f"{_length(prompt, longest)}Make a model of it with a larger context: a Modelfile of the "
+        f"lines `FROM {name}` and `PARAMETER num_ctx {larger}`, then "
+        f"`ollama create {_named(name, larger)} -f Modelfile`, "
         "and have callers use that name; calls to /v1 cannot ask for a context. Or set "
         f"`OLLAMA_CONTEXT_LENGTH={larger}` where Ollama is started, for all models. Each token of "
         "context takes memory: a model that no longer fits on the GPU answers slower."
     )
+
+
+def _larger(context: int, longest: int | None, prompt: int | None) -> int:
+    """The next size that is enough, as far as the model can: a power of two, or one and a half."""
+    if prompt is None or prompt < context:
+        larger = _TIMES * context
+    else:
+        larger = _SMALLEST
+        while larger < _ROOM * prompt:
+            # From 2 to 3 to 4, and so on.
+            larger = larger * 3 // 2 if larger & (larger - 1) == 0 else larger * 4 // 3
+    return larger if longest is None else min(larger, longest)
+
+
+def _length(prompt: int | None, longest: int | None) -> str:
+    if prompt is None:
+        return ""
+    too_much = longest is not None and prompt > longest
+    rest = f", more than the {longest:,} that this model can read at all" if too_much else ""
+    return f"Prompts had up to {_rounded(prompt):,} tokens{rest}. "
+
+
+def _rounded(number: int) -> int:
+    """Up, to two digits: more are not known."""
+    step = int(10 ** max(0, len(str(number)) - 2))
+    return -(-number // step) * step
 
 
 def _named(name: str, context: int) -> str:

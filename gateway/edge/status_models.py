@@ -1,8 +1,9 @@
 """The models of the status: what each is, how fast it is, how long it may take. Pure."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
+
+import msgspec
 
 from gateway.catalog.learned import Figures
 from gateway.catalog.listing import Model
@@ -71,7 +72,7 @@ def _learned(known: Figures | None) -> dict[str, dict[str, float] | None] | None
         name: {key: round(value, _DIGITS) for key, value in estimate.items()}
         if estimate["count"]
         else None
-        for name, estimate in asdict(known).items()
+        for name, estimate in msgspec.to_builtins(known).items()
     }
     return figures if any(figures.values()) else None
 

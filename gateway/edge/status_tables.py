@@ -137,7 +137,8 @@ def lanes(status: Status) -> Html:
 
 
 def _lane(lane: Status) -> list[Content]:
-    first, last = wording.span(lane["oldest_wait"]), wording.span(lane["expected_wait"])
+    first, expected = wording.span(lane["oldest_wait"]), lane["expected_wait"]
+    last = "-" if expected is None else wording.span(expected)
     return [lane["key"], lane["model"], _busy(lane["waiting"]), first, last]
 
 

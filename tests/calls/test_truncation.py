@@ -17,6 +17,7 @@ from gateway.calls.truncation import (
     Verdict,
     density_shown,
     is_too_long,
+    tokens_at_most,
     unusual,
     utmost,
     verdict,
@@ -291,3 +292,33 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
     assert found["exactly", True] <= 2
     assert found["cut", False] <= 5
     assert min(found["whole", False], found["cut", True]) > 400
+
+
+# How long it was.
+
+
+@pytest.mark.parametrize(
+    ("density", "most"),
+    [
+        (NOTHING, 4000),
+        (Estimate(mean=4.0, deviation=0.2, count=ENOUGH - 1), 4000),
+        (Estimate(mean=4.0, deviation=0.2, count=ENOUGH), 3334),
+        (Estimate(mean=2.0, deviation=1.5, count=50), 12_000),
+        (Estimate(mean=0.6, deviation=0.2, count=50), 24_000),
+    ],
+)
+def test_a_prompts_length_is_told_rather_too_large(density: Estimate, most: int) -> None:
+    """Whoever makes a context for it wants it to be enough."""
+    assert tokens_at_most(sized(12_000), density) == most
+
+
+def test_of_several_texts_the_longest_counts() -> None:
+    """Each is read on its own."""
+    prompt = replace(EMBEDS, text_bytes=90_000, longest_bytes=12_000, inputs=10)
+
+    assert tokens_at_most(prompt, NOTHING) == 4000
+
+
+def test_what_cannot_be_counted_has_no_length() -> None:
+    """A picture, or a text as numbers."""
+    assert tokens_at_most(sized(12_000, counted=False), NOTHING) is None

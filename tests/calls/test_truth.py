@@ -245,6 +245,45 @@ async def test_what_runs_elsewhere_is_none_of_our_business() -> None:
     assert ollama.asked == []
 
 
+async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
+    """The longest of them, by what is usual for its bytes; a whole one is nobody's business."""
+    contexts = Contexts()
+    truth, call = a_truth(loaded(), contexts=contexts), a_call(prompt=LONG)
+    await truth.conclude(a_call(prompt=MIDDLE), an_answered_exchange(2000))
+    assert contexts.longest_prompt(call.model) is None
+    await truth.conclude(call, an_answered_exchange(4096))
+    await truth.conclude(
+        a_call(prompt=replace(LONG, text_bytes=30_000, longest_bytes=30_000)),
+        an_answered_exchange(4096),
+    )
+
+    assert contexts.longest_prompt(call.model) == 20_000
+
+
+async def test_and_of_one_that_was_refused() -> None:
+    """Before Ollama worked, and by Ollama itself."""
+    contexts = Contexts()
+    truth = a_truth(loaded(), contexts=contexts, truncated_fails=True)
+    smaller = a_call(prompt=replace(LONG, text_bytes=15_000, longest_bytes=15_000))
+    with pytest.raises(ContextLengthExceeded):
+        await truth.judge(smaller, an_exchange(), 400, body_of(REFUSED_0_33, NATIVE))
+    assert contexts.longest_prompt(smaller.model) == 5000
+    with pytest.raises(ContextLengthExceeded):
+        await truth.foresee(a_call(prompt=LONG))
+
+    assert contexts.longest_prompt(smaller.model) == 20_000
+
+
+async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
+    """Ollama read it whole."""
+    contexts = Contexts()
+    call, truth = a_call(prompt=LONG), a_truth(loaded(4096), contexts=contexts)
+    assert await truth.foresee(call)
+    await truth.conclude(call, an_answered_exchange(9000))
+
+    assert contexts.longest_prompt(call.model) is None
+
+
 # Ollama's own refusal.
 
 

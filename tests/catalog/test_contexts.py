@@ -186,3 +186,17 @@ def test_what_the_model_asks_for_is_within_the_most() -> None:
     contexts.listed(ps(context=512))
 
     assert contexts.at_most(model()) == 8192
+
+
+def test_the_longest_prompt_is_of_the_model_as_it_is_now() -> None:
+    """One made anew, perhaps with a larger context, begins with none."""
+    contexts = Contexts()
+    for tokens in (5000, 9000, 7000):
+        contexts.too_long(model(), tokens)
+
+    assert contexts.longest_prompt(model()) == 9000
+    assert contexts.longest_prompt(model(digest="new")) is None
+    assert contexts.longest_prompt(model("b:1b")) is None
+
+    contexts.too_long(model(digest="new"), 5000)
+    assert contexts.longest_prompt(model(digest="new")) == 5000

@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from gateway.access.keys import Key
 from gateway.admission import Snapshot
 from gateway.admission.snapshot import LaneState
@@ -119,4 +121,4 @@ def failed(error: str, **changes: Any) -> Facts:
         key="laptop",
         model="llama3.1:8b",
     )
-    return replace(facts, **changes)
+    return msgspec.structs.replace(facts, **changes)

@@ -113,12 +113,14 @@ def test_the_list_is_told_with_its_age() -> None:
     assert (told["models"], told["list_age"], told["stale"], told["up"]) == (2, 61.0, True, False)
 
 
-def lane_told(key: str, model: str, **numbers: float) -> dict[str, Any]:
+def lane_told(key: str, model: str, **numbers: float | None) -> dict[str, Any]:
     return {"key": key, "model": model, **numbers}
 
 
 def test_lanes_are_told_with_the_longest_wait_first() -> None:
-    """Who waits for what: the sums alone do not say whose turn is late."""
+    """Who waits for what: the sums alone do not say whose turn is late. Where nothing is known of
+    how long answers take, nothing is said.
+    """
     lanes = (
         LaneState("laptop", "llama3.1:8b", waiting=3, oldest_wait=1.25, expected_wait=40.04),
         LaneState("agent", "qwen:7b", waiting=1, oldest_wait=61.04),
@@ -126,7 +128,7 @@ def test_lanes_are_told_with_the_longest_wait_first() -> None:
     told = status_of(a_standing(queue=replace(queue(), lanes=lanes)))["queue"]
 
     assert told["lanes"] == [
-        lane_told("agent", "qwen:7b", waiting=1, oldest_wait=61.0, expected_wait=0.0),
+        lane_told("agent", "qwen:7b", waiting=1, oldest_wait=61.0, expected_wait=None),
         lane_told("laptop", "llama3.1:8b", waiting=3, oldest_wait=1.2, expected_wait=40.0),
     ]
     assert (told["queued"], told["oldest_wait"]) == (4, 61.0)

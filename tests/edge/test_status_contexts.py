@@ -64,6 +64,7 @@ def test_what_is_not_known_is_null() -> None:
     model = model_of(status_of(a_standing()))
 
     assert (model["context"], model["context_longest"]) == (None, None)
+    assert model["longest_prompt"] is None
 
 
 def test_prompts_that_were_cut_are_a_problem_with_a_remedy() -> None:
@@ -111,16 +112,61 @@ def test_what_is_longer_ago_is_no_problem_any_more() -> None:
 def test_a_larger_context_has_a_size_and_a_name(
     name: str, context: int | None, longest: int | None, larger: int, made: str
 ) -> None:
-    """Four times what it is, as far as the model can."""
-    text = remedy(name, context, longest)
+    """Four times what it is, as far as the model can, where nobody knows how long prompts were."""
+    text = remedy(name, context, longest, None)
 
     assert f"`PARAMETER num_ctx {larger}`" in text
     assert f"`ollama create {made} -f Modelfile`" in text
 
 
+@pytest.mark.parametrize(
+    ("prompt", "longest", "larger"),
+    [
+        (4096, None, 6144),
+        (4900, None, 6144),
+        (5000, None, 8192),
+        (9200, 131_072, 12_288),
+        (40_000, 131_072, 65_536),
+        (40_000, 40_960, 40_960),
+        # Somebody asked for less than the model usually gets: there is nothing to go by.
+        (3000, None, 16_384),
+    ],
+)
+def test_a_larger_context_is_enough_for_the_prompt(
+    prompt: int, longest: int | None, larger: int
+) -> None:
+    """And for its answer, without paying for four times as much where that is not needed."""
+    text = remedy("a:1b", 4096, longest, prompt)
+
+    assert f"`PARAMETER num_ctx {larger}`" in text
+
+
+def test_a_prompt_that_no_context_of_the_model_holds_is_told() -> None:
+    """The largest is still better than what there is."""
+    text = remedy("a:1b", 4096, 32_768, 99_400)
+
+    assert text.startswith(
+        "Prompts had up to 100,000 tokens, more than the 32,768 that this model can read at all. "
+    )
+    assert "`PARAMETER num_ctx 32768`" in text
+
+
+def test_the_longest_prompt_is_what_the_remedy_goes_by() -> None:
+    """Of those of the model as it is now."""
+    assert LISTED is not None
+    known = contexts()
+    known.too_long(LISTED, 9150)
+    known.too_long(LISTED, 5000)
+    model = model_of(status_of(a_standing(contexts=known, recent=recent(CUT))))
+
+    assert model["longest_prompt"] == 9150
+    assert model["remedy"].startswith("Prompts had up to 9,200 tokens. Make ")
+    assert "`PARAMETER num_ctx 12288`" in model["remedy"]
+
+
 def test_a_model_that_can_do_no_more_needs_less_text() -> None:
     """No setting helps."""
-    text = remedy("bert", 512, 512)
+    text = remedy("bert", 512, 512, 900)
 
     assert "can read no more than that" in text
     assert "num_ctx" not in text

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.catalog.lists import Served
@@ -106,7 +107,7 @@ def test_a_model_is_told_with_where_it_is(residents: object, resident: bool, sur
 
 def test_what_was_learned_is_told_as_far_as_it_is_known() -> None:
     """Estimates with their spread and their ground; None for what nothing was seen of."""
-    seen = replace(figures(), service=Estimate(6.04321, 0.60009, 9))
+    seen = msgspec.structs.replace(figures(), service=Estimate(6.04321, 0.60009, 9))
     learned = only_model(learned={NAME: seen})["learned"]
 
     assert learned == {

@@ -83,6 +83,14 @@ def test_who_waits_is_told_by_key_and_model() -> None:
     assert "Waiting, by key and model" not in Reader(page()).text
 
 
+def test_a_wait_of_which_nothing_is_known_is_a_dash() -> None:
+    """No number is better than a wrong one: until an answer was seen, all would be zero."""
+    unknown = LaneState("agent", "qwen:7b", waiting=1, oldest_wait=61.0)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page(queue=replace(queue(), lanes=(unknown,))))
+
+    assert cells[cells.index("1 minute") + 1] == "-"
+
+
 def test_a_long_queue_does_not_make_a_long_page() -> None:
     """The lanes that have waited longest are shown, the others counted."""
     lanes = tuple(LaneState(f"key{n}", "qwen:7b", 1, float(n)) for n in range(32))
