@@ -18,7 +18,7 @@ demo: $(VENV)/.run ## run the gateway in front of a simulated Ollama; prints a k
 	@exec $(BIN)/ollama-gateway demo
 
 run: $(VENV)/.run ## run the gateway in front of the Ollama of this machine
-	@$(BIN)/ollama-gateway init && exec $(BIN)/ollama-gateway serve
+	@exec $(BIN)/ollama-gateway init --serve $(ARGS)
 
 # Two at a time: most of a test's time is waiting for a short clock, or for a process.
 test: $(VENV)/.test ## run all tests

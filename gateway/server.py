@@ -1,6 +1,8 @@
 """Runs a gateway: its listeners, the signals, the drain."""
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +17,9 @@ from gateway.settings import Address
 
 _AFTER_CUT = 1.0
 """Seconds in which requests that were cut write their last words and their log line."""
+
+_PLAIN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+"""What binding to an address can fail with; names of hosts have numbers of their own."""
 
 _AFTER_CLOSE = 0.1
 """Seconds that aiohttp waits for handlers, twice. Zero would mean for ever to it."""
@@ -132,11 +137,23 @@ async def _listen(
     try:
         return await loop.create_server(factory, address.host, address.port, backlog=1024)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise PortInUse(
-            f"cannot listen on {address} ({setting}): {reason}. Stop what listens there, "
-            f"or set another address with `{setting}`."
-        ) from error
+        raise PortInUse(_why_not(error, address, setting)) from error
+
+
+def _why_not(error: OSError, address: Address, setting: str) -> str:
+    reason = error.strerror or str(error)
+    advice = f"Set an address of this machine with `{setting}`."
+    match error.errno:
+        case errno.EADDRINUSE:
+            advice = f"Stop what listens there, or set another address with `{setting}`."
+        case errno.EACCES:
+            advice = f"Ports below 1024 are the system's: set another one with `{setting}`."
+        case _:
+            pass
+    if error.errno in _PLAIN:
+        # asyncio puts a sentence of its own before the system's.
+        reason = os.strerror(error.errno)
+    return f"cannot listen on {address} ({setting}): {reason.lower()}. {advice}"
 
 
 def _bound(server: asyncio.Server) -> Address:

@@ -13,13 +13,28 @@ import pytest
 from gateway.access import keyfile
 from gateway.access.keys import NewKey, digest_of
 from gateway.access.principal import Scope
-from gateway.cli import init, init_steps, newfile
-from gateway.settings import SettingsError, default_config_text
+from gateway.cli import init, init_steps, newfile, serve
+from gateway.cli.init_config import config_text
+from gateway.cli.init_ollama import Sight
+from gateway.settings import Loaded, SettingsError, default_config_text, load
 
 Captured = pytest.CaptureFixture[str]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOT_AS_ROOT = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 NOW = datetime(2030, 1, 31, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def sights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sight]:
+    """What is found at which address; this machine's own Ollama is not asked."""
+    sights: dict[str, Sight] = {}
+
+    def look(url: str, *, setting: str) -> Sight:
+        return sights.get(url, Sight(f"{url} looked at.", f"Correct {setting}."))
+
+    monkeypatch.setattr(init_steps, "look", look)
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    return sights
 
 
 @pytest.fixture
@@ -105,7 +120,7 @@ def test_the_next_steps_can_be_pasted(config: Path, capsys: Captured) -> None:
 
 
 def test_the_second_run_changes_nothing(config: Path, capsys: Captured) -> None:
-    """It says in two lines what is there, and how a lost key is replaced."""
+    """It says what is there, how a lost key is replaced, and what is next."""
     _init("--config", str(config))
     keys = config.with_name("keys.toml")
     before = (config.read_bytes(), keys.read_bytes(), keys.stat().st_mtime_ns)
@@ -121,6 +136,8 @@ def test_the_second_run_changes_nothing(config: Path, capsys: Captured) -> None:
             "Keys are shown once. Instead of a lost one: "
             f"ollama-gateway keys rotate engramia --config {config}"
         ),
+        f"http://127.0.0.1:11434 looked at. Correct `url` below [ollama] in {config}.",
+        f"Start the gateway: ollama-gateway serve --config {config}",
     ]
     assert before == (config.read_bytes(), keys.read_bytes(), keys.stat().st_mtime_ns)
 
@@ -181,6 +198,149 @@ def test_without_an_option_the_users_folder_is_used(
 
     assert (tmp_path / "xdg" / "ollama-gateway" / "keys.toml").exists()
     assert "serve\n" in capsys.readouterr().err
+
+
+# Where Ollama is.
+
+
+def test_an_address_that_was_said_is_in_force_in_the_file(config: Path, capsys: Captured) -> None:
+    """It is the one setting in it that is no comment."""
+    assert _init("--config", str(config), "--ollama", "192.168.1.20") == 0
+
+    loaded = load(config, environ={})
+    written = [name for name, source in loaded.sources.items() if source != "default"]
+    assert (written, loaded.settings.ollama.url) == (["ollama.url"], "http://192.168.1.20:11434")
+    assert (
+        "at its default but for ollama.url, which is http://192.168.1.20:11434 (--ollama).\n"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "written"),
+    [("0.0.0.0:11500", 'url = "http://127.0.0.1:11500"'), ("127.0.0.1", "#url = ")],
+)
+def test_ollamas_own_variable_is_heeded(
+    config: Path, monkeypatch: pytest.MonkeyPatch, variable: str, written: str
+) -> None:
+    """Unless it says what is the default anyway, which stays free to change."""
+    monkeypatch.setenv("OLLAMA_HOST", variable)
+    assert _init("--config", str(config)) == 0
+
+    text = config.read_text(encoding="utf-8")
+    assert f"\n{written}" in text
+    assert (text == default_config_text()) is written.startswith("#")
+
+
+def test_what_is_said_wins_over_the_variable(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line is nearer."""
+    monkeypatch.setenv("OLLAMA_HOST", "10.0.0.1")
+    _init("--config", str(config), "--ollama", "http://10.0.0.2:11434")
+
+    assert load(config, environ={}).settings.ollama.url == "http://10.0.0.2:11434"
+
+
+@pytest.mark.parametrize("address", ["a b", "http://me:secret@host", "host:70000", "http://h/v1"])
+def test_what_is_no_address_is_wrong_usage(config: Path, capsys: Captured, address: str) -> None:
+    """Before anything is made."""
+    with pytest.raises(SystemExit) as caught:
+        _init("--config", str(config), "--ollama", address)
+
+    assert caught.value.code == 2
+    assert "must be http:// or https://" in capsys.readouterr().err
+    assert not config.exists()
+
+
+def test_an_address_is_not_passed_over_in_silence(config: Path, capsys: Captured) -> None:
+    """A config file that is there is left alone; whoever says the same again is told nothing."""
+    _init("--config", str(config))
+    capsys.readouterr()
+
+    assert _init("--config", str(config), "--ollama", "127.0.0.1:11434") == 0
+    capsys.readouterr()
+    assert _init("--config", str(config), "--ollama", "10.0.0.2") == 1
+
+    assert capsys.readouterr().err == (
+        "ollama-gateway: Ollama is still looked for at http://127.0.0.1:11434: for "
+        f"http://10.0.0.2:11434, correct `url` below [ollama] in {config}\n"
+    )
+
+
+def test_a_variable_of_ours_is_what_is_to_be_corrected(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """As in a container, where the file does not decide."""
+    monkeypatch.setenv("GATEWAY_OLLAMA__URL", "http://ollama:11434")
+    _init("--config", str(config))
+
+    said = capsys.readouterr().err
+    assert "http://ollama:11434 looked at.\n" in said
+    assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in said
+
+
+def test_an_ollama_that_is_well_is_no_step(
+    config: Path, sights: dict[str, Sight], capsys: Captured
+) -> None:
+    """It is told all the same."""
+    sights["http://127.0.0.1:11434"] = Sight("It answers.")
+    _init("--config", str(config))
+
+    said = capsys.readouterr().err
+    assert "\nIt answers.\n" in said
+    assert "\n  1. Start the gateway: " in said
+
+
+def test_a_setting_that_is_not_there_cannot_be_chosen() -> None:
+    """A misspelt name would else be lost in silence."""
+    with pytest.raises(LookupError):
+        config_text({"ollama.address": "http://127.0.0.1:11434"})
+
+
+# Making and serving at once.
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, Path | None]]:
+    """With what the gateway was started."""
+    started: list[tuple[Loaded, Path | None]] = []
+
+    def serves(loaded: Loaded, *, asked_for: Path | None) -> int:
+        started.append((loaded, asked_for))
+        return 7
+
+    monkeypatch.setattr(serve, "serve", serves)
+    return started
+
+
+def test_it_can_start_the_gateway_itself(
+    config: Path, capsys: Captured, started: list[tuple[Loaded, Path | None]]
+) -> None:
+    """Then it does not tell anybody to; the exit code is the gateway's. So it is each time."""
+    codes = [_init("--config", str(config), "--serve")]
+    first = capsys.readouterr().err
+    codes.append(_init("--config", str(config), "--serve"))
+    second = capsys.readouterr().err
+
+    assert codes == [7, 7]
+    assert [(loaded.config_file, asked_for) for loaded, asked_for in started] == [
+        (config, config)
+    ] * 2
+    for said in (first, second):
+        assert "Start the gateway" not in said
+        assert said.endswith("The gateway starts now, at http://127.0.0.1:11435. Ctrl-C ends it.\n")
+    assert "in another terminal:\n     curl " in first
+
+
+def test_without_what_it_needs_it_is_not_started(
+    tmp_path: Path, started: list[tuple[Loaded, Path | None]]
+) -> None:
+    """A config file that cannot be made, keys that cannot be read."""
+    (tmp_path / "keys.toml").mkdir()
+    (tmp_path / "file").touch()
+
+    assert _init("--config", str(tmp_path / "file" / "gateway.toml"), "--serve") == 1
+    assert _init("--config", str(tmp_path / "gateway.toml"), "--serve") == 1
+    assert started == []
 
 
 # What goes wrong.

@@ -105,7 +105,7 @@ async def test_prompts_that_were_cut_come_with_a_remedy(gateway: Running, models
     (line,) = said.err.splitlines()[1:]
 
     assert line.startswith("llama3.2:1b: 1 prompt cut and 0 refused for want of context. ")
-    assert "`ollama create llama3.2:1b-16k -f Modelfile`" in line
+    assert "`ollama create llama3.2:1b-8k -f Modelfile`" in line
     assert re.search(r"^llama3\.2:1b .* 1  +4,096 ", said.out, re.MULTILINE)
 
 

@@ -1,11 +1,13 @@
 """What the README says is so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from gateway import errors
+from gateway.cli import _parser
 from gateway.settings import setting_names
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,17 @@ def test_every_failure_stands_in_the_table_and_nothing_else() -> None:
 def test_a_link_leads_somewhere(link: str) -> None:
     """A page that the README points to is there."""
     assert (ROOT / link).exists()
+
+
+def test_what_make_runs_is_accepted() -> None:
+    """Also with the arguments that are shown here."""
+    made = re.findall(r"\$\(BIN\)/ollama-gateway (.+)", (ROOT / "Makefile").read_text())
+    shown = re.findall(r'`make run ARGS="([^"]+)"`', README)
+
+    assert (made, len(shown)) == (["demo", "init --serve $(ARGS)"], 1)
+    for line in made:
+        arguments = _parser().parse_args(shlex.split(line.replace("$(ARGS)", shown[0])))
+        assert callable(arguments.run)
 
 
 def test_no_secret_and_no_host_of_ours_is_in_it() -> None:

@@ -53,16 +53,6 @@ class Authenticator:
             self._count(error, client)
             raise
 
-    def authenticate(self, credentials: Sequence[Credential], *, client: str) -> Principal:
-        """As ``identify``, of credentials that were read already: all must be valid, the first
-        decides.
-        """
-        try:
-            return self._principal(credentials)
-        except InvalidApiKey as error:
-            self._count(error, client)
-            raise
-
     def _principal(self, credentials: Sequence[Credential]) -> Principal:
         if not credentials:
             raise refusals.missing()

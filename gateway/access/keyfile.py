@@ -210,8 +210,7 @@ def _change(path: Path, decide: Callable[[tuple[Key, ...]], Key]) -> Key:
             key = decide(keys)
             replace_file(path, _edited(path, content, keys, key))
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise KeyFileError(f"{path} cannot be written and is as it was: {why}") from None
+        raise KeyFileError(f"{path} cannot be written and is as it was: {_why(error)}") from None
     return key
 
 
@@ -246,4 +245,11 @@ def _existing(keys: tuple[Key, ...], name: str) -> Key:
 
 
 def _unreadable(path: Path, error: OSError) -> KeyFileError:
-    return KeyFileError(f"{path} cannot be read: {error.strerror or type(error).__name__}")
+    return KeyFileError(f"{path} cannot be read: {_why(error)}")
+
+
+def _why(error: OSError) -> str:
+    why = error.strerror or type(error).__name__
+    if not isinstance(error, PermissionError):
+        return why
+    return f"{why}; whoever runs this must own it and its folder (`chown`)"

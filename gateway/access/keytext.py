@@ -32,7 +32,9 @@ def parse(text: str) -> tuple[Key, ...]:
     except RecursionError:
         raise InvalidKey("not valid TOML: nested too deep") from None
     except ValueError as error:
-        raise InvalidKey(f"not valid TOML: {error}") from None
+        raise InvalidKey(
+            f"not valid TOML: {error}; correct that, or move the file away and make new keys"
+        ) from None
     return keys_from(document)
 
 

@@ -10,9 +10,9 @@ from gateway.cli.init_report import PLACEHOLDER
 _TUNNEL_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?")
 
 _DESCRIPTION: Final = """\
-Make what the gateway needs: a config file with every setting at its default, and two keys for
-Engramia. `engramia` may run models and goes into its field "API key"; `engramia-discovery` may
-only see which models there are and stands in its "Base URL".
+Make what the gateway needs: a config file that explains every setting, and two keys for Engramia.
+`engramia` may run models and goes into its field "API key"; `engramia-discovery` may only see which
+models there are and stands in its "Base URL".
 
 What exists is left as it is, so this can be repeated at any time.
 """
@@ -20,6 +20,7 @@ _EXAMPLES: Final = """\
 examples:
   ollama-gateway init
   ollama-gateway init --tunnel-host gateway.example.com
+  ollama-gateway init --ollama 192.168.1.20:11434
   sudo ollama-gateway init --config /etc/ollama-gateway/gateway.toml
 """
 
@@ -44,6 +45,15 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="HOST",
         help="the public name of your tunnel, to have the Base URL complete",
     )
+    parser.add_argument(
+        "--ollama",
+        type=_ollama,
+        metavar="ADDRESS",
+        help="where Ollama is, for a new config file (default: OLLAMA_HOST, else this machine)",
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="then run the gateway, as `ollama-gateway serve` does"
+    )
     parser.set_defaults(run=run)
 
 
@@ -55,7 +65,25 @@ def _tunnel_host(text: str) -> str:
     return host
 
 
+def _ollama(text: str) -> str:
+    from gateway.settings import ollama_address  # noqa: PLC0415  - slow, see gateway.cli
+
+    try:
+        return ollama_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
 def run(arguments: argparse.Namespace) -> int:
     from gateway.cli.init_steps import initialise  # noqa: PLC0415  - slow, see gateway.cli
+    from gateway.cli.serve import serve  # noqa: PLC0415  - the same
 
-    return initialise(config=arguments.config, tunnel_host=arguments.tunnel_host or PLACEHOLDER)
+    code, loaded = initialise(
+        config=arguments.config,
+        tunnel_host=arguments.tunnel_host or PLACEHOLDER,
+        ollama=arguments.ollama,
+        serves=arguments.serve,
+    )
+    if not arguments.serve or loaded is None:
+        return code
+    return serve(loaded, asked_for=arguments.config)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.cli.name import command_name
 
 if TYPE_CHECKING:
+    from gateway.cli.init_ollama import Sight
     from gateway.settings import Address
 
 INFERENCE_KEY: Final = "engramia"
@@ -37,15 +38,23 @@ class Keys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a run made and found; ``asked_for`` is the config file as the command line named it."""
+    """What a run made and found; ``asked_for`` is the config file as the command line named it.
+
+    ``chosen`` says which setting of a new config file is not at its default, and why. ``serves``:
+    the gateway is started next, in this very process.
+    """
 
     config: Path
     new_config: bool
+    chosen: str | None
     keys_file: Path
     keys: Keys
     public: "Address"
+    admin: "Address"
+    ollama: "Sight"
     tunnel_host: str
     asked_for: Path | None
+    serves: bool
 
     def show(self) -> int:
         """Print it; return the exit code."""
@@ -67,6 +76,8 @@ class Report:
         if INFERENCE_KEY not in self.keys.revoked:
             yield f"Keys are shown once. Instead of a lost one: {self._rotate(INFERENCE_KEY)}"
         yield from self._revoked()
+        yield " ".join(filter(None, (self.ollama.found, self.ollama.missing)))
+        yield self._starting()
 
     def _revoked(self) -> Iterable[str]:
         for name in sorted(_BOTH & self.keys.revoked):
@@ -75,7 +86,8 @@ class Report:
     def _made(self) -> Iterable[str]:
         secrets = self.keys.secrets
         if self.new_config:
-            yield f"Made {self.config}: every setting, at its default."
+            but = "" if self.chosen is None else f" but for {self.chosen}"
+            yield f"Made {self.config}: every setting is explained there, and at its default{but}."
         if secrets:
             plural = "s" if len(secrets) > 1 else ""
             yield f"Made the key{plural} {' and '.join(secrets)} in {self.keys_file}."
@@ -83,6 +95,7 @@ class Report:
             for name in sorted(_BOTH - self.keys.revoked - secrets.keys()):
                 yield f"The key {name} is there. Instead of a lost one: {self._rotate(name)}"
             yield from self._revoked()
+            yield self.ollama.found
         if secrets:
             yield "\nFor Engramia, shown this once:\n"
 
@@ -93,18 +106,38 @@ class Report:
             yield f"API key   {self.keys.secrets[INFERENCE_KEY]}"
 
     def _next_steps(self) -> Iterable[str]:
-        here = _reachable(self.public)
         yield ""
         if self.tunnel_host == PLACEHOLDER and DISCOVERY_KEY in self.keys.secrets:
             yield f"Put the public name of your tunnel in the place of {PLACEHOLDER}."
             yield ""
         yield "Next:"
-        yield f"  1. Start the gateway: {self._command('serve')}"
-        yield f"  2. Point your tunnel at http://{here}, and at nothing else."
+        for number, (step, *details) in enumerate(self._steps(), 1):
+            yield f"  {number}. {step}"
+            yield from (f"     {line}" for line in details)
+        if self.serves:
+            yield ""
+            yield self._starting()
+
+    def _steps(self) -> Iterable[Sequence[str]]:
+        here = _reachable(self.public)
+        if self.ollama.missing is not None:
+            yield (self.ollama.missing,)
+        if not self.serves:
+            yield (self._starting(),)
+        yield (f"Point your tunnel at http://{here}, and at nothing else.",)
         if INFERENCE_KEY in self.keys.secrets:
-            yield "  3. Try it on this machine, once it runs:"
-            yield f"     curl http://{here}/v1/models \\"
-            yield f"       -H 'Authorization: Bearer {self.keys.secrets[INFERENCE_KEY]}'"
+            when = "in another terminal" if self.serves else "once it runs"
+            yield (
+                f"Try it on this machine, {when}:",
+                f"curl http://{here}/v1/models \\",
+                f"  -H 'Authorization: Bearer {self.keys.secrets[INFERENCE_KEY]}'",
+            )
+        yield (f"See how it does: http://{_reachable(self.admin)}/status",)
+
+    def _starting(self) -> str:
+        if self.serves:
+            return f"The gateway starts now, at http://{_reachable(self.public)}. Ctrl-C ends it."
+        return f"Start the gateway: {self._command('serve')}"
 
     def _create(self, name: str) -> str:
         scope = ("--scope", "discovery") if name == DISCOVERY_KEY else ()

@@ -3,18 +3,25 @@
 So a run that was interrupted is completed by the next one.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.access.keyfile import KeyFileError, create_key, load
 from gateway.access.keys import NewKey
 from gateway.access.principal import Scope
+from gateway.cli import DONE
+from gateway.cli.init_config import config_text
+from gateway.cli.init_ollama import look
 from gateway.cli.init_report import DISCOVERY_KEY, INFERENCE_KEY, Keys, Report, failed
 from gateway.cli.newfile import hand_over, make_file
-from gateway.settings import config_place, default_config_text
+from gateway.settings import Ollama, config_place, ollama_host
 from gateway.settings import load as load_settings
+
+if TYPE_CHECKING:
+    from gateway.settings import Loaded
 
 WANTED: Final = (
     NewKey(name=INFERENCE_KEY, scopes=frozenset({Scope.INFERENCE, Scope.DISCOVERY})),
@@ -22,22 +29,64 @@ WANTED: Final = (
 )
 
 
-def initialise(*, config: Path | None, tunnel_host: str) -> int:
-    """Make config file and keys and say so; the exit code. Raises SettingsError."""
+def initialise(
+    *, config: Path | None, tunnel_host: str, ollama: str | None, serves: bool
+) -> tuple[int, "Loaded | None"]:
+    """Make config file and keys and say so; ``serves``: the gateway is started next.
+
+    ``ollama`` is where Ollama is, if it was said. Returns the exit code and, where that is 0, the
+    settings in force. Raises SettingsError.
+    """
     place = config_place(config)
     there = _is_there(place)
-    if not there and (problem := make_config(place)):
-        return failed(problem)
+    chosen = _chosen(ollama)
+    if not there and (problem := make_config(place, chosen)):
+        return failed(problem), None
     loaded = load_settings(place)
-    return Report(
+    url, source = loaded.settings.ollama.url, loaded.sources["ollama.url"]
+    if ollama not in {None, url}:
+        setting = _setting(source, place)
+        return failed(f"Ollama is still looked for at {url}: for {ollama}, correct {setting}"), None
+    code = Report(
         config=place,
         new_config=not there,
+        chosen=None if chosen is None else str(chosen),
         keys_file=loaded.keys_file,
         keys=make_keys(loaded.keys_file, datetime.now(UTC)),
         public=loaded.settings.listen.public,
+        admin=loaded.settings.listen.admin,
+        ollama=look(url, setting=_setting(source, place)),
         tunnel_host=tunnel_host,
         asked_for=config,
+        serves=serves,
     ).show()
+    return code, loaded if code == DONE else None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Where Ollama is, and who says so."""
+
+    url: str
+    by: str
+
+    def __str__(self) -> str:
+        return f"ollama.url, which is {self.url} ({self.by})"
+
+
+def _chosen(ollama: str | None) -> Chosen | None:
+    """What a new config file says that is not the default."""
+    if ollama is not None:
+        return Chosen(ollama, "--ollama")
+    url = ollama_host()
+    return None if url in {None, Ollama().url} else Chosen(str(url), "OLLAMA_HOST")
+
+
+def _setting(source: str, place: Path) -> str:
+    """Where the address of Ollama is to be corrected."""
+    if source.startswith("environment "):
+        return f"the variable {source.removeprefix('environment ')}"
+    return f"`url` below [ollama] in {place}"
 
 
 def _is_there(path: Path) -> bool:
@@ -48,10 +97,10 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def make_config(path: Path) -> str | None:
+def make_config(path: Path, chosen: Chosen | None = None) -> str | None:
     """Why it could not be made; None if it was."""
     try:
-        make_file(path, default_config_text())
+        make_file(path, config_text({} if chosen is None else {"ollama.url": chosen.url}))
     except OSError as error:
         return f"{path} cannot be made: {error.strerror or error}. {_advice(error)}"
     return None

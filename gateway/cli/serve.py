@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+import shlex
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -50,7 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(print_config(loaded), end="")
         return DONE
-    problem = _keys_problem(loaded)
+    return serve(loaded, asked_for=arguments.config)
+
+
+def serve(loaded: "Loaded", *, asked_for: Path | None) -> int:
+    """Serve with these settings; ``asked_for`` is the config file as the command line named it."""
+    problem = _keys_problem(loaded, asked_for)
     if problem is not None:
         return _failed(problem)
     return_large_blocks()
@@ -58,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         return runner.run(_serve(loaded))
 
 
-def _keys_problem(loaded: "Loaded") -> str | None:
+def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
     """Why the keys do not let anybody in; None if one does."""
     from gateway.access.keyfile import KeyFileError  # noqa: PLC0415  - see run
     from gateway.access.keyfile import load as load_keys  # noqa: PLC0415  - see run
@@ -72,10 +78,11 @@ def _keys_problem(loaded: "Loaded") -> str | None:
     if any(key.state(now) is State.ACTIVE for key in keys):
         return None
     what = "holds no key that is valid" if keys else "has no key yet"
+    option = "" if asked_for is None else f" --config {shlex.quote(str(asked_for))}"
     return (
         f"{loaded.keys_file} {what}, so nobody could use the gateway. "
-        f"`{command_name()} init` makes the keys for Engramia, "
-        f"`{command_name()} keys create NAME` makes one."
+        f"`{command_name()} init{option}` makes the keys for Engramia, "
+        f"`{command_name()} keys create NAME{option}` makes one."
     )
 
 

@@ -112,7 +112,11 @@ async def _serve(args: argparse.Namespace, host: str, port: int) -> int:
             print(f"Simulated Ollama {version} at {simulator.url}", file=sys.stderr, flush=True)
             await ended.wait()
     except OSError as error:
-        print(f"simulate: cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+        why = error.strerror or str(error)
+        print(
+            f"simulate: cannot listen on {host}:{port}: {why}. Choose another with --listen.",
+            file=sys.stderr,
+        )
         return FAILED
     return DONE
 

@@ -55,6 +55,7 @@ def admin_app(view: AdminView, guard: AdminGuard) -> web.Application:
     app = web.Application(
         middlewares=[_dressed, _failures(view), _guarded(guard)], client_max_size=_MAX_BODY
     )
+    app.router.add_get("/", pages.root)
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/healthz", pages.health)
     app.router.add_get("/readyz", pages.ready)
@@ -69,6 +70,12 @@ class _Pages:
 
     def __init__(self, view: AdminView) -> None:
         self._view = view
+
+    async def root(self, request: web.Request) -> web.Response:
+        """For whoever types the address alone; a program may take us for Ollama here."""
+        if not _is_browser(request):
+            raise web.HTTPNotFound
+        return web.Response(status=303, headers={"Location": "/status"})
 
     async def metrics(self, request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall("Accept", ()))
@@ -94,7 +101,7 @@ class _Pages:
     async def refresh(self, request: web.Request) -> web.Response:
         """For programs the result; for a browser, whose form this is, the page again."""
         refreshed = await self._view.refresh()
-        if "text/html" in request.headers.get("Accept", ""):
+        if _is_browser(request):
             return web.Response(status=303, headers={"Location": "/status"})
         error = refreshed.error
         return _json(
@@ -106,6 +113,10 @@ class _Pages:
                 "error": None if error is None else _error(error.code, error.message),
             },
         )
+
+
+def _is_browser(request: web.Request) -> bool:
+    return "text/html" in request.headers.get("Accept", "")
 
 
 @web.middleware

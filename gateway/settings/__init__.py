@@ -7,6 +7,7 @@ from gateway.settings.answers import Truth, Tunnel
 from gateway.settings.clocks import Clocks, ModelRule
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
 from gateway.settings.masking import masked, names_a_secret, printable
+from gateway.settings.ollama_host import ollama_address, ollama_host
 from gateway.settings.places import (
     SYSTEM_FOLDER,
     ConfigFileMissing,
@@ -54,6 +55,8 @@ __all__ = [
     "load",
     "masked",
     "names_a_secret",
+    "ollama_address",
+    "ollama_host",
     "printable",
     "setting_names",
     "variable_for",

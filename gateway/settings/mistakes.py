@@ -56,8 +56,8 @@ def _line(detail: "ErrorDetails", known: Mapping[str, str], origin: Origin) -> s
         case "missing":
             return f"{name} is missing ({where})"
         case "model_type":
-            written = "" if isinstance(location[-1], int) else f", written as [{name}]"
-            return f"{name} must be a table{written} ({where})"
+            written = "{ name = value }" if isinstance(location[-1], int) else f"[{name}]"
+            return f"{name} must be a table, written as {written} ({where})"
         case "tuple_type":
             return f"{name} must be a list of tables, written as [[{name}]] ({where})"
         case _:

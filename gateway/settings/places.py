@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from gateway.settings.masking import printable
@@ -17,6 +18,16 @@ _PACKAGE: Final = Path(__file__).parent.parent
 _POSITION: Final = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|.*)\)"
 )
+_HINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "Invalid value": 'text and spans stand in quotes, such as "info" and "5m"',
+        "Expected newline": 'text and spans stand in quotes, such as "info" and "5m"',
+        "Expected '=' after": "a setting is written as name = value",
+        "Cannot declare": "put all settings of that [table] below one such line",
+        "Cannot overwrite": "leave each setting in the file once",
+    }
+)
+"""What to do about what tomllib finds, by how it begins."""
 
 
 class SettingsError(Exception):
@@ -89,10 +100,17 @@ def read_config(path: Path) -> dict[str, object]:
     try:
         # Editors on Windows put a mark at the beginning, which TOML does not know.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError as error:
+        line = (
+            f"{path}: cannot be read: {error.strerror}; run this as its owner, or let others read "
+            "it: `chmod a+r` for it, `chmod a+x` for its folder"
+        )
+    except IsADirectoryError:
+        line = f"{path}: is a folder; name the file in it"
     except OSError as error:
         line = f"{path}: cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
-        line = f"{path}: is not UTF-8 text (byte {error.start + 1})"
+        line = f"{path}: is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
         line = _toml_mistake(path, str(error))
     raise SettingsError([line])
@@ -100,16 +118,18 @@ def read_config(path: Path) -> dict[str, object]:
 
 def _toml_mistake(path: Path, text: str) -> str:
     found = _POSITION.fullmatch(text)
-    if found is None:
-        return f"{path}: is not TOML: {text}"
-    if found["line"] is None:
-        return f"{path}, at the end of the file: is not TOML: {found['what']}"
-    place = f"{path}, line {found['line']}, column {found['column']}"
-    return f"{place}: is not TOML: {found['what']}"
+    what = text if found is None else found["what"]
+    hint = next((f"; {hint}" for start, hint in _HINTS.items() if what.startswith(start)), "")
+    place = ""
+    if found is not None and found["line"] is None:
+        place = ", at the end of the file"
+    elif found is not None:
+        place = f", line {found['line']}, column {found['column']}"
+    return f"{path}{place}: is not TOML: {what}{hint}"
 
 
 def default_config_text(package: Path = _PACKAGE) -> str:
-    """The text of ``config/gateway.toml``: every setting at its default, with a comment."""
+    """The text of ``config/gateway.toml``: every setting explained, as a comment at its default."""
     checkout = package.parent
     # Beside an installed package, `config` is somebody else's. In a checkout it is the original,
     # and a copy within the package can only be left over from a build.

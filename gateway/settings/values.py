@@ -28,7 +28,9 @@ _SIZE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _POWER = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?", re.ASCII)
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
+"""What no resolver can make anything of is refused here: the standard library raises for it."""
 _PATTERN = re.compile(r"[^\s\[\]]+")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a header's name may consist of."""

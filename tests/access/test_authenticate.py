@@ -5,11 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.access.authenticate import Authenticator, require
-from gateway.access.credentials import Credential, presented
 from gateway.access.failures import Failures
 from gateway.access.keys import Grant, Key, digest_of, grants
 from gateway.access.principal import Principal, Scope
-from gateway.access.refusals import Place
 from gateway.errors import InvalidApiKey, ScopeNotAllowed, TooManyFailures
 from tests.access.fakes import DAY, DISCOVERY, NOW, Clock, a_key, headers
 from tests.access.test_credentials import basic, texts, values
@@ -274,19 +272,6 @@ def test_every_kind_of_failure_counts(pairs: list[tuple[str, str]]) -> None:
         gate.ask(*pairs)
     with pytest.raises(InvalidApiKey):
         gate.ask(*pairs, client="192.0.2.2")
-
-
-def test_credentials_that_were_read_before_are_judged_the_same() -> None:
-    """For callers that need to look at them first."""
-    gate = Gate(limit=1)
-    good = presented(headers(bearer(INFERENCE)))
-    bad = (Credential(Place.PATH, INFERENCE),)
-
-    assert gate.authenticator.authenticate(good, client=CLIENT).key == "laptop"
-    with pytest.raises(InvalidApiKey):
-        gate.authenticator.authenticate(bad, client=CLIENT)
-    with pytest.raises(TooManyFailures):
-        gate.authenticator.authenticate((), client=CLIENT)
 
 
 @given(

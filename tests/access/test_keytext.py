@@ -159,6 +159,12 @@ def test_what_is_wrong_is_said_in_one_line(text: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_to_do_about_a_broken_file_is_said_with_it() -> None:
+    """It can be mended, or left behind."""
+    with pytest.raises(InvalidKey, match="; correct that, or move the file away and make new keys"):
+        parse("[keys.a")
+
+
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Nothing comes out of the parser but keys or one kind of error: editors leave half a file."""

@@ -119,7 +119,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], object]) -> None:
         """Wait for what this process says or does; it raises no events for us."""
         deadline = time.monotonic() + PATIENCE
         while not condition():

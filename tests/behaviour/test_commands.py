@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -126,8 +127,21 @@ def test_serve_on_a_port_that_is_taken_says_which(setting: str, home: Home, take
 
     failures = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert (done.returncode, len(failures)) == (1, 1)
-    assert f"cannot listen on {taken} (listen.{setting})" in failures[0]
-    assert "Traceback" not in done.stderr
+    assert failures[0] == (
+        f"ollama-gateway: cannot listen on {taken} (listen.{setting}): address already in use. "
+        f"Stop what listens there, or set another address with `listen.{setting}`."
+    )
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:0", "no-such-host.invalid:0"])
+def test_serve_at_an_address_that_is_not_ours_says_so(home: Home, address: str) -> None:
+    """An address for documentation, which no machine has; a name that nobody has."""
+    done = home.run("serve", **{**ANY_PORTS, "GATEWAY_LISTEN__PUBLIC": address})
+
+    failures = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert (done.returncode, len(failures)) == (1, 1)
+    assert failures[0].startswith(f"ollama-gateway: cannot listen on {address} (listen.public): ")
+    assert failures[0].endswith(". Set an address of this machine with `listen.public`.")
 
 
 def test_serve_with_a_config_file_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
@@ -241,6 +255,24 @@ def test_init_twice_makes_everything_once(tmp_path: Path) -> None:
     assert "Nothing to make" in second.stderr
     assert files == (home.config.read_bytes(), home.keys_file.read_bytes())
     assert home.keys_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_init_can_serve_at_once(tmp_path: Path, ollama: str) -> None:
+    """As `make run` does: made once, told once, served each time."""
+    home = Home(tmp_path)
+    settings = {**ANY_PORTS, "GATEWAY_OLLAMA__URL": ollama}
+    for made in (True, False):
+        with home.runs("init", "--serve", **settings) as process:
+            process.wait(partial(process.log, "gateway.started"))
+            healthy = httpx.get(f"{process.url}/healthz").text
+            process.signal(signal.SIGTERM)
+            code = process.popen.wait(5)
+
+        assert (healthy, code) == ("ok\n", 0)
+        assert ("API key" in process.stdout) is made
+        assert f"Ollama answers at {ollama}, with " in process.stderr
+        assert "The gateway starts now" in process.stderr
+        assert "Start the gateway" not in process.stderr
 
 
 def test_what_init_prints_works(tmp_path: Path, ollama: str) -> None:

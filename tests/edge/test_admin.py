@@ -223,6 +223,13 @@ async def test_refresh_says_when_ollama_does_not_answer(
     assert sim.url in told["error"]["message"]
 
 
+async def test_the_address_alone_leads_a_browser_to_the_page(admin: httpx.AsyncClient) -> None:
+    """Programs that take this for Ollama are told better."""
+    answer = await admin.get("/", headers={"Accept": "text/html,*/*"})
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/status")
+
+
 async def test_the_pages_own_button_leads_back_to_it(
     gateway: Running, admin: httpx.AsyncClient
 ) -> None:

@@ -81,7 +81,10 @@ def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -
             "[models]\nmatch = 'a'",
             "models must be a list of tables, written as [[models]] (file FILE)",
         ),
-        ("[proxies]\ntrusted = [5]", "proxies.trusted, entry 1 must be a table (file FILE)"),
+        (
+            "[proxies]\ntrusted = [5]",
+            "proxies.trusted, entry 1 must be a table, written as { name = value } (file FILE)",
+        ),
         (
             "[proxies]\ntrusted = 'cloudflare'",
             (
@@ -208,13 +211,37 @@ def test_a_long_value_is_shortened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[log]\nlevel = loud", "FILE, line 2, column 9: is not TOML: Invalid value"),
+        (
+            "[log]\nlevel = loud",
+            "FILE, line 2, column 9: is not TOML: Invalid value; text and spans stand in quotes, ",
+        ),
+        (
+            "[clocks]\nceiling = 5m",
+            (
+                "FILE, line 2, column 12: is not TOML: Expected newline or end of document after a "
+                "statement; text and spans stand in quotes, "
+            ),
+        ),
+        (
+            "[log]\nlevel: info",
+            (
+                "FILE, line 2, column 6: is not TOML: Expected '=' after a key in a key/value "
+                "pair; a setting is written as name = value"
+            ),
+        ),
+        (
+            "[log]\n[log]",
+            (
+                "FILE, line 2, column 5: is not TOML: Cannot declare ('log',) twice; put all "
+                "settings of that [table] below one such line"
+            ),
+        ),
         ("[log", "FILE, at the end of the file: is not TOML: "),
-        ("a = 1\na = 2\n", "FILE, line 2, column 6: is not TOML: Cannot overwrite a value"),
+        ("a = 1\na = 2\n", "FILE, line 2, column 6: is not TOML: Cannot overwrite a value; leave "),
     ],
 )
 def test_broken_toml_is_told_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
-    """File, line, column, and what is wrong there."""
+    """File, line, column, what is wrong there, and what would be right."""
     [line] = _lines(tmp_path, text)
 
     assert line.startswith(expected)
@@ -228,7 +255,7 @@ def test_a_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(file, {})
 
-    assert caught.value.lines == [f"{file}: is not UTF-8 text (byte 3)"]
+    assert caught.value.lines == [f"{file}: is not UTF-8 text (byte 3); save it as UTF-8"]
 
 
 def test_the_mark_of_windows_editors_is_no_mistake(tmp_path: Path) -> None:
@@ -240,11 +267,11 @@ def test_the_mark_of_windows_editors_is_no_mistake(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
-    """As is everything else that cannot be read."""
+    """It may hold the file that was meant."""
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, {})
 
-    assert caught.value.lines == [f"{tmp_path}: cannot be read: Is a directory"]
+    assert caught.value.lines == [f"{tmp_path}: is a folder; name the file in it"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -257,4 +284,5 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(environ={"XDG_CONFIG_HOME": str(tmp_path)})
 
-    assert caught.value.lines == [f"{file}: cannot be read: Permission denied"]
+    [line] = caught.value.lines
+    assert line.startswith(f"{file}: cannot be read: Permission denied; run this as its owner, ")
