@@ -8,7 +8,10 @@ The model's own timeout comes from its size, and grows with what its calls were 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 _TIMEOUTS: Final = (
     (1.5, 60.0),
@@ -34,7 +37,7 @@ two in a hundred are longer still."""
 
 _FIRST_BYTE: Final = "clocks.first_byte_timeout"
 _TOTAL: Final = "clocks.total_timeout"
-_STREAM_TOTAL: Final = "clocks.stream_total_timeout"
+_STREAM: Final = "clocks.stream_total_timeout"
 _FLOOR: Final = "clocks.learned_floor"
 _HELD: Final = "clocks.ceiling: heartbeats keep the caller waiting"
 
@@ -59,8 +62,7 @@ class ClockSettings:
     learned_floor: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """A mean and a mean deviation over ``count`` observations; of none, nothing is known."""
 
     mean: float = 0.0
@@ -76,8 +78,7 @@ class Estimate:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedTimes:
+class LearnedTimes(Struct, frozen=True):
     """What calls to one model took on this machine, in seconds from sent.
 
     ``first_byte`` (of a stream) and ``total`` are those of a loaded model; ``load`` comes on top.
@@ -103,8 +104,7 @@ class Override:
     max_active: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reasons:
+class Reasons(Struct, frozen=True):
     """Why the clocks of one call have their values: a short phrase for each."""
 
     first_byte: str = ""
@@ -125,6 +125,9 @@ class CallClocks:
     why: Reasons = field(default=Reasons(), compare=False, repr=False)
 
 
+_NO_OVERRIDE: Final = Override(match="")
+
+
 class _Timed(NamedTuple):
     seconds: float
     why: str
@@ -139,6 +142,7 @@ def model_timeout(parameters: float | None, size_bytes: int | None) -> float:
     return _by_size(parameters, size_bytes).seconds
 
 
+@lru_cache(maxsize=512)
 def _by_size(parameters: float | None, size_bytes: int | None) -> _Timed:
     if parameters is not None and parameters > 0:
         count = f"{parameters:g}B" if parameters >= 1 else f"{parameters * 1000:g}M"
@@ -187,20 +191,20 @@ def clocks_for(
     if streaming:
         cold = _grown(size, times.load, times.first_byte, settings)
         first_byte = _loaded(cold, size, times.first_byte, settings) if resident else cold
-        owners = ((row.first_byte_timeout, named), (settings.first_byte_timeout, _FIRST_BYTE))
-        silence = _first(*owners, _raised(_longer(size, cold), patience, settings))
-        first_byte = _first(*owners, _raised(first_byte, patience, settings))
-        total = _first((row.total_timeout, named), (settings.stream_total_timeout, _STREAM_TOTAL))
+        wish = _set((row.first_byte_timeout, named), (settings.first_byte_timeout, _FIRST_BYTE))
+        silence = wish or _raised(_longer(size, cold), patience, settings)
+        first_byte = wish or _raised(first_byte, patience, settings)
+        total = _set((row.total_timeout, named)) or _Timed(settings.stream_total_timeout, _STREAM)
     else:
         own = _raised(_grown(size, times.load, times.total, settings), patience, settings)
-        owners = ((row.total_timeout, named), (settings.total_timeout, _TOTAL))
+        wish = _set((row.total_timeout, named), (settings.total_timeout, _TOTAL))
         # Ollama sends nothing of such an answer, not even a header, before all of it is there: so
         # whoever is held waits for its first byte, and no longer than before for those behind it.
-        silence = _first(*owners, own)
+        silence = wish or own
         if held:
             own = _longer(own, _Timed(settings.ceiling, _HELD))
-        total = first_byte = _first(*owners, own)
-    idle = _first((settings.idle_timeout, "clocks.idle_timeout"), silence)
+        total = first_byte = wish or own
+    idle = _set((settings.idle_timeout, "clocks.idle_timeout")) or silence
     return CallClocks(
         queue_timeout=queue_timeout_for(patience, settings, held=held),
         connect_timeout=settings.connect_timeout,
@@ -222,7 +226,7 @@ def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: ClockSettings
     floor = size
     if settings.learned_floor is not None and min(load.count, rest.count) >= _ENOUGH:
         floor = _Timed(settings.learned_floor, _FLOOR)
-    return _longer(floor, _learned(load.plus(rest), settings))
+    return _or_seen(floor, load.plus(rest), settings)
 
 
 def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: ClockSettings) -> _Timed:
@@ -232,15 +236,18 @@ def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: ClockSet
     floor = _Timed(size.seconds / 2, f"loaded: half of {size.seconds:g} s for {size.why}")
     if settings.learned_floor is not None:
         floor = _Timed(settings.learned_floor, _FLOOR)
-    warm = _longer(floor, _learned(first_byte, settings, state="loaded, "))
+    warm = _or_seen(floor, first_byte, settings, state="loaded, ")
     return warm if warm.seconds < cold.seconds else cold
 
 
-def _learned(estimate: Estimate, settings: ClockSettings, *, state: str = "") -> _Timed:
-    seconds = estimate.mean + _DEVIATIONS * estimate.deviation
-    mean, deviation = f"{estimate.mean:.3g} s", f"{estimate.deviation:.2g} s"
-    why = f"{state}learned: {mean} + {_DEVIATIONS:g} x {deviation} over {estimate.count} answers"
-    return _bounded(_Timed(seconds, why), settings)
+def _or_seen(floor: _Timed, seen: Estimate, settings: ClockSettings, *, state: str = "") -> _Timed:
+    """What was learned, up to the ceiling, where that is more."""
+    seconds = seen.mean + _DEVIATIONS * seen.deviation
+    if seconds <= floor.seconds:
+        return floor
+    mean, deviation = f"{seen.mean:.3g} s", f"{seen.deviation:.2g} s"
+    why = f"{state}learned: {mean} + {_DEVIATIONS:g} x {deviation} over {seen.count} answers"
+    return _longer(floor, _bounded(_Timed(seconds, why), settings))
 
 
 def _raised(own: _Timed, patience: float | None, settings: ClockSettings) -> _Timed:
@@ -272,9 +279,10 @@ def max_active_for(model: str, overrides: Sequence[Override], default: int) -> i
 
 def _override_for(model: str, overrides: Sequence[Override]) -> Override:
     """The first row that fits ``model``, whole; one that sets nothing if none does."""
+    if not overrides:
+        return _NO_OVERRIDE
     name = _with_tag(model.lower())
-    nothing = Override(match="")
-    return next((row for row in overrides if _fits(name, row.match.lower())), nothing)
+    return next((row for row in overrides if _fits(name, row.match.lower())), _NO_OVERRIDE)
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -286,6 +294,6 @@ def _with_tag(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def _first(*choices: tuple[float | None, str]) -> _Timed:
-    """The first that is set; the last one always is."""
-    return next(_Timed(seconds, why) for seconds, why in choices if seconds is not None)
+def _set(*wishes: tuple[float | None, str]) -> _Timed | None:
+    """The first of the owner's wishes that is set."""
+    return next((_Timed(each, why) for each, why in wishes if each is not None), None)

@@ -11,13 +11,14 @@ from math import inf
 from types import MappingProxyType
 from typing import Final
 
+from msgspec import Struct
+
 _SHORTEST: Final = 1.0
 _LONGEST: Final = 86_400.0
 _PLAIN: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """What a caller says he will wait; ``renewed``: for each byte, not for the whole answer."""
 
     seconds: float
@@ -47,8 +48,7 @@ def _seconds(text: str) -> float | None:
     return patience if _SHORTEST <= patience <= _LONGEST else None
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(Struct, frozen=True):
     """When an answer that is silent gets its first heartbeat, and how often from then on."""
 
     commit_after: float

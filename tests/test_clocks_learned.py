@@ -1,5 +1,6 @@
 import dataclasses
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,7 +79,7 @@ def test_the_owners_floor_lets_clocks_fall() -> None:
 
 def test_the_owners_floor_waits_for_loads() -> None:
     """A model whose load was hardly seen keeps its time: the next load may take it."""
-    unloaded = dataclasses.replace(QUICK, load=Estimate(4.0, 0.5, 4))
+    unloaded = msgspec.structs.replace(QUICK, load=Estimate(4.0, 0.5, 4))
 
     assert clocks(unloaded, settings=FLOOR_10).total_timeout == 120.0
 
@@ -111,14 +112,14 @@ def test_a_loaded_model_has_half_the_time_for_its_first_byte() -> None:
 
 def test_a_loaded_slow_model_has_what_it_takes() -> None:
     """40 s + 4 x 7 s is more than half of 120 s, and less than with the load."""
-    slow = dataclasses.replace(SLOW, first_byte=Estimate(40.0, 7.0, 20))
+    slow = msgspec.structs.replace(SLOW, first_byte=Estimate(40.0, 7.0, 20))
 
     assert clocks(slow, streaming=True, resident=True).first_byte_timeout == 68.0
 
 
 def test_a_loaded_model_of_which_nothing_is_known() -> None:
     """Half of the time by size is a guess that nothing supports yet: nothing changes."""
-    unknown = dataclasses.replace(QUICK, first_byte=Estimate(1.0, 0.25, 4))
+    unknown = msgspec.structs.replace(QUICK, first_byte=Estimate(1.0, 0.25, 4))
 
     assert clocks(streaming=True, resident=True) == clocks(streaming=True)
     assert clocks(unknown, streaming=True, resident=True) == clocks(unknown, streaming=True)
@@ -235,7 +236,7 @@ def test_why_learned() -> None:
 
 def test_why_loaded() -> None:
     """That no load is waited for is said."""
-    slow = dataclasses.replace(SLOW, first_byte=Estimate(40.0, 7.0, 20))
+    slow = msgspec.structs.replace(SLOW, first_byte=Estimate(40.0, 7.0, 20))
 
     quick_stream = clocks(QUICK, streaming=True, resident=True).why
     assert quick_stream.first_byte == "loaded: half of 120 s for 8B parameters"

@@ -44,7 +44,7 @@ def client_address(peer: str | None, headers: Headers, trusted: Sequence[Trusted
         return UNKNOWN
     proxy = next((proxy for proxy in trusted if near in proxy.network), None)
     if proxy is None:
-        return str(near)
+        return _normal(peer or "")
     entries = ",".join(headers.getall(proxy.header, ())).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
     return str(_origin(entries, trusted) or near)
 
@@ -66,6 +66,11 @@ def _origin(entries: Sequence[str], trusted: Sequence[TrustedProxy]) -> Address 
 def _address(text: str) -> Address | None:
     """Some proxies append the port: ``192.0.2.1:443``, ``[2001:db8::1]:443``."""
     return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=512)
+def _normal(text: str) -> str:
+    return str(_address(text))
 
 
 @lru_cache(maxsize=512)

@@ -45,7 +45,7 @@ def presented(headers: Headers, path_token: str | None = None) -> tuple[Credenti
         _bare(Place.X_API_KEY, _single(headers, "x-api-key")),
         _bare(Place.PATH, path_token),
     )
-    return tuple(credential for credential in found if credential is not None)
+    return tuple(filter(None, found))
 
 
 def _single(headers: Headers, name: str) -> str | None:

@@ -1,7 +1,8 @@
 """What was asked, frozen: everything the pipeline needs to know of a request."""
 
 import hashlib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.access.principal import Principal
 from gateway.calls.prompt import UNKNOWN, Prompt
@@ -9,8 +10,7 @@ from gateway.catalog.listing import Model
 from gateway.dialects.dialect import Dialect
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a route leads: Ollama's own path, a constant, and how that family speaks."""
 
     path: str
@@ -18,8 +18,7 @@ class Target:
     can_stream: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One call. ``body`` is what goes to Ollama, built by us; ``patience`` is in seconds.
 
     ``held``: heartbeats renew the caller's patience, so it is no deadline.

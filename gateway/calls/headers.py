@@ -20,6 +20,7 @@ _HOP_BY_HOP = frozenset(
 _OURS = frozenset(
     {"content-length", "date", "server", "x-request-id", "server-timing", "age", "set-cookie"}
 )
+_WITHHELD = _HOP_BY_HOP | _OURS
 _STREAM = frozenset({"cache-control", "x-accel-buffering"})
 
 STREAM_HEADERS = (
@@ -41,13 +42,13 @@ def end_to_end(headers: Iterable[tuple[str, str]], *, streaming: bool) -> list[t
         if name.lower() == "connection"
         for token in value.split(",")
     }
-    withheld = _HOP_BY_HOP | _OURS | named
-    if streaming:
-        withheld |= _STREAM
+    withheld = _WITHHELD | _STREAM if streaming else _WITHHELD
+    if named:
+        withheld |= named
     kept = [
         (name, value)
         for name, value in headers
-        if name.lower() not in withheld and not name.lower().startswith("x-gateway-")
+        if (lower := name.lower()) not in withheld and not lower.startswith("x-gateway-")
     ]
     return [*kept, *STREAM_HEADERS] if streaming else kept
 
@@ -67,13 +68,11 @@ def head_of(
     kept = end_to_end(headers, streaming=streaming)
     timing = f"queue;dur={queue * 1000:.1f}, upstream;dur={upstream * 1000:.1f}"
     kept.append(("Server-Timing", timing))
-    return kept + _advice(status, {name.lower() for name, _ in kept})
+    return kept if status < 400 else kept + _advice(status, {name.lower() for name, _ in kept})
 
 
 def _advice(status: int, said: set[str]) -> list[tuple[str, str]]:
     """Ours where Ollama gave none: its 4xx cannot succeed next time, its 5xx soon may."""
-    if status < 400:
-        return []
     if status < 500 and status not in (408, 409, 429):
         return [] if "x-should-retry" in said else [("x-should-retry", "false")]
     return [] if "retry-after" in said else [("Retry-After", "2")]

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.admission.demand import Demand
 from gateway.admission.predict import Prediction
@@ -259,8 +259,7 @@ class Pipeline:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(NamedTuple):
     """One call under way: what was asked, and where its answer and facts go.
 
     ``too_long``: Ollama will surely cut its prompt.

@@ -5,12 +5,11 @@ escapes in it. Pictures are not, for nobody can tell from their bytes how many t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from gateway.calls.body import Fields
 
@@ -56,7 +55,7 @@ _THOUGHT_TYPES: Final = frozenset({"thinking", "redacted_thinking", "reasoning"}
 """What the model thought before, which templates leave out."""
 
 
-class _Item(msgspec.Struct):
+class _Item(Struct):
     """A message, or a part of one, in any dialect."""
 
     type: Raw = _NOTHING
@@ -78,8 +77,7 @@ _number: Final = msgspec.json.Decoder(int)
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Struct, frozen=True, kw_only=True):
     """What is known of a prompt before any model has read it.
 
     ``text_bytes`` are the bytes of its text, ``longest_bytes`` those of the longest of its
@@ -112,9 +110,8 @@ def prompt_of(fields: Fields, path: str, *, objects: int) -> Prompt:
         tally.add(fields.get(name, _NOTHING))
     if path in _TEXTS and path not in _EMBEDS:
         tally.add_json(fields.get("tools", _NOTHING))
-    tally.whole = tally.whole and not any(
-        map(_filled, (fields.get("images", _NOTHING), fields.get("context", _NOTHING)))
-    )
+    for name in ("images", "context"):
+        tally.whole = tally.whole and not _filled(fields.get(name, _NOTHING))
     native = path in _CUTS_UNLESS_TOLD
     return Prompt(
         text_bytes=tally.size,
@@ -205,7 +202,8 @@ class _Tally:
             self.whole = False
             return
         self.whole = self.whole and not _filled(item.images)
-        self.add_json(item.tool_calls)
+        if item.tool_calls is not _NOTHING:
+            self.add_json(item.tool_calls)
         for raw in (item.content, item.text, item.arguments, item.output, item.input):
             if raw is _NOTHING:
                 continue

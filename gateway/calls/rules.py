@@ -4,10 +4,10 @@ A key uses models, it does not run the host, and nothing leaves the machine, unl
 """
 
 import re
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from gateway.access.principal import Principal
 from gateway.calls.body import Fields
@@ -36,8 +36,7 @@ _MAX_READ = 2 * 1024 * 1024
 gigabyte, and nobody else would be served meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ruled:
+class Ruled(Struct, frozen=True):
     """The fields that may go on, and the names of those that may not."""
 
     fields: Fields

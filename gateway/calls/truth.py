@@ -133,19 +133,23 @@ class Truth:
             return []
         if self._terms.incomplete_fails and body.failure is None and body.broke_off:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
-        context, _ = await self._look(call, exchange, body.usage.tokens_in)
+        context = await self._look(call, exchange, body.usage.tokens_in)
+        exchange.judged = True
         if exchange.prompt_truncated and self._fails(call):
             raise self._too_long(call, context)
         return [TRUNCATED_HEADER] if exchange.prompt_truncated else []
 
     async def conclude(self, call: Call, exchange: Exchange) -> None:
         """After Ollama's answer: note whether its prompt was cut, and learn from it if not."""
-        if exchange.upstream_status != 200:
-            return
         tokens, model = exchange.tokens_in, call.model
-        context, density = await self._look(call, exchange, tokens)
+        if exchange.upstream_status != 200 or model.leaves_the_machine:
+            return
+        if not exchange.judged:
+            await self._look(call, exchange, tokens)
+        context = self._known(call)
         if context is None:
             return
+        density = self._learned.density(model.name)
         shown = density_shown(call.prompt, tokens=tokens, context=context, density=density)
         if shown is not None:
             self._learned.observe_density(model.name, shown)
@@ -158,21 +162,19 @@ class Truth:
             self._note(call, self._learned.density(call.model.name))
             raise self._too_long(call, self._known(call))
 
-    async def _look(
-        self, call: Call, exchange: Exchange, tokens: int | None
-    ) -> tuple[int | None, Estimate]:
-        """Note whether the prompt was surely cut. Returns what that was decided by."""
+    async def _look(self, call: Call, exchange: Exchange, tokens: int | None) -> int | None:
+        """Note whether the prompt was surely cut. Returns the context that decided it."""
         model, prompt = call.model, call.prompt
-        density = self._learned.density(model.name)
         if model.leaves_the_machine:
-            return None, density
+            return None
         if prompt.num_ctx is None:
             self._contexts.plain(model)
         context = self._known(call)
         if context is None and _is_worth_asking(call, tokens):
             context = await self._surely(call)
         if context is None:
-            return None, density
+            return None
+        density = self._learned.density(model.name)
         found = verdict(prompt, tokens=tokens, context=context, density=density)
         if found is Verdict.CERTAIN or _is_another(context, prompt, tokens):
             # It may have been loaded with another one since we looked.
@@ -181,7 +183,7 @@ class Truth:
         exchange.prompt_truncated = True if found is Verdict.CERTAIN else None
         if exchange.prompt_truncated:
             self._note(call, density)
-        return context, density
+        return context
 
     def _note(self, call: Call, density: Estimate) -> None:
         """For the owner, who may want to make room for such a prompt."""

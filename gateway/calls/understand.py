@@ -1,8 +1,7 @@
 """From a body to what it asks for: pure."""
 
-from dataclasses import dataclass
-
 import msgspec
+from msgspec import Struct
 
 from gateway.access.principal import Principal
 from gateway.calls.body import Fields, build, model_name, parse
@@ -15,8 +14,7 @@ from gateway.errors import InvalidRequestBody
 _BOOLEANS = (b"true", b"false", b"null")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What a body asks for, before it is known which model its name means."""
 
     fields: Fields

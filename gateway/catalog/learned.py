@@ -7,8 +7,10 @@ learned before divides them. A call that a clock of ours cut says "at least so l
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.catalog.estimates import at_least, is_plausible, observed, quick
 from gateway.clocks import Estimate, LearnedTimes
@@ -29,8 +31,7 @@ _SHORTEST_SPAN: Final = 1e-3
 _NOTHING: Final = Estimate()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(Struct, frozen=True, kw_only=True):
     """One call that was at Ollama, after it ended. Times are in seconds.
 
     ``resident_before``: the model was proven to be loaded when the call was sent.
@@ -51,8 +52,7 @@ class Observation:
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class Figures(Struct, frozen=True, kw_only=True):
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
     ``load`` and ``first_byte`` (of a stream, from sent) and ``service`` (sent to last byte) are in

@@ -172,7 +172,7 @@ class _Version(msgspec.Struct):
 
 
 def _is_sound(name: str, figures: Figures) -> bool:
-    estimates = (getattr(figures, field) for field in Figures.__dataclass_fields__)
+    estimates = (getattr(figures, field) for field in Figures.__struct_fields__)
     return len(name) <= _LONGEST_NAME and all(
         is_plausible(one.mean) and is_plausible(one.deviation) and one.count >= 0
         for one in estimates

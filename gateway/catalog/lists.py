@@ -5,8 +5,9 @@ what it knows.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.catalog.latest import Latest, OllamaAway
 from gateway.catalog.listing import Listing, parse_listing
@@ -20,8 +21,7 @@ RETRY_EVERY: Final = 2.0
 """Seconds. While Ollama is away a call that has a list does not wait for it more often."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """A list as it is served; ``age`` in seconds; ``stale``: Ollama did not answer for it."""
 
     listing: Listing

@@ -58,6 +58,15 @@ def is_cloud_name(name: str) -> bool:
     the case. We also say yes to ``…-cloud`` without a tag, where today's Ollama looks for a local
     model: better one refusal too many than a prompt that leaves the machine.
     """
+    return _is_cloud(name) if len(name) <= _LONGEST else _ends_like_cloud(name)
+
+
+@lru_cache(maxsize=512)
+def _is_cloud(name: str) -> bool:
+    return _ends_like_cloud(name)
+
+
+def _ends_like_cloud(name: str) -> bool:
     spelled = "".join(name.split()).lower().removesuffix(f":{_DEFAULT_TAG}")
     return spelled.endswith((":cloud", "-cloud"))
 

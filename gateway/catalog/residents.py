@@ -110,9 +110,9 @@ class Residents:
         if held is None:
             self._make_room(model, now)
             held = self._held[model] = _Held(used_at=now)
+            self._changed()
         held.leases += 1
         held.used_at = now
-        self._changed()
         return held.proven
 
     def ended(self, model: str, *, answered: bool) -> None:
@@ -126,10 +126,11 @@ class Residents:
         now = self._now()
         if not held.proven:
             self._doubts = (now if self._doubts is None else self._doubts[0], now)
-        held.proven = held.proven or answered
+            held.proven = answered
+            self._changed()
         held.leases = max(0, held.leases - 1)
         held.used_at = now
-        self._changed()
+        self._view_until = min(self._view_until, held.expires_at())
 
     def seen(self, loaded: Mapping[str, float | None], at: float) -> None:
         """What Ollama listed when it was asked at ``at``: names, with the seconds that each stays.

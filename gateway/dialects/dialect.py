@@ -9,11 +9,12 @@ they cannot read, they do not know.
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from gateway.errors import GatewayError
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one reply; None is unknown.
 
     ``counted``: Ollama reported no ``tokens_out`` (or 0, which is what it says where it does not

@@ -1,8 +1,9 @@
 """Replies that come whole, in bounded memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from gateway.dialects.dialect import Timings, Usage
 
@@ -15,8 +16,7 @@ TAIL_BYTES = 16 * 1024
 _UNKNOWN = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What a document, or its end, says. Not knowing is not broken off."""
 
     usage: Usage = _UNKNOWN

@@ -236,12 +236,9 @@ class Answer:
         self._outlet.cut(event, cast("web.StreamResponse", self._response))
 
     def _commit(self, status: int, headers: Headers, *, length: int | None) -> None:
-        response = _Head(status=status)
-        for name, value in (*headers, *self.headers.items()):
-            if name in self.headers:
-                response.headers[name] = value
-            else:
-                response.headers.add(name, value)
+        ours = self.headers
+        theirs = (each for each in headers if each[0] not in ours)
+        response = _Head(status=status, headers=[*theirs, *ours.items()])
         if length is not None:
             response.content_length = length
         response.headers["Server"] = "ollama-gateway"

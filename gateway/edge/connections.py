@@ -149,9 +149,9 @@ class Connection(web.RequestHandler):
 
     def _is_blind(self) -> bool:
         request, transport = self._request, self.transport
-        if request is None or transport is None or transport.is_closing():
+        if request is None or transport is None or transport.is_reading():
             return False
-        return request.content.is_eof() and not transport.is_reading()
+        return request.content.is_eof() and not transport.is_closing()
 
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():

@@ -1,8 +1,8 @@
 """Callers are held while their answers take long, and miss nothing of how these end."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 
 from aiohttp import HttpVersion11, web
@@ -59,30 +59,23 @@ class Holding:
         renewed = patience is None or patience.renewed
         return self._settings.extend and renewed and pulse is not None
 
-    @contextmanager
-    def hold(self, call: Call, asking: Asking, pulse: Pulse | None) -> Iterator[None]:
-        """Keep the answer alive; remember how it failed, where nobody can be told."""
-        answer, exchange = asking.answer, asking.exchange
-        heartbeat = Heartbeat(
-            answer,
+    def heartbeat(self, call: Call, asking: Asking, pulse: Pulse | None) -> Heartbeat:
+        """Keeps the answer alive inside ``with``."""
+        exchange = asking.exchange
+        return Heartbeat(
+            asking.answer,
             pulse,
             shape=Shape.STREAM if call.streaming else Shape.WHOLE,
             since=self._now() if exchange.arrived_at is None else exchange.arrived_at,
-            note=lambda: _note(exchange),
+            note=partial(_note, exchange),
         )
-        try:
-            with heartbeat:
-                yield
-        except (ClientDisconnected, ClientWriteTimeout):
-            raise
-        except Exception as error:
-            if answer.fails_wordlessly:
-                # Before the cut: the caller may come again at once.
-                failure = _late(error, asking)
-                self._late.remember(call.fingerprint(), failure, retry=exchange.retry)
-            raise
-        finally:
-            exchange.heartbeats = answer.beats
+
+    def failed(self, error: Exception, call: Call, asking: Asking) -> None:
+        """Remember how the call failed, if its caller is there and cannot be told."""
+        gone = isinstance(error, ClientDisconnected | ClientWriteTimeout)
+        if asking.answer.fails_wordlessly and not gone:
+            failure = _late(error, asking)
+            self._late.remember(call.fingerprint(), failure, retry=asking.exchange.retry)
 
     def missed(self, call: Call, exchange: Exchange) -> LateFailure | None:
         """How an earlier attempt of this very call failed, if its caller could not be told."""

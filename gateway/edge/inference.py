@@ -65,8 +65,15 @@ class Inference:
         if missed is not None:
             await self._holding.retell(missed, asking)
             return
-        with self._holding.hold(call, asking, pulse):
-            await self._pipeline.perform(call, asking.answer, asking.exchange)
+        try:
+            with self._holding.heartbeat(call, asking, pulse):
+                await self._pipeline.perform(call, asking.answer, asking.exchange)
+        except Exception as error:
+            # Before the cut: the caller may come again at once.
+            self._holding.failed(error, call, asking)
+            raise
+        finally:
+            asking.exchange.heartbeats = asking.answer.beats
 
     async def _call(self, asking: Asking, patience: Patience | None, *, held: bool) -> Call:
         """The frozen call. What was parsed is let go of here, before anybody waits."""

@@ -37,10 +37,20 @@ class Outlet:
     were last written (``wrote_at``, of the loop's clock; None before the first).
     """
 
-    __slots__ = ("_ahead", "_clock", "_pace", "_request", "_share", "_writer", "wrote_at")
+    __slots__ = (
+        "_ahead",
+        "_clock",
+        "_connection",
+        "_pace",
+        "_request",
+        "_share",
+        "_writer",
+        "wrote_at",
+    )
 
     def __init__(self, request: web.BaseRequest, *, share: Share, pace: Pace) -> None:
         self._request = request
+        self._connection = cast("Connection", request.protocol)
         self._share = share
         self._pace = pace
         self._ahead = pace.answer_bytes
@@ -171,10 +181,6 @@ class Outlet:
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.set_write_buffer_limits(high=size, low=min(size, LOW_WATER))
-
-    @property
-    def _connection(self) -> Connection:
-        return cast("Connection", self._request.protocol)
 
     def _runs_ahead(self) -> bool:
         """Whether a long whole answer may be taken from Ollama although the caller is slow.

@@ -50,7 +50,9 @@ async def read_body(
 def _refuse_encoded(request: web.BaseRequest) -> None:
     """Whatever a header says of the body besides its framing, wherever in its list it stands."""
     contents = ",".join(request.headers.getall("Content-Encoding", ()))
-    if any(each.strip().lower() not in ("", "identity") for each in contents.split(",")):
+    if contents and any(
+        each.strip().lower() not in ("", "identity") for each in contents.split(",")
+    ):
         raise UnsupportedEncoding
     # The parser unpacks `chunked` and ignores what stands before it (RFC 9112, section 6.1).
     if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
@@ -70,7 +72,8 @@ async def _collect(request: web.BaseRequest, share: Share, limit: int) -> bytear
     body = bytearray(share.held)
     size = 0
     try:
-        while data := await request.content.readany():
+        while not request.content.at_eof():
+            data = await request.content.readany()
             end = size + len(data)
             if end > limit:
                 raise _too_large(limit)

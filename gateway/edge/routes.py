@@ -12,6 +12,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from gateway.access.principal import Scope
 from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES
 from gateway.dialects.dialect import Dialect
@@ -46,8 +48,7 @@ class Route:
     can_stream: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """A row that fits, and the parts of the path that vary."""
 
     route: Route

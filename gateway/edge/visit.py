@@ -1,8 +1,7 @@
 """One request on its way in: what came, what goes back, and what is noted of it."""
 
-from dataclasses import dataclass
-
 from aiohttp import web
+from msgspec import Struct
 
 from gateway.access.principal import Principal
 from gateway.edge.answer import Answer
@@ -11,8 +10,7 @@ from gateway.edge.routes import Route
 from gateway.telemetry.exchange import Exchange
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class Visit(Struct, frozen=True, kw_only=True):
     """A request of which nothing is known yet but its head. ``token`` is that of ``/k/{token}``."""
 
     request: web.BaseRequest
@@ -23,8 +21,7 @@ class Visit:
     share: Share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class Asking(Struct, frozen=True, kw_only=True):
     """A request whose caller and route are known; ``model`` is what varies in its path."""
 
     request: web.BaseRequest

@@ -6,10 +6,12 @@ clock: instants are seconds of one monotonic clock (the event loop's) and are pa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.dialects.dialect import Timings
 from gateway.errors import GatewayError, InternalError
@@ -65,30 +67,30 @@ class Phase(StrEnum):
     """The whole answer was handed to the caller's connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What became of one request. An absent fact is None.
 
     Times are in seconds. ``key`` and ``model`` are names of ours: a key's name in the store, a
     model's canonical name in the catalogue. ``error`` holds Ollama's own words or our message.
+    They stand in the order in which a reader wants them.
     """
 
     request_id: str
     method: str
     route: str
-    outcome: str
-    phase: Phase
-    duration: float
-    streaming: bool = False
     key: str | None = None
     client: str | None = None
     model: str | None = None
     status: int | None = None
+    outcome: str
+    phase: Phase
     error: str | None = None
     upstream_status: int | None = None
+    streaming: bool = False
     queue_wait: float | None = None
     predicted: float | None = None
     time_to_first_token: float | None = None
+    duration: float
     bytes_in: int = 0
     bytes_out: int = 0
     tokens_in: int | None = None
@@ -100,26 +102,18 @@ class Facts:
     retold: bool | None = None
 
     def present(self) -> dict[str, str | float | bool]:
-        """The facts that are there, by name, in the order in which a reader wants them.
+        """The facts that are there, by name, in their order.
 
         Times are rounded to milliseconds. Absent ones are left out: a shorter line, and ``jq``
         and its like read null for them all the same.
         """
-        found = {name: value for name in _IN_ORDER if (value := getattr(self, name)) is not None}
+        found = {name: value for name, value in asdict(self).items() if value is not None}
         for name in _TIMES:
             if name in found:
                 found[name] = round(found[name], 3)
         return found
 
 
-_IN_ORDER: Final = (
-    *("request_id", "method", "route", "key", "client", "model", "status", "outcome", "phase"),
-    *("error", "upstream_status", "streaming", "queue_wait", "predicted"),
-    *("time_to_first_token", "duration"),
-    *("bytes_in", "bytes_out", "tokens_in", "tokens_out", "tokens_counted"),
-    *("prompt_truncated", "retry"),
-    *("heartbeats", "retold"),
-)
 _TIMES: Final = ("queue_wait", "predicted", "time_to_first_token", "duration")
 
 
@@ -128,18 +122,18 @@ def _word(text: str) -> str:
     return harmless(text, MAX_WORD)
 
 
-@dataclass(slots=True, kw_only=True)
-class Exchange:
+class Exchange(Struct, kw_only=True):
     """The collector of one request's facts; every attribute may be written until ``finish``.
 
     ``started``, ``arrived_at`` (the whole request was there) and ``first_byte_at`` are instants;
     ``queue_wait`` is a span (all waits of the request together). ``first_byte_at`` is when the
     first byte of the answer's body came from Ollama. ``status`` is the status that was sent.
     ``outcome`` is best left to ``fail``. ``predicted`` is how many seconds the queue thought it
-    would take, when it came. ``prompt_truncated``: Ollama surely cut the prompt. ``timings`` are
-    for what learns from them, and no fact for the log; nor is ``place``, which tells where in the
-    queue it is while it waits. ``heartbeats`` were sent while Ollama was silent; ``retold``: it got
-    the failure of an earlier attempt, and Ollama did nothing.
+    would take, when it came. ``prompt_truncated``: Ollama surely cut the prompt; ``judged``: that
+    was looked at before the answer was sent. ``timings`` are for what learns from them, and no fact
+    for the log; nor is ``place``, which tells where in the queue it is while it waits.
+    ``heartbeats`` were sent while Ollama was silent; ``retold``: it got the failure of an earlier
+    attempt, and Ollama did nothing.
     """
 
     request_id: str
@@ -165,6 +159,7 @@ class Exchange:
     tokens_out: int | None = None
     tokens_counted: bool | None = None
     prompt_truncated: bool | None = None
+    judged: bool = False
     retry: int | None = None
     heartbeats: int | None = None
     retold: bool | None = None

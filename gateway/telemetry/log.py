@@ -37,8 +37,10 @@ FOREIGN_LOGGERS: Final = (
 )
 """Loggers of the standard library whose records can hold what a caller sent."""
 
-_WORDS: Final = frozenset({"method", "route", "key", "client", "model", "outcome", "phase"})
+_WORDS: Final = ("method", "route", "key", "client", "model", "outcome", "phase")
 """Facts that are the same few words in request after request."""
+_SAYINGS: Final = ("request_id", "error")
+"""All other facts that are texts."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -149,20 +151,32 @@ def make_logger(lines: Lines, *, level: Level, log_format: LogFormat) -> Logger:
 
 def _in_order(_logger: object, level: str, event: EventDict) -> EventDict:
     """When, how bad and what first; then the rest as it was given, made fit to be written."""
-    facts = event.pop("facts", None)
-    if isinstance(facts, Facts):
-        event.update(facts.present())
+    told = str(event.pop("event"))
     line: dict[str, Any] = {
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "level": level,
-        "event": harmless(str(event.pop("event"))),
+        "event": told if told == FINISHED else harmless(told),
     }
+    facts = event.pop("facts", None)
+    if isinstance(facts, Facts):
+        line |= _fit_facts(facts.present())
     exception = event.pop("exception", None) or _text_of(event.pop("exc_info", None))
     for name, value in event.items():
-        line[name] = _fit_word(value) if name in _WORDS and isinstance(value, str) else _fit(value)
+        line[name] = _fit(value)
     if exception:
         line["exception"] = redact(exception)[-MAX_TRACEBACK:]
     return line
+
+
+def _fit_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """With their texts made fit; the others are numbers."""
+    for name in _WORDS:
+        if name in facts:
+            facts[name] = _fit_word(facts[name])
+    for name in _SAYINGS:
+        if name in facts:
+            facts[name] = harmless(facts[name])
+    return facts
 
 
 @lru_cache(maxsize=512)

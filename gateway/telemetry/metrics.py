@@ -16,7 +16,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
@@ -26,6 +25,7 @@ from prometheus_client.metrics_core import Metric
 
 from gateway.errors import ClientDisconnected
 from gateway.telemetry.exchange import OK, Facts
+from gateway.telemetry.histogram import Histogram
 from gateway.telemetry.names import Names
 
 NO_KEY: Final = "none"
@@ -211,7 +211,7 @@ class Metrics:
         return _Counters(Counter(name, meaning, labels, registry=self._registry))
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, meaning, buckets=buckets, registry=self._registry)
+        return Histogram(name, meaning, buckets, self._registry)
 
 
 class _GaugeCollector:

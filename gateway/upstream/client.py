@@ -1,9 +1,9 @@
 """How a request reaches Ollama, and what of its answer may go further."""
 
 import asyncio
-from dataclasses import dataclass
 from types import TracebackType
 
+from msgspec import Struct
 from yarl import URL
 
 from gateway.clocks import CallClocks
@@ -16,8 +16,7 @@ from gateway.upstream.reply import Reply
 MAX_PROBE_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """A request to Ollama: a constant path of ours, never a caller's, and a body that we built."""
 
     method: str

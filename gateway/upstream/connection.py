@@ -39,7 +39,9 @@ class Connection(asyncio.Protocol):
         "_interim",
         "_loop",
         "_parser",
+        "_poll",
         "_reply",
+        "_rings_at",
         "_timer",
         "_transport",
         "closed",
@@ -50,8 +52,10 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
+        self._poll = select.poll()
         self._reply: Reply | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._fields_bytes = 0
         self._head_bytes = 0
         self._interim = False
@@ -74,9 +78,7 @@ class Connection(asyncio.Protocol):
             return False
         if self._transport.is_closing():
             return False
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     def send(self, head: bytes, body: bytes, deadlines: Deadlines) -> Reply:
         """Send one request; the clocks of ``deadlines`` run from here."""
@@ -91,7 +93,7 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._transport.write(body)
-        self._timer = self._loop.call_at(deadlines.next(), self._watch)
+        self._rearm(self._reply)
         return self._reply
 
     def release(self) -> bool:
@@ -101,9 +103,6 @@ class Connection(asyncio.Protocol):
         (Ollama answered without reading it to its end), or in the kernel because reading is paused.
         """
         reply, self._reply = self._reply, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if reply is not None and (not reply.complete or reply.deadlines.held):
             self.reusable = False
         if self._transport is not None and self._transport.get_write_buffer_size():
@@ -116,6 +115,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once: Ollama stops generating when its client's connection goes."""
         self.reusable = False
+        self._stop_timer()
         if self._transport is not None:
             self._transport.abort()
 
@@ -131,18 +131,20 @@ class Connection(asyncio.Protocol):
             self._reply.deadlines.held = False
             self._reply.deadlines.last_byte_at = self._loop.time()
             self._transport.resume_reading()
-            self._rearm()
+            self._rearm(self._reply)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         reply = self._reply
         if reply is None or reply.over:
             self.close()
             return
+        silent = reply.first_byte_at is None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -153,11 +155,15 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(UpstreamProtocolError(_NONSENSE))
             return
+        if silent and reply.first_byte_at is not None and not reply.over:
+            # From here another clock runs, and it may ring earlier than the one that was set.
+            self._rearm(reply)
         reply.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.closed = True
         self.reusable = False
+        self._stop_timer()
         if self._reply is not None and not self._reply.over:
             began = self._reply.status
             self._fail(UpstreamIncomplete(_CUT) if began else UpstreamProtocolError(_CLOSED_EARLY))
@@ -199,11 +205,7 @@ class Connection(asyncio.Protocol):
         if reply is None or reply.over:
             self.reusable = False
             return
-        first = reply.first_byte_at is None
         reply.feed(body, self._loop.time())
-        if first:
-            # From here another clock runs, and it may ring earlier than the one that was set.
-            self._rearm()
 
     def on_message_complete(self) -> None:
         if self._interim:
@@ -226,13 +228,23 @@ class Connection(asyncio.Protocol):
         if error is not None:
             self._fail(error)
         else:
-            self._rearm()
+            self._rearm(reply)
 
-    def _rearm(self) -> None:
+    def _rearm(self, reply: Reply) -> None:
+        """Look when the next clock can run out. A timer that is set and rings before is kept, from
+        one exchange to the next: it costs less to let it ring than to set another each time.
+        """
+        when = reply.deadlines.next()
+        if self._timer is not None and self._rings_at <= when:
+            return
+        self._stop_timer()
+        self._rings_at = when
+        self._timer = self._loop.call_at(when, self._watch)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._reply is not None:
-            self._timer = self._loop.call_at(self._reply.deadlines.next(), self._watch)
+            self._timer = None
 
     def _fail(self, error: GatewayError) -> None:
         if self._reply is not None:

@@ -70,7 +70,10 @@ class Reply:
 
     def header(self, name: str) -> str:
         """The value of the first header of that lower-case name, or an empty text."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return ""
 
     async def head(self) -> None:
         """Wait for status and headers.

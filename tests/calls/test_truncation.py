@@ -3,12 +3,12 @@
 import json
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.calls.body import parse
 from gateway.calls.prompt import Prompt, most_objects, prompt_of

@@ -1,9 +1,10 @@
 """What Ollama does not say: when it is asked for, what is noted, told or refused."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.calls.call import Call, Target
 from gateway.calls.prompt import Prompt
@@ -218,6 +219,17 @@ async def test_a_stream_without_usage_is_judged_by_its_bytes_alone() -> None:
     await a_truth(loaded()).conclude(a_call(prompt=MIDDLE), other)
 
     assert (exchange.prompt_truncated, other.prompt_truncated) == (True, None)
+
+
+async def test_what_was_judged_is_not_looked_at_again() -> None:
+    """One look at Ollama's memory for one answer that was cut."""
+    ollama, exchange = loaded(), an_answered_exchange(4096)
+    truth, call = a_truth(ollama), a_call(prompt=LONG)
+    await truth.judge(call, exchange, 200, answered(4096))
+    looks = list(ollama.asked)
+    await truth.conclude(call, exchange)
+
+    assert (bool(looks), ollama.asked) == (True, looks)
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, None])

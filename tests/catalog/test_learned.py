@@ -1,9 +1,9 @@
-import dataclasses
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.catalog.learned import Figures, Learned, Observation
 from gateway.clocks import Estimate, LearnedTimes
@@ -62,7 +62,7 @@ def figures_after(*seen: Observation) -> Figures:
 
 def means(figures: Figures) -> dict[str, float]:
     """The means of what is known."""
-    estimates = {name: getattr(figures, name) for name in Figures.__dataclass_fields__}
+    estimates = {name: getattr(figures, name) for name in Figures.__struct_fields__}
     return {name: one.mean for name, one in estimates.items() if one.count}
 
 
@@ -85,7 +85,7 @@ def test_ollamas_own_durations() -> None:
         eval_count=90,
         eval_duration=3.0,
     )
-    seen = dataclasses.replace(whole(13.5, resident=False, tokens=90), timings=timings)
+    seen = replace(whole(13.5, resident=False, tokens=90), timings=timings)
 
     assert means(figures_after(seen)) == {
         "load": 8.0,
@@ -98,9 +98,7 @@ def test_ollamas_own_durations() -> None:
 
 def test_ollamas_own_load_in_a_stream() -> None:
     """What the load took is known exactly, so the rest of the wait is the prompt's."""
-    seen = dataclasses.replace(
-        stream(10.0, 14.0, resident=False), timings=Timings(load_duration=8.0)
-    )
+    seen = replace(stream(10.0, 14.0, resident=False), timings=Timings(load_duration=8.0))
 
     assert means(figures_after(seen)) == {
         "load": 8.0,
@@ -175,14 +173,14 @@ def test_what_was_loaded_after_all(wait: float) -> None:
 
 def test_ollamas_milliseconds_of_loading() -> None:
     """A loaded model reports a load of 1 ms, which is none."""
-    warm = dataclasses.replace(stream(2.0, 6.0), timings=Timings(load_duration=0.001))
+    warm = replace(stream(2.0, 6.0), timings=Timings(load_duration=0.001))
 
     assert figures_after(warm).load.count == 0
 
 
 def test_a_load_that_nobody_expected() -> None:
     """Ollama's word counts more than our belief that the model was loaded."""
-    cold = dataclasses.replace(stream(9.0, 12.0), timings=Timings(load_duration=8.0))
+    cold = replace(stream(9.0, 12.0), timings=Timings(load_duration=8.0))
     figures = figures_after(cold)
 
     assert (figures.load.mean, figures.first_byte.mean, figures.service.mean) == (8.0, 1.0, 4.0)
@@ -190,7 +188,7 @@ def test_a_load_that_nobody_expected() -> None:
 
 def test_a_call_that_failed() -> None:
     """An answer that broke off tells when its first byte came, and nothing of its length."""
-    broken = dataclasses.replace(stream(2.0, 3.0), complete=False)
+    broken = replace(stream(2.0, 3.0), complete=False)
 
     assert means(figures_after(broken)) == {"first_byte": 2.0}
 
@@ -302,7 +300,7 @@ def test_no_observation_spoils_the_figures(seen: list[Observation]) -> None:
         learned.observe(one)
     figures = learned.figures(MODEL) or Figures()
 
-    for name in Figures.__dataclass_fields__:
+    for name in Figures.__struct_fields__:
         one = getattr(figures, name)
         assert math.isfinite(one.mean)
         assert math.isfinite(one.deviation)
@@ -313,7 +311,7 @@ def test_the_models_seen_longest_ago_are_forgotten() -> None:
     """The number is bounded, and a model that is used stays."""
     learned = Learned(most=2)
     for model in ("a", "b", "a", "c"):
-        learned.observe(dataclasses.replace(whole(1.0), model=model))
+        learned.observe(replace(whole(1.0), model=model))
 
     assert list(learned.snapshot()) == ["a", "c"]
     assert repr(learned) == "<Learned 2 models, 4 observations>"
@@ -323,7 +321,7 @@ def test_restored_figures_count_at_once() -> None:
     """A restart loses nothing that was kept, and keeps to the bound."""
     before = Learned()
     for model in ("a", "b", "c"):
-        before.observe(dataclasses.replace(whole(3.0), model=model))
+        before.observe(replace(whole(3.0), model=model))
     after = Learned(most=2)
     after.restore(before.snapshot())
 

@@ -97,6 +97,7 @@ def test_any_text_has_a_key_or_none(text: str) -> None:
         "gpt-oss:20b-cloud\t",
         "nimbus-cloud",
         "nimbus-cloud:latest",
+        "n" * 10_000 + "-cloud",
     ],
 )
 def test_cloud_names(name: str) -> None:

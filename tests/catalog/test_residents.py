@@ -223,6 +223,20 @@ def test_a_model_at_work_does_not_expire(residents: Residents, clock: Clock) -> 
     assert resident(residents) == {"a"}
 
 
+def test_after_its_last_call_a_model_expires_as_usual(residents: Residents, clock: Clock) -> None:
+    """Also one that was seen at work when it would have expired long ago."""
+    call(residents, "a")
+    residents.began("a")
+    clock.time += 2 * UNUSED_FOR
+    at_work = resident(residents)
+    residents.ended("a", answered=True)
+    clock.time += UNUSED_FOR - 1
+    before = resident(residents)
+    clock.time += 2
+
+    assert (at_work, before, resident(residents)) == ({"a"}, {"a"}, set())
+
+
 def test_the_view_is_one_object_until_something_changes(residents: Residents, clock: Clock) -> None:
     """It is read at each dispatch, so what says the same is the same."""
     call(residents, "a")

@@ -1,4 +1,3 @@
-from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
@@ -147,7 +146,7 @@ def test_facts_cannot_be_changed() -> None:
     """All sinks see the same."""
     facts = begun().finish(101.0)
 
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="immutable"):
         facts.outcome = "ok"  # type: ignore[misc]  # what this test is about
 
 
@@ -172,7 +171,7 @@ def test_present_leaves_out_what_is_absent_and_rounds_times() -> None:
 
 def test_present_knows_every_fact() -> None:
     """A fact that were forgotten there would be in no log."""
-    everything: dict[str, Any] = {each.name: 1 for each in fields(Facts)}
+    everything: dict[str, Any] = dict.fromkeys(Facts.__struct_fields__, 1)
 
     assert set(everything) == set(Facts(**everything).present())
 

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from gateway import errors
 from gateway.telemetry.exchange import Facts, Phase
@@ -71,6 +72,14 @@ def test_a_request_becomes_one_json_line(buffer: io.BytesIO, lines: Read, facts:
         "bytes_in": 0,
         "bytes_out": 0,
     }
+
+
+def test_hostile_facts_are_all_that_are_texts() -> None:
+    """One that the log forgot would be written as it came."""
+    kinds = get_type_hints(Facts).items()
+    texts = {name for name, kind in kinds if kind is str or str in get_args(kind)}
+
+    assert texts == {name for name, told in asdict(hostile_facts("x")).items() if told == "x"}
 
 
 def test_hostile_facts_give_one_bounded_line_of_json(buffer: io.BytesIO) -> None:

@@ -184,3 +184,38 @@ async def test_the_total_clock_ends_a_stream_that_never_pauses(
     server.script = script
     with pytest.raises(UpstreamTimeout):
         await ask(upstream, total_timeout=0.2)
+
+
+async def test_a_shorter_clock_rings_though_the_last_reply_had_a_longer_one(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """A timer is kept from one reply to the next, its time is not."""
+    server.answers(OK, CHUNKED)
+    await ask(upstream, first_byte_timeout=30.0)
+    with pytest.raises(UpstreamFirstByteTimeout):
+        async with asyncio.timeout(5):
+            await ask(upstream, first_byte_timeout=0.1)
+
+    assert server.connections == 1
+
+
+async def test_the_clock_of_the_last_reply_does_not_end_this_one(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """It rings for nothing, and the clocks of this one run on."""
+
+    async def script(line: Line) -> None:
+        await server.heard(line)
+        await line.send(OK)
+        await server.heard(line)
+        await asyncio.sleep(0.6)
+        await line.send(CHUNKED)
+        await line.gone()
+
+    server.script = script
+    await ask(upstream, total_timeout=0.5)
+    with pytest.raises(UpstreamTimeout):
+        async with asyncio.timeout(5):
+            await ask(upstream, total_timeout=1.0)
+
+    assert server.connections == 1
