@@ -8,7 +8,6 @@ coexist.
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from math import inf
 
 from gateway.admission.crowd import Crowd
 from gateway.admission.demand import Demand, Limits
@@ -16,7 +15,6 @@ from gateway.admission.foresight import Foresight, Place
 from gateway.admission.holders import Holders
 from gateway.admission.lease import Lease
 from gateway.admission.memory import Memory, NoMemory
-from gateway.admission.pace import Quick, slow_answer
 from gateway.admission.predict import Prediction
 from gateway.admission.refusals import (
     crowded,
@@ -125,7 +123,7 @@ class Admission:
             self._holders.settle()
         if demand.key not in self._waiting.by_key:
             self._holders.shares.arrive(demand.key)
-        waiter = self._waiter(demand)
+        waiter = self._foresight.waiter(demand)
         if self._goes_at_once(waiter):
             self._grant(waiter)
             if len(self._waiting):
@@ -171,30 +169,30 @@ class Admission:
 
     # Inside.
 
-    def _waiter(self, demand: Demand) -> Waiter:
-        future = asyncio.get_running_loop().create_future()
-        now = self._now()
-        if demand.patience == inf:
-            return Waiter(demand, arrived_at=now, future=future)
-        needs = self._foresight.needs(demand)
-        slow = slow_answer(demand.model, self._holders.service)
-        return Waiter(demand, arrived_at=now, future=future, needs=needs, slow=slow)
-
     def _goes_at_once(self, waiter: Waiter) -> bool:
+        if not len(self._waiting) and self._finds_all_ready(waiter.demand):
+            return True
         if self._waiting.has_before(waiter.demand, self._is_held_back):
             return False
         heads = self._waiting.heads(self._is_held_back)
         return self._decide((*heads, waiter)).waiter is waiter
 
+    def _finds_all_ready(self, demand: Demand) -> bool:
+        """Whether nothing keeps him waiting if nobody is before him, whatever the order."""
+        occupancy = self._holders.occupancy
+        if demand.delay or not occupancy.has_room(demand, self._limits):
+            return False
+        if not demand.local:
+            return True
+        residency = self._memory.residency()
+        loaded = demand.model in residency.resident
+        return loaded and residency.eligible(demand.model, occupancy.in_memory)
+
     def _wait(self, waiter: Waiter) -> None:
-        """In the queue, until his own clock ends: later he would only be sent to fail."""
-        demand, service = waiter.demand, self._holders.service
-        delay, refusal = demand.queue_timeout, waited_too_long
-        useful = demand.patience - Quick(service).answer(demand.model)
-        if useful < delay and service.knows(demand.model):
-            delay, refusal = max(useful, 0.0), too_late
-        waiter.leaves_at = waiter.arrived_at + delay
-        waiter.timer = asyncio.get_running_loop().call_later(delay, self._expire, waiter, refusal)
+        """In the queue, until his own clock ends."""
+        stays = waiter.stays
+        refusal = too_late if stays < waiter.demand.queue_timeout else waited_too_long
+        waiter.timer = asyncio.get_running_loop().call_later(stays, self._expire, waiter, refusal)
         self._waiting.add(waiter)
         self._dispatch()
 
@@ -268,7 +266,7 @@ class Admission:
 
     def _anew(self, waiter: Waiter) -> Prediction:
         """What he has to expect who has waited in vain, if he comes again now."""
-        return self._foresight.of(self._waiter(waiter.demand))
+        return self._foresight.of(self._foresight.waiter(waiter.demand))
 
     def _admit(self, waiter: Waiter) -> Prediction:
         """What he has to expect who may wait; raises what refuses him."""

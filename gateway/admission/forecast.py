@@ -81,21 +81,15 @@ class Future:
     until: float = 0.0
 
 
-def play(
-    scene: Scene,
-    pace: Pace,
-    *,
-    newcomer: Waits | None = None,
-    to_the_end: bool = True,
-) -> Future:
-    """Play on until nobody waits; or only until ``newcomer`` has his place.
+def play(scene: Scene, pace: Pace, *, newcomer: Waits | None = None) -> Future:
+    """Play on until nobody waits.
 
-    A newcomer is never refused in it, nor is one before whom he cannot go. Nor does his hurry bring
-    a swap forward before the last one has paid, where loading has to be spared: whoever could only
-    be in time by that is not let in, so that loading stays a small part of the time however
+    A ``newcomer`` is never refused in it, nor is one before whom he cannot go. Nor does his hurry
+    bring a swap forward before the last one has paid, where loading has to be spared: whoever could
+    only be in time by that is not let in, so that loading stays a small part of the time however
     impatient everybody is.
     """
-    return _Play(scene, pace, newcomer).run(to_the_end=to_the_end)
+    return _Play(scene, pace, newcomer).run()
 
 
 class _Row:
@@ -151,13 +145,11 @@ class _Play:
         self._slow_down()
         self._seen = Future()
 
-    def run(self, *, to_the_end: bool) -> Future:
+    def run(self) -> Future:
         seen = self._seen
         while len(seen.granted_at) < MOST_TURNS:
             ask_again_at = self._dispatch()
-            if not self._rows or (not to_the_end and self._newcomer in seen.granted_at):
-                break
-            if not self._move_on(ask_again_at):
+            if not self._rows or not self._move_on(ask_again_at):
                 break
         seen.until = self._now
         return seen

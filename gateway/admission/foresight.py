@@ -1,6 +1,7 @@
 """What the queue knows of its own future: it plays it, and keeps what it saw until it changes."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -9,7 +10,7 @@ from gateway.admission.demand import Demand, Limits
 from gateway.admission.forecast import Future, Scene, Waits, late, play
 from gateway.admission.holders import Holders
 from gateway.admission.memory import Memory
-from gateway.admission.pace import Usual
+from gateway.admission.pace import Usual, quick_answer, slow_answer
 from gateway.admission.predict import Prediction, at_once, harmed, predict
 from gateway.admission.turns import Order
 from gateway.admission.waiting import Waiter, Waiting
@@ -19,6 +20,10 @@ _FRESH: Final = 1.0
 
 _MANY: Final = 128
 """Waiters. With more of them it is shown for as long whatever happens: to play it takes long."""
+
+_OFF: Final = (0.9, 1.1)
+"""Times as long as usual. What comes may turn upon who is done first, so that a second decides
+whether one waits for a swap: who can be harmed by so little was not in time before."""
 
 _LOADING: Final = 0.3
 """Of the time: what loading may take where models do not fit together, and what it may delay."""
@@ -60,6 +65,22 @@ class Foresight:
         self._seen_with: dict[tuple[object, ...], tuple[Waiter, Future]] = {}
         self._advice: dict[tuple[object, ...], Prediction] = {}
 
+    def waiter(self, demand: Demand) -> Waiter:
+        """One who comes now, with what is known of how long his call may take."""
+        future = asyncio.get_running_loop().create_future()
+        now = self._now()
+        if demand.patience == inf:
+            return Waiter(demand, arrived_at=now, future=future)
+        model, service = demand.model, self._holders.service
+        return Waiter(
+            demand,
+            arrived_at=now,
+            future=future,
+            needs=self._needs(demand),
+            slow=slow_answer(model, service),
+            quick=quick_answer(model, service),
+        )
+
     def changed(self) -> None:
         """Somebody came, went or left: what was seen is not to come any more."""
         self._changed = True
@@ -80,6 +101,23 @@ class Foresight:
             return {}  # And what comes without him need not be played.
         return harmed(one, with_him, self._future, part=part)
 
+    def unsettled_by(self, newcomer: Waiter) -> Collection[Waits]:
+        """Those who are late because of him if everything is a bit quicker or slower than usual.
+
+        He is one of them if he is late then himself.
+        """
+        found: set[Waits] = set()
+        for times in _OFF:
+            pace = Usual(self._holders.service, times)
+            # As it will be once he waits; he is only refused, or hurries, like everybody else.
+            with_him = play(self._scene(newcomer), pace)
+            too_late = late(with_him)
+            if newcomer in too_late:
+                found.add(newcomer)
+            if too_late.keys() - found:
+                found.update(harmed(newcomer, with_him, play(self._scene(), pace), part=1.0))
+        return found
+
     def roughly(self, demand: Demand) -> Prediction:
         """The same at a glance, for one to whom it makes no difference: swaps do not count."""
         service, now = self._holders.service, self._now()
@@ -96,23 +134,6 @@ class Foresight:
         demand = waiter.demand
         resident = waiter.found_resident or not demand.local
         return at_once(demand.model, self._holders.service, resident=resident)
-
-    def needs(self, demand: Demand) -> float:
-        """Seconds until an answer, from when others must begin to make way for it.
-
-        Where little is known of the model it is twice that, up to half of the caller's time: or it
-        might never be served in time, and so never be known.
-        """
-        service, residency = self._holders.service, self._memory.residency()
-        if not demand.local:
-            return service.of(demand.model).mean
-        needs = service.of(demand.model, resident=False).mean
-        if not residency.costs_nothing(demand.model):
-            in_the_way = (service.of(model).mean for model in residency.resident)
-            needs += max(in_the_way, default=0.0)
-        if service.knows(demand.model):
-            return needs
-        return max(needs, min(2 * needs, demand.patience / 2))
 
     def place(self, waiter: Waiter) -> Place:
         """Where one stands who waits."""
@@ -134,6 +155,23 @@ class Foresight:
         return places * (1 - _LOADING)
 
     # Inside.
+
+    def _needs(self, demand: Demand) -> float:
+        """Seconds until an answer, from when others must begin to make way for it.
+
+        Where little is known of the model it is twice that, up to half of the caller's time: or it
+        might never be served in time, and so never be known.
+        """
+        service, residency = self._holders.service, self._memory.residency()
+        if not demand.local:
+            return service.of(demand.model).mean
+        needs = service.of(demand.model, resident=False).mean
+        if not residency.costs_nothing(demand.model):
+            in_the_way = (service.of(model).mean for model in residency.resident)
+            needs += max(in_the_way, default=0.0)
+        if service.knows(demand.model):
+            return needs
+        return max(needs, min(2 * needs, demand.patience / 2))
 
     def _look(self) -> None:
         """What was seen a while ago is looked at anew: those at work take as long as they take."""

@@ -1,11 +1,14 @@
 """What one who comes now has to expect, and what his coming does to those who wait: pure."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
+from math import sqrt
 from typing import Final
 
-from gateway.admission.forecast import Future, Scene, Waits, late, play
-from gateway.admission.pace import Quick, Usual
+from gateway.admission.forecast import Future, Scene, Waits, late
+from gateway.admission.pace import P10, Usual
 from gateway.admission.service import ServiceTimes
 
 _NOTHING: Final = 0.5
@@ -40,27 +43,38 @@ def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Futu
     ``with_him`` is what comes then, as usual.
     """
     demand, now = newcomer.demand, scene.now
-    wait, finish = _times(newcomer, with_him, now, Usual(service).answer(demand.model))
-    quick_wait, quick = wait, finish
-    if wait > demand.queue_timeout or finish > demand.patience:
-        fast = Quick(service, calls=sum(map(len, scene.lanes)))
-        seen = play(scene, fast, newcomer=newcomer, to_the_end=False)
-        quick_wait, quick = _times(newcomer, seen, now, fast.answer(demand.model))
-    order = list(with_him.granted_at)
+    # Where he was not reached, it is at least that.
+    granted_at = with_him.granted_at.get(newcomer, with_him.until)
+    answered_at = granted_at + Usual(service).answer(demand.model)
+    wait, finish = granted_at - now, with_him.answered_at.get(newcomer, answered_at) - now
+    before = list(takewhile(lambda one: one is not newcomer, with_him.granted_at))
+    turns = Counter(one.demand.model for one in scene.holders)
+    turns.update(one.demand.model for one in before)
+    quick_wait = max(wait - _doubt(turns, service), 0.0)
+    turns[demand.model] += 1
     return Prediction(
-        position=order.index(newcomer) if newcomer in with_him.granted_at else len(order),
+        position=len(before),
         wait=wait,
         finish=finish,
-        quick_wait=min(quick_wait, wait),
-        quick=min(quick, finish),
+        quick_wait=quick_wait,
+        quick=max(finish - _doubt(turns, service), quick_wait),
         known=service.knows(demand.model),
     )
 
 
-def _times(newcomer: Waits, seen: Future, now: float, answer: float) -> tuple[float, float]:
-    """What he waits, and when he is answered; at least, where he was not reached."""
-    granted_at = seen.granted_at.get(newcomer, seen.until)
-    return granted_at - now, seen.answered_at.get(newcomer, granted_at + answer) - now
+def _doubt(turns: Mapping[str, int], service: ServiceTimes) -> float:
+    """How many seconds less than usual so many turns of each model take one time in ten.
+
+    Those of models of which little is known may take no time at all.
+    """
+    unknown = variance = 0.0
+    for model, count in turns.items():
+        seen = service.of(model)
+        if service.knows(model):
+            variance += seen.variance_of(count)
+        else:
+            unknown += count * seen.mean
+    return unknown + P10 * sqrt(variance)
 
 
 def harmed(

@@ -58,6 +58,19 @@ class Traffic:
             found[key] = Want(before + more, stream.demand.weight)
         return found
 
+    def part_of(self, model: str, limit: float, service: ServiceTimes, now: float) -> float:
+        """The part that a model has of all places that would be busy if all that comes were served.
+
+        All of it, where the callers of every other model wait longer than ``limit`` seconds.
+        """
+        places, rivalled = {model: 0.0}, False
+        for stream in self._streams.values():
+            other = stream.demand.model
+            wanted = stream.rate(now) * service.of(other).mean
+            places[other] = places.get(other, 0.0) + wanted
+            rivalled = rivalled or (other != model and stream.demand.limit <= limit)
+        return places[model] / sum(places.values()) if rivalled else 1.0
+
     def has_shorter(self, limit: float, now: float) -> bool:
         """Whether some come lately who wait for less than half of ``limit`` seconds."""
         return any(

@@ -37,6 +37,7 @@ class Waiter:
         "not_before",
         "number",
         "passed_over_at",
+        "stays",
         "timer",
         "turn_at",
     )
@@ -49,17 +50,20 @@ class Waiter:
         future: asyncio.Future[None],
         needs: float = 0.0,
         slow: float = 0.0,
+        quick: float = 0.0,
     ) -> None:
         """``needs`` is what his call takes, from when others must make way until it is answered.
 
-        ``slow`` is what nearly all answers take at most. ``leaves_at`` is when he is refused if he
-        still waits then.
+        ``slow`` is what nearly all answers take at most, ``quick`` what they take at least.
+        ``leaves_at``, when he has waited for as long as he ``stays``, is when he is refused: later
+        he would only be sent to fail.
         """
         self.demand = demand
         self.arrived_at = arrived_at
         self.future = future
         self.give_up_at = arrived_at + demand.patience
-        self.leaves_at = arrived_at + demand.limit
+        self.stays = min(demand.queue_timeout, max(demand.patience - quick, 0.0))
+        self.leaves_at = arrived_at + self.stays
         latest = self.give_up_at - needs
         # Whoever was late as he came is not hurried for it.
         self.hurries_at = latest if latest > arrived_at else inf

@@ -56,12 +56,12 @@ def test_an_overloaded_gpu_is_of_use_to_everybody(load: float, *, extend: bool) 
 
 @pytest.mark.parametrize("extend", [True, False], ids=["extend", "respect"])
 def test_hardly_anybody_is_refused_late(*, extend: bool) -> None:
-    """Whoever was let in is served, but for the few for whom others came in between."""
+    """Whoever was let in is served; but some came first, before anything was known."""
     seen = lived(3.0, extend=extend)
-    late = sum(one.after > 1.0 for one in seen.refusals)
+    late = [one.at for one in seen.refusals if one.after > 1.0]
 
     assert len(seen.refusals) > 1000
-    assert late <= 0.02 * len(seen.refusals)
+    assert len(late) <= 0.001 * len(seen.refusals)
     # Those who left by themselves are the first ones, before anything was known.
     assert seen.left <= 30
 

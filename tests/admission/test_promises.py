@@ -44,6 +44,20 @@ async def test_one_who_would_make_others_late_is_refused_at_once() -> None:
 
 
 @virtual_time
+async def test_it_is_too_much_if_it_only_goes_well_when_all_goes_as_usual() -> None:
+    """Ten seconds each, and the last would begin at sixty of sixty-four; at eleven each, late."""
+    tight, enough = admission(), admission()
+    callers = await full(tight, *[patient("a", 64.0)] * 3, *[patient("b", 64.0)] * 3)
+    assert isinstance(await refused(tight, patient("c")), QueueFull)
+
+    callers += await full(enough, *[patient("a", 68.0)] * 3, *[patient("b", 68.0)] * 3)
+    callers += await come(enough, patient("c"))
+    assert repr(enough) == "<Admission 1/1 active, 6/64 queued>"
+
+    await leave(*callers)
+
+
+@virtual_time
 async def test_one_who_goes_before_those_with_time_is_let_in() -> None:
     """A second more for everybody, and nobody is late."""
     queue = admission()
@@ -70,6 +84,19 @@ async def test_one_of_a_modest_key_is_let_in_before_a_greedy_one() -> None:
 
 
 @virtual_time
+async def test_one_with_more_waiting_than_another_is_not_yet_greedy() -> None:
+    """Forty seconds of work and none: of fifty-five that two keys share not by far too much."""
+    queue, other = admission(), admission()
+    callers = await full(queue, *[patient("a", 55.0)] * 5)
+    assert isinstance(await refused(queue, patient("b", 55.0)), QueueFull)
+
+    callers += await full(other, *[patient("a", 50.0)] * 5, patient("b", 50.0))
+    assert repr(other) == "<Admission 1/1 active, 5/64 queued>"
+
+    await leave(*callers)
+
+
+@virtual_time
 async def test_a_key_may_fill_the_queue_only_with_its_share() -> None:
     """While another key sends as much, half of what the places serve in time is not its own."""
     queue = admission(max_queued_per_key=64)
@@ -83,7 +110,8 @@ async def test_a_key_may_fill_the_queue_only_with_its_share() -> None:
         outcomes.append("refused" if caller.task.done() else wish.key)
 
     assert outcomes.count("a") == pytest.approx(outcomes.count("b"), rel=0.25)
-    assert outcomes[-10:] == ["refused"] * 10
+    # As time goes by, it is only for one now and then that there is room.
+    assert outcomes[-20:].count("refused") >= 18
 
     await leave(*(one for one in callers if not one.task.done()))
     await asyncio.gather(*(one.task for one in callers), return_exceptions=True)
@@ -112,7 +140,7 @@ async def _outcome(queue: Admission, wish: Demand, callers: list[Caller]) -> Bas
 async def test_a_crowd_that_came_at_once_is_let_in_as_long_as_it_is_served_in_time() -> None:
     """To the last second; in a queue that lasts, some of that time is kept for what comes.
 
-    A hundred seconds: ten behind the one at work; but only nine behind one who waits already.
+    A hundred seconds: ten behind the one at work; but only eight behind one who waits already.
     """
     queue, crowd = admission(), [patient("a")] * 16
     burst = await full(queue, *crowd)
@@ -123,7 +151,7 @@ async def test_a_crowd_that_came_at_once_is_let_in_as_long_as_it_is_served_in_ti
     queue = admission()
     more = await lasting(queue, *crowd)
 
-    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+    assert repr(queue) == "<Admission 1/1 active, 9/64 queued>"
 
     await leave(*(one for one in more if not one.task.done()))
     await asyncio.gather(*(one.task for one in burst + more), return_exceptions=True)

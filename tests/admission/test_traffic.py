@@ -49,6 +49,29 @@ def test_it_knows_of_those_who_can_wait_for_much_less() -> None:
     assert not traffic.has_shorter(100.0, 0.0)
 
 
+def test_of_all_that_comes_a_part_is_for_each_model() -> None:
+    """By the time that it takes: as many calls of twice the length are two thirds."""
+    traffic, service = Traffic(), steady(m=12.0, n=6.0)
+    for model in "mnmnmn":
+        traffic.add(demand("a", model), 0.0)
+
+    assert traffic.part_of("m", 300.0, service, 0.0) == pytest.approx(2 / 3)
+    assert traffic.part_of("n", 300.0, service, 0.0) == pytest.approx(1 / 3)
+
+
+def test_nothing_is_kept_for_models_whose_callers_can_wait_longer() -> None:
+    """They lose nothing by it; and one model alone has everything."""
+    traffic, service = Traffic(), steady(m=12.0, n=6.0)
+    traffic.add(demand("a", "m"), 0.0)
+
+    assert traffic.part_of("m", 300.0, service, 0.0) == 1.0
+
+    traffic.add(demand("a", "n", patience=60.0), 0.0)
+
+    assert traffic.part_of("n", 60.0, service, 0.0) == 1.0
+    assert traffic.part_of("m", 300.0, service, 0.0) == pytest.approx(2 / 3)
+
+
 def part(wants: dict[str, tuple[float, float]], weight: float = 1.0) -> float:
     return fair_part(
         "me", weight, {key: Want(places, each) for key, (places, each) in wants.items()}, 1.0
