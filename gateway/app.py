@@ -111,7 +111,13 @@ def build(
         now=now,
         on_change=_upstream_report(log, learning),
     )
-    admission = Admission(_limits(settings), now=now, memory=learning.memory, order=order)
+    admission = Admission(
+        _limits(settings),
+        now=now,
+        memory=learning.memory,
+        service=learning.service_times(),
+        order=order,
+    )
     metrics = Metrics(snapshot=_gauges(admission, catalog, keys, lines), version=version)
     recent = Recent()
     observer = _Observer(Telemetry(RequestLog(log), metrics, recent), metrics, log)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from gateway.admission import Residency
+from gateway.admission import Measured, Residency, ServiceTimes
 from gateway.catalog.catalog import Catalog
 from gateway.catalog.contexts import Contexts
 from gateway.catalog.learned import Learned
@@ -65,6 +65,15 @@ class Learning:
         if self._file is not None:
             self._file.load()
 
+    def service_times(self) -> ServiceTimes:
+        """How long answers took before this start, for the queue to begin with."""
+        times = ServiceTimes()
+        for model in self.learned.snapshot():
+            warm = _measured(self.learned, model, resident=True)
+            cold = _measured(self.learned, model, resident=False)
+            times.expect(model, warm=warm, cold=Measured() if cold == warm else cold)
+        return times
+
     def save(self) -> None:
         if self._file is not None:
             self._file.save()
@@ -92,6 +101,11 @@ class Learning:
         if self._file is not None:
             await self._file.run()
         await asyncio.Event().wait()
+
+
+def _measured(learned: Learned, model: str, *, resident: bool) -> Measured:
+    known = learned.expected_service(model, resident=resident)
+    return Measured() if known is None else Measured(known.mean, known.deviation, known.count)
 
 
 def _file(path: Path, learned: Learned, settings: Settings, log: Logger) -> LearnedFile:

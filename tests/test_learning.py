@@ -210,3 +210,22 @@ async def test_without_a_file_it_is_learned_all_the_same() -> None:
     assert house.learning.learned.observations == 1
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+@virtual_time
+async def test_the_queue_begins_with_what_was_learned_before_this_start(tmp_path: Path) -> None:
+    """So that it need not let in for minutes who cannot be served, after each restart."""
+    path = tmp_path / "state.json"
+    house = House(path)
+    for _ in range(4):
+        house.observe(ONE)
+    house.learning.save()
+    again = House(path)
+    again.learning.load()
+    times = again.learning.service_times()
+
+    assert times.knows(ONE)
+    assert (times.of(ONE).mean, times.of(ONE).count) == (2.5, 4)
+    # No load was seen.
+    assert times.of(ONE, resident=False).mean == 2.5
+    assert not times.has_seen(OTHER)

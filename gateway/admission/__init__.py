@@ -5,6 +5,7 @@ from gateway.admission.demand import Demand, Limits
 from gateway.admission.foresight import Place
 from gateway.admission.memory import Memory
 from gateway.admission.residency import Residency
+from gateway.admission.service import Measured, ServiceTimes
 from gateway.admission.snapshot import Snapshot
 from gateway.admission.turns import Order, decide
 
@@ -12,10 +13,12 @@ __all__ = [
     "Admission",
     "Demand",
     "Limits",
+    "Measured",
     "Memory",
     "Order",
     "Place",
     "Residency",
+    "ServiceTimes",
     "Snapshot",
     "decide",
 ]

@@ -25,6 +25,7 @@ from gateway.admission.refusals import (
     too_late,
     waited_too_long,
 )
+from gateway.admission.service import ServiceTimes
 from gateway.admission.snapshot import Snapshot, state_of
 from gateway.admission.turns import Decision, Order, Standing, decide, is_doubtful, note
 from gateway.admission.waiting import Waiter, Waiting
@@ -36,7 +37,8 @@ Refusal = Callable[[Demand, Prediction, float], GatewayError]
 class Admission:
     """Gives leases: ``async with admission.lease(demand) as lease``.
 
-    ``jitter`` gives numbers from 0 to 1: refused callers shall not come back all together.
+    ``service`` is what is known of how long answers take. ``jitter`` gives numbers from 0 to 1:
+    refused callers shall not come back all together.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Admission:
         *,
         now: Callable[[], float],
         memory: Memory | None = None,
+        service: ServiceTimes | None = None,
         order: Order = decide,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -53,7 +56,7 @@ class Admission:
         self._memory = memory or NoMemory()
         self._order = order
         self._jitter = jitter
-        self._holders = Holders(now=now)
+        self._holders = Holders(now=now, service=service or ServiceTimes())
         self._waiting = Waiting()
         self._foresight = Foresight(
             limits=limits,

@@ -12,9 +12,9 @@ from gateway.admission.waiting import Waiter
 class Holders:
     """Mutable state: the holders, and what is counted, measured and charged of them."""
 
-    def __init__(self, *, now: Callable[[], float]) -> None:
+    def __init__(self, *, now: Callable[[], float], service: ServiceTimes) -> None:
         self.occupancy = Occupancy()
-        self.service = ServiceTimes()
+        self.service = service
         self.shares = Shares()
         self._now = now
         self._holders: dict[Waiter, None] = {}

@@ -73,6 +73,13 @@ class ServiceTimes:
             known.pop(next(iter(known)))
         known.setdefault(model, Measured()).add(seconds)
 
+    def expect(self, model: str, *, warm: Measured, cold: Measured) -> None:
+        """Begin with what was known in an earlier life, of a model that has not been seen yet."""
+        for known, before in ((self._warm, warm), (self._cold, cold)):
+            if before.count and model not in known and len(known) < MOST_MODELS:
+                known[model] = before
+                self._all.add(before.mean)
+
     def knows(self, model: str) -> bool:
         """Whether enough was seen of this very model to refuse anybody because of it."""
         warm, cold = self._warm.get(model), self._cold.get(model)

@@ -15,11 +15,6 @@ WEIGHT: Final = 0.2
 LARGEST: Final = 1e7
 """Neither a time in seconds nor a number of tokens of one answer is larger than this."""
 
-_QUICK: Final = 1.6
-"""Mean deviations from the mean to the 10th percentile, were the distribution normal: 1.28
-standard deviations of 1.25 mean deviations each. Times of answers have their long tail on the
-other side, so fewer than a tenth are quicker."""
-
 
 def is_plausible(value: float | None) -> bool:
     """Whether this can be a measured time, count or rate at all."""
@@ -50,8 +45,3 @@ def at_least(estimate: Estimate, value: float) -> Estimate:
         return estimate
     after = observed(estimate, value)
     return Estimate(after.mean, max(after.deviation, estimate.deviation), after.count)
-
-
-def quick(estimate: Estimate) -> float:
-    """What nine of ten observations are not below."""
-    return max(0.0, estimate.mean - _QUICK * estimate.deviation)

@@ -12,16 +12,13 @@ from typing import Final, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.catalog.estimates import at_least, is_plausible, observed, quick
+from gateway.catalog.estimates import at_least, is_plausible, observed
 from gateway.clocks import Estimate, LearnedTimes
 from gateway.dialects.dialect import Timings
 
 N = TypeVar("N", int, float)
 
 MOST_MODELS: Final = 256
-
-ENOUGH: Final = 5
-"""Observations before anything is refused on their strength."""
 
 SHORTEST_LOAD: Final = 0.25
 """Seconds. Ollama reports milliseconds of "loading" for a model that is loaded; whatever takes no
@@ -123,16 +120,6 @@ class Learned:
         if known is None or known.service.count == 0:
             return None
         return known.service if resident else known.load.plus(known.service)
-
-    def quick_service(self, model: str, *, resident: bool) -> float | None:
-        """The 10th percentile of the same: nine of ten calls take longer. None is unknown.
-
-        It takes a few observations before anybody may be refused for what they say.
-        """
-        known = self._models.get(model)
-        if known is None or known.service.count < ENOUGH:
-            return None
-        return quick(known.service) + (0.0 if resident else quick(known.load))
 
     def snapshot(self) -> dict[str, Figures]:
         """Everything, as ``restore`` takes it; the model observed last stands last."""

@@ -65,8 +65,7 @@ def scene_of(
 
     Its key owes nothing, so that only the accounts given count.
     """
-    holders = Holders(now=lambda: NOW - busy_for)
-    holders.service = service
+    holders = Holders(now=lambda: NOW - busy_for, service=service)
     (holder,) = waiting(1, "other", at=0.0)
     holders.add(holder, resident=True)
     for key, account in (accounts or {}).items():

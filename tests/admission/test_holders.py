@@ -4,6 +4,7 @@ import asyncio
 
 from gateway.admission.demand import Occupancy
 from gateway.admission.holders import Holders
+from gateway.admission.service import ServiceTimes
 from gateway.admission.waiting import Waiter
 from tests.catalog.virtual import now, virtual_time
 
@@ -18,7 +19,7 @@ def holder(key: str = "a", *, weight: float = 1.0) -> Waiter:
 @virtual_time
 async def test_a_turn_costs_what_it_took() -> None:
     """By the weight of the key, and whatever was expected."""
-    holders = Holders(now=now)
+    holders = Holders(now=now, service=ServiceTimes())
     for seconds in (10.0, 4.0):
         one = holder(weight=2.0)
         holders.add(one, resident=True)
@@ -33,7 +34,7 @@ async def test_a_turn_costs_what_it_took() -> None:
 @virtual_time
 async def test_a_long_turn_is_charged_while_it_lasts() -> None:
     """Else its key would first be owed turns, and then owe them all at once."""
-    holders = Holders(now=now)
+    holders = Holders(now=now, service=ServiceTimes())
     one = holder()
     holders.add(one, resident=True)
     await asyncio.sleep(100.0)
@@ -52,7 +53,7 @@ async def test_a_long_turn_is_charged_while_it_lasts() -> None:
 @virtual_time
 async def test_a_turn_is_charged_as_expected_from_its_beginning() -> None:
     """Two at once count as two, before either has ended."""
-    holders = Holders(now=now)
+    holders = Holders(now=now, service=ServiceTimes())
     holders.service.add("m", 10.0, resident=True)
     for _ in range(2):
         holders.add(holder(), resident=True)
@@ -64,7 +65,7 @@ async def test_a_turn_is_charged_as_expected_from_its_beginning() -> None:
 @virtual_time
 async def test_only_answers_teach_how_long_an_answer_takes() -> None:
     """One that was broken off says nothing; a load is told apart."""
-    holders = Holders(now=now)
+    holders = Holders(now=now, service=ServiceTimes())
     for seconds, resident, answered in ((1.0, True, False), (8.0, False, True), (2.0, True, True)):
         one = holder()
         holders.add(one, resident=resident)

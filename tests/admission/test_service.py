@@ -1,9 +1,12 @@
 """Service times as measured, by model and by what was loaded."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.admission.pace import quick_answer
 from gateway.admission.service import KNOWN_AFTER, MOST_MODELS, Measured, ServiceTimes
 
 SECONDS = st.lists(st.floats(0.0, 10_000.0), min_size=1, max_size=40)
@@ -103,3 +106,48 @@ def test_names_do_not_pile_up() -> None:
 
     assert len(service._warm) == MOST_MODELS
     assert "m0" not in service._warm
+
+
+def test_it_begins_with_what_was_known_in_an_earlier_life() -> None:
+    """As well as it was known then; what is measured now goes on from there."""
+    service = ServiceTimes()
+    service.expect("m", warm=measured(*[4.0] * 8), cold=measured(*[12.0] * 3))
+
+    assert (service.knows("m"), service.of("m").mean) == (True, 4.0)
+    assert service.of("m", resident=False).mean == 12.0
+    assert service.turn() == 8.0
+
+    service.add("m", 6.0, resident=True)
+
+    assert service.of("m").mean == pytest.approx(4.4)
+
+
+def test_what_is_measured_counts_more_than_what_was_known() -> None:
+    """And what was never known is nothing to begin with."""
+    service = ServiceTimes()
+    service.add("m", 2.0, resident=True)
+    service.expect("m", warm=measured(60.0), cold=Measured())
+    service.expect("n", warm=Measured(), cold=Measured())
+
+    assert service.of("m").mean == service.of("m", resident=False).mean == 2.0
+    assert not service.has_seen("n")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [float(n % 10 + 1) for n in range(0, 700, 7)],
+        [math.log(100 / (100 - n * 37 % 100)) for n in range(100)],
+        [1.0, 60.0] * 50,
+        [5.0] * 100,
+    ],
+    ids=["even", "exponential", "short and long", "steady"],
+)
+def test_quick_is_conservative(values: list[float]) -> None:
+    """At most two of ten are quicker than what is called quick, for any shape of times."""
+    service = ServiceTimes()
+    for value in values:
+        service.add("m", value, resident=True)
+    quicker = sum(value < quick_answer("m", service) - 1e-6 for value in values)
+
+    assert quicker <= 0.2 * len(values)

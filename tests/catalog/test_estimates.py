@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalog.estimates import at_least, is_plausible, observed, quick
+from gateway.catalog.estimates import at_least, is_plausible, observed
 from gateway.clocks import Estimate
 
 VALUES = st.floats(0.0, 1e6)
@@ -66,24 +66,6 @@ def test_cut_again_and_again() -> None:
         clock = max(120.0, estimate.mean + 4 * estimate.deviation)
 
     assert clock > 900.0
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [float(n % 10 + 1) for n in range(0, 700, 7)],
-        [math.log(100 / (100 - n * 37 % 100)) for n in range(100)],
-        [1.0, 60.0] * 50,
-        [5.0] * 100,
-    ],
-    ids=["even", "exponential", "short and long", "steady"],
-)
-def test_quick_is_conservative(values: list[float]) -> None:
-    """At most two of ten are quicker than what is called quick, for any shape of times."""
-    estimate = over(*values)
-    quicker = sum(value < quick(estimate) - 1e-6 for value in values)
-
-    assert quicker <= 0.2 * len(values)
 
 
 @pytest.mark.parametrize("value", [None, -1.0, math.nan, math.inf, 1e300, 10**400])

@@ -73,7 +73,6 @@ def test_a_model_never_seen() -> None:
     assert learned.figures(MODEL) is None
     assert learned.times(MODEL) is None
     assert learned.expected_service(MODEL, resident=True) is None
-    assert learned.quick_service(MODEL, resident=True) is None
 
 
 def test_ollamas_own_durations() -> None:
@@ -236,32 +235,6 @@ def test_expected_service_adds_the_load() -> None:
     assert learned.times(MODEL) == LearnedTimes(
         load=Estimate(10.0, 5.0, 1), first_byte=Estimate(2.0, 1.0, 1), total=Estimate(6.0, 1.5, 2)
     )
-
-
-def test_quick_service_takes_a_few_observations() -> None:
-    """Nobody is refused for what one call took."""
-    learned = Learned()
-    quick = []
-    for _ in range(5):
-        learned.observe(whole(20.0))
-        quick.append(learned.quick_service(MODEL, resident=False))
-
-    assert quick[:4] == [None] * 4
-    assert quick[4] is not None
-    assert 0.0 < quick[4] < 20.0
-
-
-@given(st.lists(st.floats(0.0, 600.0), min_size=5, max_size=30), st.booleans())
-def test_quick_is_below_expected(times: list[float], resident: bool) -> None:
-    """The quick are quicker than the mean, and never quicker than nothing."""
-    learned = Learned()
-    for n, seconds in enumerate(times):
-        learned.observe(whole(seconds, resident=n % 3 != 0))
-    expected = learned.expected_service(MODEL, resident=resident)
-    quick = learned.quick_service(MODEL, resident=resident)
-
-    assert expected is not None
-    assert quick is None or 0.0 <= quick <= expected.mean + 1e-6
 
 
 SECONDS = st.one_of(st.floats(), st.floats(0.0, 1e4))
