@@ -5,7 +5,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,8 @@ def main() -> int:
     arguments = _arguments()
     plan = QUICK if arguments.quick else FULL
     specs = plan.specs(arguments.loads or plan.loads, arguments.contenders or tuple(Contender))
+    if arguments.cold:
+        specs = [replace(spec, learned=0) for spec in specs]
     began_at = time.monotonic()
     print(f"{len(specs)} runs, {arguments.parallel} at a time; {noise()}", flush=True)
     try:
@@ -60,6 +62,7 @@ def _arguments() -> argparse.Namespace:
         prog="bench.goodput", description="How much of one GPU's work reaches callers in time."
     )
     parser.add_argument("--quick", action="store_true", help="shorter and less exact: 90 seconds")
+    parser.add_argument("--cold", action="store_true", help="begin with nothing learned")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there")
     parser.add_argument("--loads", type=_loads, metavar="0.5,1,2,3", help="in parts of capacity")

@@ -61,6 +61,12 @@ class Journal:
     requests: int = 0
     unreachable: int = 0
 
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self.calls.clear()
+        self.refusals.clear()
+        self.requests = self.unreachable = 0
+
 
 class Engramia:
     """One tenant: a base URL and a key."""

@@ -2,8 +2,8 @@
 
     python -m bench.goodput.gpu SPEC
 
-``freeze`` stops all generations where they stand and tells the counters: answers that are whole by
-then can still reach their callers, and no other comes after the count.
+``count`` tells the counters. ``freeze`` stops all generations where they stand first: answers that
+are whole by then can still reach their callers, and no other comes after the count.
 """
 
 import asyncio
@@ -39,8 +39,9 @@ async def _serve(spec: Spec) -> None:
     async with simulator:
         tell(simulator.port)
         async for command in commands():
-            assert command == "freeze"
-            simulator.hold()
+            assert command in ("count", "freeze")
+            if command == "freeze":
+                simulator.hold()
             tell({**asdict(simulator.stats), "requests": sum(simulator.stats.requests.values())})
 
 

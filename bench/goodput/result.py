@@ -12,6 +12,16 @@ EARLY: Final = 1.0
 """Seconds in which a refusal is worth something: the caller still has time to do otherwise."""
 
 
+COUNTED: Final = (
+    "tokens_delivered",
+    "tokens_abandoned",
+    "generating_seconds",
+    "loading_seconds",
+    "loads",
+)
+"""What is asked of the GPU's counters."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerModel:
     """Logical calls to one model. ``open`` ones had neither an answer nor failed at the end."""

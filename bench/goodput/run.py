@@ -8,18 +8,18 @@ then gets the time to arrive, so that no answer is in one count and not in the o
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from bench.goodput.engramia import Engramia, Journal, engramia
 from bench.goodput.processes import Process, started
-from bench.goodput.result import Result, result
+from bench.goodput.result import COUNTED, Result, result
 from bench.goodput.world import TENANTS, Contender, Spec, arrivals
 from bench.runs import tell_result
 
@@ -75,16 +75,25 @@ class Run:
         self._lags: list[float] = []
 
     async def result(self) -> Result:
+        await self._warm_up()
+        before = self._gpu.ask("count")
         began_at = self._now()
         async with asyncio.TaskGroup() as group:
             callers = self._open(began_at) if self._spec.load else self._closed()
             tasks = [group.create_task(self._watch())]
             tasks += [group.create_task(caller) async for caller in callers]
             await self._until(began_at + self._spec.seconds)
-            seen = await self._counted(self._now() - began_at)
+            seen = await self._counted(self._now() - began_at, before)
             for task in tasks:
                 task.cancel()
         return seen
+
+    async def _warm_up(self) -> None:
+        """Some calls, one after the other: a GPU is not asked for the first time in its life."""
+        for model in self._spec.models:
+            for number in range(self._spec.learned):
+                await self._tenants[0].ask(model, f"Before all others, {number}")
+        self._journal.clear()
 
     async def _open(self, began_at: float) -> AsyncIterator[Caller]:
         """Whoever comes, when he comes."""
@@ -102,8 +111,9 @@ class Run:
         for turn in count(number):
             await tenant.ask(models[turn % len(models)], f"Caller {number}, turn {turn}")
 
-    async def _counted(self, seconds: float) -> Result:
-        gpu = self._gpu.ask("freeze")
+    async def _counted(self, seconds: float, before: Mapping[str, Any]) -> Result:
+        now = self._gpu.ask("freeze")
+        gpu = {name: now[name] - before[name] for name in COUNTED}
         await asyncio.sleep(_SETTLE / self._spec.scale)
         journal = deepcopy(self._journal)
         return result(self._spec, journal, gpu, seconds=seconds, lags=self._lags)

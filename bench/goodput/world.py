@@ -53,6 +53,8 @@ class Spec:
     max_loaded: int = 1
     scale: float = 0.05
     seed: int = 1
+    learned: int = 5
+    """Calls of each model that are answered before anything is counted."""
 
 
 @dataclass(frozen=True, slots=True)
