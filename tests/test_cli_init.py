@@ -240,15 +240,35 @@ def test_what_is_said_wins_over_the_variable(config: Path, monkeypatch: pytest.M
     assert load(config, environ={}).settings.ollama.url == "http://10.0.0.2:11434"
 
 
-@pytest.mark.parametrize("address", ["a b", "http://me:secret@host", "host:70000", "http://h/v1"])
+@pytest.mark.parametrize(
+    "address",
+    ["a b", "http://me:secret@host", "me:secret/@host:1", "host:70000", "http://h/v1"],
+)
 def test_what_is_no_address_is_wrong_usage(config: Path, capsys: Captured, address: str) -> None:
-    """Before anything is made."""
+    """Before anything is made; and no password is repeated."""
     with pytest.raises(SystemExit) as caught:
         _init("--config", str(config), "--ollama", address)
 
     assert caught.value.code == 2
-    assert "must be http:// or https://" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "must be http:// or https://" in said
+    assert "secret" not in said
     assert not config.exists()
+
+
+def test_whoever_does_not_wait_for_ollama_loses_no_keys(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are shown once: none are made as long as something can still end the run."""
+
+    def look(url: str, *, setting: str) -> Sight:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(init_steps, "look", look)
+    with pytest.raises(KeyboardInterrupt):
+        _init("--config", str(config))
+
+    assert [each.name for each in config.parent.iterdir()] == [config.name]
 
 
 def test_an_address_is_not_passed_over_in_silence(config: Path, capsys: Captured) -> None:

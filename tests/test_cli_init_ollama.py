@@ -64,6 +64,14 @@ async def test_one_without_a_model_needs_one() -> None:
     assert sight.missing.endswith("ollama pull llama3.2:1b")
 
 
+async def test_no_models_can_be_written_in_two_ways() -> None:
+    """Go writes an empty list as null where it was never made."""
+    async with answering(http("200 OK", b'{"models":null}')) as url:
+        sight = await seen(url)
+
+    assert sight.found == f"Ollama answers at {url}, and has no model."
+
+
 async def test_where_nobody_answers_it_is_to_be_started(nobody: str) -> None:
     """Or it is elsewhere; there is one place to say so."""
     assert await seen(nobody) == Sight(
@@ -88,6 +96,7 @@ async def test_one_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         (http("200 OK", b"<html>"), 200),
         (http("200 OK", b'{"models": 5}'), 200),
         (http("200 OK", b"[" * 100_000), 200),
+        (http("200 OK", b'{"models":' + b"[" * 100_000), 200),
         (http("200 OK", b"\xff"), 200),
     ],
 )
@@ -102,9 +111,16 @@ async def test_somebody_else_is_told_from_ollama(said: bytes, status: int) -> No
     )
 
 
-@pytest.mark.parametrize("said", [b"220 mail.example.com ESMTP\r\n", b""])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"220 mail.example.com ESMTP\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+    ],
+)
 async def test_what_speaks_no_http_is_no_traceback(said: bytes) -> None:
-    """A mail server, or one that hangs up."""
+    """A mail server, one that hangs up, or one with chunks of less than nothing."""
     async with answering(said) as url:
         sight = await seen(url)
 

@@ -28,6 +28,8 @@ MOST_BYTES: Final = 1024 * 1024
 _KIND: Final = "ollama-gateway learned figures"
 _VERSION: Final = 1
 _LONGEST_NAME: Final = 600
+_MOST_OBSERVATIONS: Final = 1 << 53
+"""More than any gateway lives to see; JSON's numbers can have thousands of digits."""
 
 
 class _State(msgspec.Struct):
@@ -174,6 +176,8 @@ class _Version(msgspec.Struct):
 def _is_sound(name: str, figures: Figures) -> bool:
     estimates = (getattr(figures, field) for field in Figures.__struct_fields__)
     return len(name) <= _LONGEST_NAME and all(
-        is_plausible(one.mean) and is_plausible(one.deviation) and one.count >= 0
+        is_plausible(one.mean)
+        and is_plausible(one.deviation)
+        and 0 <= one.count < _MOST_OBSERVATIONS
         for one in estimates
     )

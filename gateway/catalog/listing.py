@@ -15,6 +15,9 @@ from gateway.catalog.names import is_cloud_name, name_key
 from gateway.catalog.sizes import parameter_count
 from gateway.errors import UpstreamProtocolError
 
+_LARGEST_SIZE: Final = 1 << 63
+"""Bytes. Ollama counts them in 64 bits; JSON can say numbers that are no float any more."""
+
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 """What msgspec raises for bytes that are no JSON, and for JSON too deep or with endless numbers."""
 
@@ -131,7 +134,7 @@ def _model(name: str, entry: dict[str, object]) -> Model:
 
 def _size(entry: Mapping[str, object]) -> int | None:
     size = entry.get("size")
-    return size if isinstance(size, int) and size > 0 else None
+    return size if isinstance(size, int) and 0 < size < _LARGEST_SIZE else None
 
 
 def _text(entry: Mapping[str, object], key: str) -> str:

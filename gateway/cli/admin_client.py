@@ -24,7 +24,7 @@ _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  - replac
 _KEY: Final = re.compile(r"[!-~]{8,512}")
 _MAX_BODY: Final = 16 << 20
 
-UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError)
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 """What msgspec raises for bytes that are not the JSON that was expected."""
 
 

@@ -61,7 +61,9 @@ def _tunnel_host(text: str) -> str:
     """The host alone, also out of a whole address that was pasted."""
     host = text.strip().removeprefix("https://").rstrip("/")
     if not _TUNNEL_HOST.fullmatch(host):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a host name such as "gw.example.com"')
+        raise argparse.ArgumentTypeError(
+            f'{_as_written(text)} is not a host name such as "gw.example.com"'
+        )
     return host
 
 
@@ -71,7 +73,13 @@ def _ollama(text: str) -> str:
     try:
         return ollama_address(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+        raise argparse.ArgumentTypeError(f"{_as_written(text)} {error}") from None
+
+
+def _as_written(text: str) -> str:
+    """In quotes, without a name and password, which end with the last ``@``."""
+    _, at, place = text.rpartition("@")
+    return repr(f"***@{place}" if at else text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ class Sight:
 
 
 class _Tags(msgspec.Struct):
-    models: list[msgspec.Raw]
+    models: list[msgspec.Raw] | None
 
 
 def look(url: str, *, setting: str) -> Sight:
@@ -33,11 +33,12 @@ def look(url: str, *, setting: str) -> Sight:
     elsewhere = f"If it is elsewhere, correct {setting}."
     try:
         status, body = _ask(url)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # The standard library raises ValueError for a chunk of a negative size.
         found = f"Ollama does not answer at {url}: {_reason(error)}."
         return Sight(found, f"Start Ollama: `ollama serve`. {elsewhere}")
     try:
-        models = len(msgspec.json.decode(body, type=_Tags).models) if status == 200 else None
+        models = _count(body) if status == 200 else None
     except UNREADABLE:
         models = None
     if models is None:
@@ -49,6 +50,11 @@ def look(url: str, *, setting: str) -> Sight:
             "Get a model, on Ollama's machine: ollama pull llama3.2:1b",
         )
     return Sight(f"Ollama answers at {url}, with {models} model{'' if models == 1 else 's'}.")
+
+
+def _count(tags: bytes) -> int:
+    # Go writes an empty list as null.
+    return len(msgspec.json.decode(tags, type=_Tags).models or ())
 
 
 def _ask(url: str) -> tuple[int, bytes]:

@@ -47,6 +47,8 @@ def initialise(
     if ollama not in {None, url}:
         setting = _setting(source, place)
         return failed(f"Ollama is still looked for at {url}: for {ollama}, correct {setting}"), None
+    # Asked before the keys are made: whoever is tired of waiting loses none that were not shown.
+    sight = look(url, setting=_setting(source, place))
     code = Report(
         config=place,
         new_config=not there,
@@ -55,7 +57,7 @@ def initialise(
         keys=make_keys(loaded.keys_file, datetime.now(UTC)),
         public=loaded.settings.listen.public,
         admin=loaded.settings.listen.admin,
-        ollama=look(url, setting=_setting(source, place)),
+        ollama=sight,
         tunnel_host=tunnel_host,
         asked_for=config,
         serves=serves,

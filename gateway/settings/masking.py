@@ -8,7 +8,10 @@ HIDDEN: Final = "***"
 _LONGEST: Final = 100
 
 _SECRET_NAME: Final = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-_USERINFO: Final = re.compile(r"//[^/\s]*@")
+_USERINFO: Final = re.compile(r"//.*@")
+"""Up to the last of these signs: a password can hold a slash, or blanks."""
+_BARE_USERINFO: Final = re.compile(r'^"(?!\w+://).*:.*@')
+"""The same of an address whose scheme was forgotten."""
 _KEY: Final = re.compile(r"ogw_[\w-]{16,}")
 
 
@@ -27,7 +30,7 @@ def shown(name: str, value: object) -> str:
     """As ``masked`` and short; nothing of a text whose dotted name says that it is a secret."""
     if isinstance(value, str) and names_a_secret(name):
         return f'"{HIDDEN}"'
-    text = masked(value)
+    text = _BARE_USERINFO.sub(f'"{HIDDEN}@', masked(value))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

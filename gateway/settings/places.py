@@ -113,6 +113,10 @@ def read_config(path: Path) -> dict[str, object]:
         line = f"{path}: is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
         line = _toml_mistake(path, str(error))
+    except RecursionError:
+        line = f"{path}: is not TOML: nested too deep"
+    except ValueError:  # what Python says of thousands of digits
+        line = f"{path}: is not TOML: a number is far too long"
     raise SettingsError([line])
 
 

@@ -31,6 +31,7 @@ _POWER = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
 """What no resolver can make anything of is refused here: the standard library raises for it."""
+_ADDRESS = re.compile(r"[0-9a-f:.]+(?:%[0-9A-Za-z_.-]+)?", re.ASCII)
 _PATTERN = re.compile(r"[^\s\[\]]+")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110, section 5.6.2: what a header's name may consist of."""
@@ -66,9 +67,11 @@ def _bare_host(host: str) -> str:
     """The host without IPv6 brackets; empty where it is none."""
     if host.startswith("[") and host.endswith("]"):
         try:
-            return str(ipaddress.IPv6Address(host[1:-1]))
+            address = str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
             return ""
+        # To the standard library, anything may stand behind the % of a zone.
+        return address if _ADDRESS.fullmatch(address) else ""
     return host if _HOST.fullmatch(host.lower()) else ""
 
 

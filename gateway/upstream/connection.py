@@ -34,8 +34,8 @@ class Connection(asyncio.Protocol):
     """All mutable state of a connection: its transport, the parser, and the reply under way."""
 
     __slots__ = (
+        "_bare_bytes",
         "_fields_bytes",
-        "_head_bytes",
         "_interim",
         "_loop",
         "_parser",
@@ -56,8 +56,9 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0
+        # Of the headers, and of all that came since the last byte of a body.
         self._fields_bytes = 0
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._interim = False
         self.closed = False
         self.reusable = True
@@ -86,7 +87,7 @@ class Connection(asyncio.Protocol):
             raise RuntimeError(f"{self!r} cannot send")
         self._reply = Reply(self, deadlines)
         self._fields_bytes = 0
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._interim = False
         if len(body) <= 65536:  # joining what is small saves a packet
             self._transport.write(head + body)
@@ -145,15 +146,17 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         silent = reply.first_byte_at is None
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(UpstreamProtocolError(_NONSENSE))
             return
+        if self._bare_bytes > MAX_HEAD_BYTES and not reply.over:
+            # The parser keeps a header, of a trailer too, until its end.
+            self._fail(UpstreamProtocolError(_NONSENSE))
+            return
         if not reply.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._fail(UpstreamProtocolError(_NONSENSE))
             return
         if silent and reply.first_byte_at is not None and not reply.over:
             # From here another clock runs, and it may ring earlier than the one that was set.
@@ -181,7 +184,8 @@ class Connection(asyncio.Protocol):
         self._fields_bytes += len(name) + len(value)
         if self._fields_bytes > MAX_HEAD_BYTES:
             raise ValueError("head too long")
-        if self._reply is not None:
+        # What comes behind a body is no part of the head (RFC 9110, section 6.5.1).
+        if self._reply is not None and not self._reply.status:
             self._reply.headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
@@ -205,6 +209,7 @@ class Connection(asyncio.Protocol):
         if reply is None or reply.over:
             self.reusable = False
             return
+        self._bare_bytes = 0
         reply.feed(body, self._loop.time())
 
     def on_message_complete(self) -> None:

@@ -151,6 +151,8 @@ GOOD = b'{"kind":"ollama-gateway learned figures","version":1,"host":"127.0.0.1:
         GOOD + b'{"a":{"load":{"mean":-1}}}}',
         GOOD + b'{"a":{"load":{"deviation":1e300}}}}',
         GOOD + b'{"a":{"load":{"count":-1}}}}',
+        GOOD + b'{"a":{"load":{"count":9007199254740992}}}}',
+        GOOD + b'{"a":{"load":{"count":' + b"9" * 4_300 + b"}}}}",
         GOOD + b'{"' + b"x" * 601 + b'":{}}}',
         GOOD + b"{" + b",".join(b'"%d":{}' % n for n in range(257)) + b"}}",
         GOOD + b'{"a":{}}}\xff',

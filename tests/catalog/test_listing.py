@@ -111,6 +111,16 @@ def test_model_is_the_identity() -> None:
     assert [model.name for model in parse_listing(body, fetched_at=0.0).models] == ["new:latest"]
 
 
+@pytest.mark.parametrize(
+    "size", [-1, 0, 1 << 63, 10**400], ids=["negative", "none", "64 bits", "no float"]
+)
+def test_a_size_that_none_has_is_unknown(size: int) -> None:
+    """Clocks and pages calculate with it, and no float is as large as JSON can say."""
+    body = b'{"models":[{"name":"tiny:latest","size":%d}]}' % size
+
+    assert parse_listing(body, fetched_at=0.0).models[0].size_bytes is None
+
+
 def test_fields_of_wrong_types_are_unknown() -> None:
     """Nonsense in one field costs that field, not the list."""
     body = entry_of(size="big", digest=7, details=[1], modified_at="yesterday")

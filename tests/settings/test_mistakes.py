@@ -198,6 +198,16 @@ def test_no_line_shows_a_secret(tmp_path: Path) -> None:
     assert not [line for line in lines if "hunter2" in line]
 
 
+@pytest.mark.parametrize("password", ["hunter2", "hunter2/a", "a/hunter2", "a hunter2", "hunter2@"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_no_password_is_shown_whatever_is_in_it(tmp_path: Path, scheme: str, password: str) -> None:
+    """The mistake can be that it was not encoded, or that the scheme was forgotten."""
+    [line] = _lines(tmp_path, "", {"GATEWAY_OLLAMA__URL": f"{scheme}me:{password}@host"})
+
+    assert f'"{scheme}***@host"' in line
+    assert "hunter2" not in line
+
+
 def test_a_long_value_is_shortened(tmp_path: Path) -> None:
     """A line stays one that can be read."""
     [line] = _lines(tmp_path, f'[log]\nlevel = "{"x" * 5_000}"')
@@ -237,6 +247,8 @@ def test_a_long_value_is_shortened(tmp_path: Path) -> None:
             ),
         ),
         ("[log", "FILE, at the end of the file: is not TOML: "),
+        pytest.param("a = " + "[" * 100_000, "FILE: is not TOML: nested too deep", id="deep"),
+        pytest.param("a = " + "9" * 5_000, "FILE: is not TOML: a number is far", id="digits"),
         ("a = 1\na = 2\n", "FILE, line 2, column 6: is not TOML: Cannot overwrite a value; leave "),
     ],
 )

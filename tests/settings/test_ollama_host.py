@@ -14,6 +14,10 @@ from gateway.settings import Settings, ollama_address, ollama_host
         (":8080", "http://127.0.0.1:8080"),
         ("[::]:8080", "http://127.0.0.1:8080"),
         ("[::1]", "http://[::1]:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
+        ("::", "http://127.0.0.1:11434"),
+        ("gpu.local:", "http://gpu.local:11434"),
         ("gpu.local:11500", "http://gpu.local:11500"),
         (' "192.168.1.20" ', "http://192.168.1.20:11434"),
         ("http://gpu.local", "http://gpu.local"),
@@ -27,7 +31,10 @@ def test_an_address_is_understood_as_ollama_understands_it(text: str, expected: 
     assert ollama_host({"OLLAMA_HOST": text}) == expected
 
 
-@pytest.mark.parametrize("text", ["a b", "http://me:secret@host", "ftp://host", "host:70000", "::"])
+@pytest.mark.parametrize(
+    "text",
+    ["a b", "http://me:secret@host", "me:secret@host:1", "ftp://host", "host:70000", "1:2:3"],
+)
 def test_what_makes_no_sense_is_no_address(text: str) -> None:
     """In the environment it is passed over: it is not ours."""
     with pytest.raises(ValueError, match="must be http:// or https://"):

@@ -173,6 +173,8 @@ def test_the_address_of_ollama_is_an_origin(written: str, expected: str) -> None
         "http://host:0",
         "http://host:eleven",
         "http://[::1",
+        "http://[fe80::1%\u00e9]:11434",
+        "http://[fe80::1%a\x00]:11434",
         "http://ho st",
         "http://a..b:11434",
         f"http://{'a' * 64}.local",

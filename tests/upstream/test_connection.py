@@ -290,3 +290,38 @@ async def test_endless_trailers_break_the_reply(server: Scripted, upstream: Upst
     server.answers(CHUNKED + b"0\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8))
 
     assert type(await failure(upstream)) is UpstreamProtocolError
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"0\r\nX: ", b"0\r\n", b"2;ext="],
+    ids=["value of a trailer", "name of a trailer", "chunk extension"],
+)
+async def test_what_goes_on_for_ever_beside_the_body_breaks_the_reply(
+    server: Scripted, upstream: Upstream, start: bytes
+) -> None:
+    """The parser keeps a trailer until its end, which never comes."""
+    server.answers(CHUNKED + b"4\r\nhalf\r\n" + start + b"a" * (4 * MAX_HEAD_BYTES))
+
+    assert type(await broken(upstream, b"half")) is UpstreamProtocolError
+
+
+async def test_framing_is_no_burden_however_often_it_comes(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """A body in tiny chunks has more bytes beside it than in it."""
+    count = MAX_HEAD_BYTES // 4
+    server.answers(CHUNKED + b"1;ext=1234567\r\nx\r\n" * count + b"0\r\n\r\n")
+
+    assert await ask(upstream) == (200, b"x" * count)
+
+
+async def test_what_stands_behind_the_body_is_no_header(
+    server: Scripted, upstream: Upstream
+) -> None:
+    """It may come together with the head, before anybody has read that."""
+    server.answers(CHUNKED + b"0\r\nContent-Encoding: gzip\r\n\r\n")
+    async with upstream.open(POST, clocks()) as reply:
+        await reply.read()
+
+    assert reply.headers == [("Transfer-Encoding", "chunked")]
