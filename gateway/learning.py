@@ -67,7 +67,7 @@ class Learning:
 
     def service_times(self) -> ServiceTimes:
         """How long answers took before this start, for the queue to begin with."""
-        times = ServiceTimes()
+        times = ServiceTimes(self._now)
         for model in self.learned.snapshot():
             warm = _measured(self.learned, model, resident=True)
             cold = _measured(self.learned, model, resident=False)

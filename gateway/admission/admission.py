@@ -56,7 +56,7 @@ class Admission:
         self._memory = memory or NoMemory()
         self._order = order
         self._jitter = jitter
-        self._holders = Holders(now=now, service=service or ServiceTimes())
+        self._holders = Holders(now=now, service=service or ServiceTimes(now))
         self._waiting = Waiting()
         self._foresight = Foresight(
             limits=limits,

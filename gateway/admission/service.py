@@ -1,6 +1,8 @@
 """How long calls hold a place, as measured, by model and by whether it had to be loaded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 _GAIN: Final = 0.2
@@ -8,6 +10,16 @@ _GAIN: Final = 0.2
 KNOWN_AFTER: Final = 3
 """Calls seen before anybody is refused because of them."""
 MOST_MODELS: Final = 256
+_DOUBTED_AFTER: Final = 600.0
+"""Seconds. Of a model that was not measured for so long nothing is held against anybody: were it
+refused for ever because of what once was true, it would never be measured again."""
+_FEW: Final = 4.0
+"""Answers. One that takes long is doubted only after so many of them."""
+_LONGEST: Final = 3600.0
+"""Seconds after which every one is."""
+_HEARSAY: Final = 120.0
+"""Seconds after which one is that was only measured before this start. By then it was measured
+again, unless it is refused for what is not true any more."""
 
 _SIGMAS: Final = 1.25
 """Standard deviations in a mean absolute deviation, of a normal distribution."""
@@ -59,19 +71,31 @@ class Measured:
 
 @dataclass(slots=True)
 class ServiceTimes:
-    """All mutable state: what was measured, for loaded models, for others, and for all."""
+    """All mutable state: what was measured, for loaded models, for others, and for all.
 
+    ``now`` is a clock in seconds.
+    """
+
+    now: Callable[[], float] = lambda: 0.0
     _warm: dict[str, Measured] = field(default_factory=dict)
     _cold: dict[str, Measured] = field(default_factory=dict)
     _all: Measured = field(default_factory=Measured)
+    # When each model was measured last; and of which it was in an earlier life.
+    _seen_at: dict[str, float] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def add(self, model: str, seconds: float, *, resident: bool) -> None:
         """Learn that an answer by ``model`` took a place for so many seconds."""
+        if seconds < self.of(model, resident=resident).mean / 2 and not self._is_sure(model):
+            # Another machine, or another model by that name.
+            self._forget(model)
         self._all.add(seconds)
         known = self._warm if resident else self._cold
         if model not in known and len(known) >= MOST_MODELS:
-            known.pop(next(iter(known)))
+            self._forget(next(iter(known)))
         known.setdefault(model, Measured()).add(seconds)
+        self._seen_at[model] = self.now()
+        self._told.discard(model)
 
     def expect(self, model: str, *, warm: Measured, cold: Measured) -> None:
         """Begin with what was known in an earlier life, of a model that has not been seen yet."""
@@ -79,11 +103,14 @@ class ServiceTimes:
             if before.count and model not in known and len(known) < MOST_MODELS:
                 known[model] = before
                 self._all.add(before.mean)
+                self._seen_at[model] = self.now()
+                self._told.add(model)
 
     def knows(self, model: str) -> bool:
         """Whether enough was seen of this very model to refuse anybody because of it."""
         warm, cold = self._warm.get(model), self._cold.get(model)
-        return (warm is not None and warm.known) or (cold is not None and cold.known)
+        known = (warm is not None and warm.known) or (cold is not None and cold.known)
+        return known and not self._is_old(model)
 
     def has_seen(self, model: str) -> bool:
         return model in self._warm or model in self._cold
@@ -96,3 +123,21 @@ class ServiceTimes:
     def turn(self) -> float:
         """Seconds that one turn takes, whoever's it is."""
         return self._all.mean
+
+    # Inside.
+
+    def _is_sure(self, model: str) -> bool:
+        """Whether what is known was seen in this life, and lately."""
+        return model not in self._told and not self._is_old(model)
+
+    def _is_old(self, model: str) -> bool:
+        good_for = _HEARSAY
+        if model not in self._told:
+            good_for = min(max(_DOUBTED_AFTER, _FEW * self.of(model).mean), _LONGEST)
+        return self.now() - self._seen_at.get(model, -inf) > good_for
+
+    def _forget(self, model: str) -> None:
+        self._warm.pop(model, None)
+        self._cold.pop(model, None)
+        self._seen_at.pop(model, None)
+        self._told.discard(model)

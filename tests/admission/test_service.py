@@ -122,6 +122,66 @@ def test_it_begins_with_what_was_known_in_an_earlier_life() -> None:
     assert service.of("m").mean == pytest.approx(4.4)
 
 
+def test_nothing_is_held_against_anybody_that_was_not_seen_for_long() -> None:
+    """Ten minutes; four of its answers, if they are longer; an hour at most."""
+    clock = [0.0]
+    service = ServiceTimes(lambda: clock[0])
+    for model, seconds in (("m", 5.0), ("slow", 300.0), ("endless", 1e6)):
+        for _ in range(5):
+            service.add(model, seconds, resident=True)
+
+    def known_at(now: float) -> list[bool]:
+        clock[0] = now
+        return [service.knows(model) for model in ("m", "slow", "endless")]
+
+    assert known_at(600.0) == [True, True, True]
+    assert known_at(601.0) == [False, True, True]
+    assert known_at(1201.0) == [False, False, True]
+    assert known_at(3601.0) == [False, False, False]
+
+    service.add("m", 5.0, resident=True)
+
+    assert service.knows("m")
+
+
+def test_what_was_only_seen_in_an_earlier_life_counts_for_two_minutes() -> None:
+    """Whoever is refused for it would never be measured, and so be refused for ever."""
+    clock = [0.0]
+    service = ServiceTimes(lambda: clock[0])
+    service.expect("m", warm=measured(*[400.0] * 100), cold=Measured())
+    clock[0] = 120.0
+    assert service.knows("m")
+
+    clock[0] = 121.0
+    assert not service.knows("m")
+
+    service.add("m", 380.0, resident=True)
+    clock[0] = 700.0
+    assert service.knows("m")
+
+
+def test_a_much_quicker_answer_ends_what_was_known_long_ago() -> None:
+    """In an earlier life, or before a pause; of one that is measured all the time it is one."""
+    clock = [0.0]
+    service = ServiceTimes(lambda: clock[0])
+    service.expect("m", warm=measured(*[400.0] * 100), cold=measured(*[420.0] * 5))
+    service.add("m", 190.0, resident=True)
+
+    assert (service.of("m").mean, service.of("m", resident=False).mean) == (190.0, 190.0)
+    assert not service.knows("m")
+
+    for _ in range(20):
+        service.add("m", 190.0, resident=True)
+    service.add("m", 5.0, resident=True)
+
+    assert service.of("m").mean == pytest.approx(153.0)
+
+    clock[0] = 3601.0
+    service.add("m", 5.0, resident=True)
+
+    assert service.of("m").mean == 5.0
+
+
 def test_what_is_measured_counts_more_than_what_was_known() -> None:
     """And what was never known is nothing to begin with."""
     service = ServiceTimes()
