@@ -2,15 +2,16 @@
 
 That he will surely be too late himself is no matter of this module. In this order:
 
-* Where all that waits is surely served in time, however badly it goes, he may.
-* He may not if he would make anybody late that was let in before, not even if things go a bit
-  otherwise than usual; unless that one's key has far more waiting than its fair part.
-* A crowd that has just come is no overload, and may fill the queue with what is served in time;
-  and what a key's calls do to each other then, while nobody else waits, is its own matter.
-* Where somebody has waited without a pause, that is planned with time to spare; with more of it by
-  the patient, while others come who can wait for much less. Each key may then have only as much
-  waiting as its fair part of the places serves in time, and each model as is its part of all that
-  comes.
+* Where all that waits is served in time even one after the other, each with a load, he may.
+* What a key's calls do to each other in a crowd that has just come is its own matter, while nobody
+  else waits.
+* He may not if he would make anybody late that was let in before, not even if all takes a tenth
+  longer than usual. If his key asks for no more than its part, those do not count whose key
+  does: whatever they have waiting is no reason to refuse another.
+* Where somebody has waited without a pause, that is planned with time to spare, but for those who
+  ask for so little; with more of it by the patient, while others come who can wait for much less.
+  Each key may then have only as much waiting as its fair part of the places serves in time, and
+  each model as is its part of all that comes.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,11 +37,8 @@ _USABLE_BESIDE_HURRY: Final = 0.6
 _ALONE: Final = 0.9
 """Of the places: a key that gets so much of them in the long run shares them with nobody."""
 
-_GREEDY: Final = 3.0
-"""More than so many times as much waiting, for its weight, as another's makes a key greedy."""
-
 _TOO_MUCH: Final = 1.5
-"""Times its fair part: for so much more there is room as long as the others do not come."""
+"""Times its part of the queue: a key that has more waiting asks for too much, whenever it came."""
 
 
 class Crowd:
@@ -77,20 +75,30 @@ class Crowd:
 
     def keeps_out(self, newcomer: Waiter, foreseen: Prediction) -> bool:
         """Whether there is no room for him beside those who wait."""
+        demand, by_key = newcomer.demand, self._waiting.by_key
+        lasting = self._waiting.is_lasting(self._now())
+        if not lasting and by_key.keys() <= {demand.key}:
+            return False
+        modest, part = self._is_modest(demand, demand), 1.0
+        if lasting and not modest:
+            part = self._usable(demand)
+            if self._exceeds(newcomer, foreseen, part):
+                return True
+        harmed = self._foresight.harmed_by(newcomer, part=part)
+        return self._forbid(harmed, demand, modest=modest) or self._forbid(
+            self._foresight.unsettled_by(newcomer), demand, modest=modest
+        )
+
+    # Inside.
+
+    def _exceeds(self, newcomer: Waiter, foreseen: Prediction, part: float) -> bool:
+        """Whether he, his key or his model would have more than that part of their time."""
         demand = newcomer.demand
-        if not self._waiting.is_lasting(self._now()):
-            own = demand.key if self._waiting.by_key.keys() <= {demand.key} else None
-            return self._harms(newcomer, 1.0, but=own) or self._unsettles(newcomer, but=own)
-        part = self._usable(demand)
         return (
             foreseen.wait > part * newcomer.stays
             or self._exceeds_its_keys_part(demand, part)
             or self._exceeds_its_models_part(demand, part)
-            or self._harms(newcomer, part)
-            or self._unsettles(newcomer)
         )
-
-    # Inside.
 
     def _exceeds_its_keys_part(self, demand: Demand, usable: float) -> bool:
         """Whether its key has more waiting than it can have served in time.
@@ -126,34 +134,30 @@ class Crowd:
             and model in (None, lane.demand.model)
         )
 
-    def _harms(self, newcomer: Waiter, part: float, *, but: str | None = None) -> bool:
-        """Whether he would make somebody late who does not have to stand back for his key."""
-        harmed = self._foresight.harmed_by(newcomer, part=part)
-        return self._may_not(harmed, newcomer, but)
+    def _forbid(self, late: Iterable[Waits], newcomer: Demand, *, modest: bool) -> bool:
+        """Whether those who are late because of him, or he himself, are a reason to refuse him.
 
-    def _unsettles(self, newcomer: Waiter, *, but: str | None = None) -> bool:
-        """Whether he would if all goes a bit quicker or slower; or be late then himself."""
-        return self._may_not(self._foresight.unsettled_by(newcomer), newcomer, but)
-
-    def _may_not(self, late: Iterable[Waits], newcomer: Waiter, but: str | None) -> bool:
-        """Whether those who are late because of him forbid it; those of the key ``but`` do not."""
-        return any(
-            one.demand.key != but and not self._stands_back(one.demand, newcomer.demand)
-            for one in late
-        )
-
-    def _stands_back(self, one: Demand, newcomer: Demand) -> bool:
-        """Whether so much of his key waits that his being late refuses nobody else.
-
-        It does if it is more than it could have served in time, were the places shared by all keys
-        of which something waits.
+        Beside a ``modest`` key, one that asks for too much is none.
         """
-        if not self._waiting.is_greedier(one, newcomer, times=_GREEDY):
+        by_key = {one.demand.key: one.demand for one in late}
+        if not modest or newcomer.key in by_key:
+            return bool(by_key)
+        return any(self._is_modest(one, newcomer) for one in by_key.values())
+
+    def _is_modest(self, one: Demand, newcomer: Demand) -> bool:
+        """Whether a key asks for no more than its part, in what came lately and in what waits.
+
+        The call that has just come does not count: one alone is never too much.
+        """
+        capacity = self._foresight.capacity(newcomer)
+        wants = self._traffic.wants(self._holders.service, self._now(), but=newcomer)
+        lately = wants[one.key].places if one.key in wants else 0.0
+        if lately > fair_part(one.key, one.weight, wants, capacity):
             return False
         weights = {lane.demand.key: lane.demand.weight for lane in self._waiting.lanes()}
-        weights[newcomer.key] = newcomer.weight
-        fair = self._foresight.capacity(newcomer) * one.weight / sum(weights.values())
-        return self._work(one.limit, key=one.key) > _TOO_MUCH * fair * one.limit
+        weights |= {one.key: one.weight, newcomer.key: newcomer.weight}
+        part = capacity * one.weight / sum(weights.values())
+        return self._work(one.limit, key=one.key) <= _TOO_MUCH * part * one.limit
 
     def _usable(self, demand: Demand) -> float:
         """The part of its time in the queue that a call may be planned to wait."""

@@ -7,7 +7,7 @@ from math import inf
 from typing import Final
 
 from gateway.admission.demand import Demand, Limits
-from gateway.admission.forecast import Future, Scene, Waits, late, play
+from gateway.admission.forecast import MOST_TURNS, Future, Scene, Waits, late, play
 from gateway.admission.holders import Holders
 from gateway.admission.memory import Memory
 from gateway.admission.pace import Usual, quick_answer, slow_answer
@@ -21,9 +21,9 @@ _FRESH: Final = 1.0
 _MANY: Final = 128
 """Waiters. With more of them it is shown for as long whatever happens: to play it takes long."""
 
-_OFF: Final = (0.9, 1.1)
-"""Times as long as usual. What comes may turn upon who is done first, so that a second decides
-whether one waits for a swap: who can be harmed by so little was not in time before."""
+_SLOWER: Final = 1.1
+"""Times as long as usual. Who can be harmed by so little was not in time before; that things go
+quicker harmed nobody in some tens of simulated hours."""
 
 _LOADING: Final = 0.3
 """Of the time: what loading may take where models do not fit together, and what it may delay."""
@@ -61,8 +61,10 @@ class Foresight:
         # If nobody comes; and the place of each in it.
         self._seen: Future | None = None
         self._positions: dict[Waits, int] = {}
+        self._seen_slower: Future | None = None
         # If one like these comes. Many are refused for one reason while nothing changes.
         self._seen_with: dict[tuple[object, ...], tuple[Waiter, Future]] = {}
+        self._unsettled: dict[tuple[object, ...], Collection[Waits]] = {}
         self._advice: dict[tuple[object, ...], Prediction] = {}
 
     def waiter(self, demand: Demand) -> Waiter:
@@ -102,21 +104,17 @@ class Foresight:
         return harmed(one, with_him, self._future, part=part)
 
     def unsettled_by(self, newcomer: Waiter) -> Collection[Waits]:
-        """Those who are late because of him if everything is a bit quicker or slower than usual.
+        """Those who are late because of him if everything takes a tenth longer than usual.
 
         He is one of them if he is late then himself.
         """
-        found: set[Waits] = set()
-        for times in _OFF:
-            pace = Usual(self._holders.service, times)
-            # As it will be once he waits; he is only refused, or hurries, like everybody else.
-            with_him = play(self._scene(newcomer), pace)
-            too_late = late(with_him)
-            if newcomer in too_late:
-                found.add(newcomer)
-            if too_late.keys() - found:
-                found.update(harmed(newcomer, with_him, play(self._scene(), pace), part=1.0))
-        return found
+        one, with_him = self._future_with(newcomer)
+        if with_him is self._seen:
+            return ()  # He is behind all that can be seen.
+        alike = _alike(newcomer.demand)
+        if alike not in self._unsettled:
+            self._unsettled[alike] = self._late_if_slower(one)
+        return self._unsettled[alike]
 
     def roughly(self, demand: Demand) -> Prediction:
         """The same at a glance, for one to whom it makes no difference: swaps do not count."""
@@ -145,14 +143,16 @@ class Foresight:
 
     def capacity(self, demand: Demand) -> float:
         """How many calls are really served at once, with such a one among them."""
-        residency = self._memory.residency()
-        models = {lane.demand.model for lane in self._waiting.lanes() if lane.demand.local}
-        models.add(demand.model)
-        if residency.fit(frozenset(models)):
-            return min(self._limits.max_active, len(models) * demand.model_max_active)
+        residency, most = self._memory.residency(), self._limits.max_active
+        models = {(lane.demand.model, lane.demand.local) for lane in self._waiting.lanes()}
+        models.add((demand.model, demand.local))
+        here = frozenset(model for model, local in models if local)
+        elsewhere = (len(models) - len(here)) * demand.model_max_active
+        if residency.fit(here):
+            return min(most, elsewhere + len(here) * demand.model_max_active)
         together = residency.max_loaded or max(map(len, residency.together), default=1)
-        places = min(self._limits.max_active, together * demand.model_max_active)
-        return places * (1 - _LOADING)
+        places = min(most, together * demand.model_max_active) * (1 - _LOADING)
+        return min(most, elsewhere + places)
 
     # Inside.
 
@@ -181,7 +181,9 @@ class Foresight:
             self._changed = False
             self._seen_at = now
             self._seen = None
+            self._seen_slower = None
             self._seen_with.clear()
+            self._unsettled.clear()
             self._advice.clear()
 
     @property
@@ -201,12 +203,24 @@ class Foresight:
 
     def _play_with(self, newcomer: Waiter) -> Future:
         last = self._waiting.last_before(newcomer.demand)
-        if last is not None:
+        if last is not None and len(self._waiting) >= MOST_TURNS:
             future = self._future
             if last not in future.granted_at and last not in future.refused:
                 # He comes behind one whose turn is too far ahead to be seen: nothing else changes.
                 return future
         return play(self._scene(newcomer), Usual(self._holders.service), newcomer=newcomer)
+
+    def _late_if_slower(self, newcomer: Waiter) -> Collection[Waits]:
+        pace = Usual(self._holders.service, _SLOWER)
+        # As it will be once he waits; he is only refused, or hurries, like everybody else.
+        with_him = play(self._scene(newcomer), pace)
+        too_late = late(with_him)
+        found = too_late.keys() & {newcomer}
+        if too_late.keys() == found:
+            return found
+        if self._seen_slower is None:
+            self._seen_slower = play(self._scene(), pace)
+        return found | harmed(newcomer, with_him, self._seen_slower, part=1.0).keys()
 
     def _scene(self, newcomer: Waiter | None = None) -> Scene:
         """How things stand, with the newcomer in his lane."""

@@ -1,4 +1,4 @@
-"""How long things take: as usual, or somewhat off it; and one time in ten. Pure."""
+"""How long things take: as usual, or so many times as long; and one time in ten. Pure."""
 
 from dataclasses import dataclass
 from math import sqrt

@@ -46,12 +46,14 @@ def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Futu
     # Where he was not reached, it is at least that.
     granted_at = with_him.granted_at.get(newcomer, with_him.until)
     answered_at = granted_at + Usual(service).answer(demand.model)
-    wait, finish = granted_at - now, with_him.answered_at.get(newcomer, answered_at) - now
+    wait = max(granted_at - now, 0.0)
+    finish = with_him.answered_at.get(newcomer, answered_at) - now
     before = list(takewhile(lambda one: one is not newcomer, with_him.granted_at))
-    turns = Counter(one.demand.model for one in scene.holders)
-    turns.update(one.demand.model for one in before)
+    count = Counter(one.demand.model for one in scene.holders)
+    count.update(one.demand.model for one in before)
+    turns = _in_a_row(count, wait, service)
     quick_wait = max(wait - _doubt(turns, service), 0.0)
-    turns[demand.model] += 1
+    turns[demand.model] = turns.get(demand.model, 0.0) + 1
     return Prediction(
         position=len(before),
         wait=wait,
@@ -62,7 +64,17 @@ def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Futu
     )
 
 
-def _doubt(turns: Mapping[str, int], service: ServiceTimes) -> float:
+def _in_a_row(count: Mapping[str, int], wait: float, service: ServiceTimes) -> dict[str, float]:
+    """Of so many turns of each model, how many are waited for one after the other.
+
+    Where some are served beside others, the wait is only a part of what they take in all.
+    """
+    work = sum(turns * service.of(model).mean for model, turns in count.items())
+    part = min(wait / work, 1.0) if work else 1.0
+    return {model: part * turns for model, turns in count.items()}
+
+
+def _doubt(turns: Mapping[str, float], service: ServiceTimes) -> float:
     """How many seconds less than usual so many turns of each model take one time in ten.
 
     Those of models of which little is known may take no time at all.

@@ -49,13 +49,22 @@ class Traffic:
             del self._streams[next(iter(self._streams))]
         self._streams[place] = _Stream(demand, count, now)
 
-    def wants(self, service: ServiceTimes, now: float) -> Mapping[str, Want]:
-        """By key: how many places would be busy if all that comes were served."""
+    def wants(
+        self, service: ServiceTimes, now: float, *, but: Demand | None = None
+    ) -> Mapping[str, Want]:
+        """By key: how many places would be busy if all that comes were served.
+
+        ``but`` one such call, that came just now.
+        """
         found: dict[str, Want] = {}
         for (key, model), stream in self._streams.items():
             more = stream.rate(now) * service.of(model).mean
             before = found[key].places if key in found else 0.0
             found[key] = Want(before + more, stream.demand.weight)
+        if but is not None and but.key in found:
+            mine = found[but.key]
+            less = service.of(but.model).mean / _MEMORY
+            found[but.key] = Want(max(mine.places - less, 0.0), mine.weight)
         return found
 
     def part_of(self, model: str, limit: float, service: ServiceTimes, now: float) -> float:

@@ -236,13 +236,13 @@ class Waiting:
         """Whether it is no burst: somebody has waited, one or the other, for a while."""
         return bool(self._count) and now - self._since > _BURST
 
-    def is_greedier(self, one: Demand, newcomer: Demand, times: float = 1.0) -> bool:
-        """Whether a key has so many ``times`` more waiting, by weight, than another plus one."""
+    def is_greedier(self, one: Demand, newcomer: Demand) -> bool:
+        """Whether a key has more waiting, by weight, than another plus one."""
         if one.key == newcomer.key:
             return False
         had = self.by_key.get(one.key, 0) / one.weight
         have = (self.by_key.get(newcomer.key, 0) + 1) / newcomer.weight
-        return had > times * have
+        return had > have
 
     def newest_of_greediest(self) -> Waiter | None:
         """The last who came of the key that has the most waiting for its weight."""

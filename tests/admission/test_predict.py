@@ -141,6 +141,19 @@ def test_certain_is_only_what_is_so_one_time_in_ten() -> None:
     assert not foreseen(waiting(1, "a", "n")[0], service=unknown).known
 
 
+def test_answers_beside_each_other_are_not_waited_for_one_after_the_other() -> None:
+    """Behind sixty-four at eight places: what differs is eight in a row, not all of them."""
+    wish: dict[str, Any] = {"model_max_active": 8}
+    varied = ServiceTimes()
+    for seconds in (8.0, 12.0) * 30:
+        varied.add("m", seconds, resident=True)
+    many = foreseen(mine(**wish), waiting(64, **wish), service=varied, max_active=8)
+    few = foreseen(mine(), waiting(8), service=varied)
+
+    assert 75.0 <= many.wait <= few.wait <= 95.0
+    assert many.wait - many.quick_wait == pytest.approx(few.wait - few.quick_wait, rel=0.15)
+
+
 def harms(
     newcomer: Waiter, *lanes: list[Waiter], part: float = 1.0, **terms: Any
 ) -> Iterable[Waiter]:

@@ -158,6 +158,59 @@ async def test_a_crowd_that_came_at_once_is_let_in_as_long_as_it_is_served_in_ti
 
 
 @virtual_time
+async def test_what_is_kept_free_is_for_a_key_that_asks_for_little() -> None:
+    """One more of the key that waits is too much; of another it is not, whatever the model."""
+    queue = admission()
+    callers = await lasting(queue, *[patient("a")] * 9)
+    assert repr(queue) == "<Admission 1/1 active, 9/64 queued>"
+
+    callers += await come(queue, patient("b"))
+    assert isinstance(await refused(queue, patient("a")), QueueFull)
+    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+
+    await leave(*(one for one in callers if not one.task.done()))
+    await asyncio.gather(*(one.task for one in callers), return_exceptions=True)
+
+
+@virtual_time
+async def test_a_model_may_fill_the_queue_only_with_its_part() -> None:
+    """Four times as much comes for another, so a fifth is its own; all is if nothing else comes."""
+    alone, beside = await _let_in("m" * 16), await _let_in("n" * 16 + "m" * 16)
+
+    assert alone == 9
+    assert beside == 5
+
+
+async def _let_in(models: str) -> int:
+    """How many wait for ``m``, one of them since minutes, when these have come."""
+    queue = admission(max_active=2, max_queued_per_key=64)
+    for model, seconds in (("m", 10.0), ("n", 40.0)):
+        await measured(queue, seconds, 10, model=model)
+    first = [demand("x", "m", model_max_active=1)] * 2
+    callers = await come(queue, *first)
+    await asyncio.sleep(130.0)
+    for model in models:
+        callers += await come(queue, demand("a", model, model_max_active=1, queue_timeout=100.0))
+    waiting = sum(lane.waiting for lane in queue.snapshot().lanes if lane.model == "m")
+    await leave(*(one for one in callers if not one.task.done()))
+    await asyncio.gather(*(one.task for one in callers), return_exceptions=True)
+    return waiting
+
+
+@virtual_time
+async def test_nobody_is_late_for_one_who_asks_for_as_much() -> None:
+    """Each key alone would be served in time; what each has waiting is its part."""
+    queue = admission()
+    callers = await full(queue, *[patient("a", 75.0)] * 4, *[patient("b", 75.0)] * 3)
+
+    assert isinstance(await refused(queue, patient("b", 75.0)), QueueFull)
+    assert isinstance(await refused(queue, patient("a", 75.0)), QueueFull)
+    assert repr(queue) == "<Admission 1/1 active, 6/64 queued>"
+
+    await leave(*callers)
+
+
+@virtual_time
 async def test_little_that_waits_is_not_thought_about() -> None:
     """What surely ends in time is let in whatever anybody's share is."""
     queue = admission()

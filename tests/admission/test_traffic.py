@@ -20,6 +20,20 @@ def test_a_key_wants_as_many_places_as_its_calls_would_keep_busy() -> None:
     assert wants["a"].places == pytest.approx(2.0, rel=0.05)
 
 
+def test_one_call_can_be_left_out_of_it() -> None:
+    """Twelve of ten seconds each are remembered for two minutes: one place; without one, less."""
+    traffic, service = Traffic(), steady(m=10.0)
+    for _ in range(12):
+        traffic.add(demand("a", "m"), 0.0)
+    traffic.add(demand("b", "m"), 0.0)
+    wants = traffic.wants(service, 0.0, but=demand("a", "m"))
+
+    assert wants["a"].places == pytest.approx(11 / 12)
+    assert wants["b"].places == pytest.approx(1 / 12)
+    assert traffic.wants(service, 0.0, but=demand("b", "m"))["b"].places == pytest.approx(0.0)
+    assert traffic.wants(service, 0.0, but=demand("c", "m")) == traffic.wants(service, 0.0)
+
+
 def test_what_came_is_forgotten() -> None:
     """After some minutes it counts for nothing."""
     traffic = Traffic()

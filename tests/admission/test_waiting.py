@@ -145,11 +145,11 @@ async def test_the_greediest_has_the_most_waiting_for_its_weight() -> None:
 
 
 async def test_a_key_is_greedier_that_has_more_waiting_for_its_weight() -> None:
-    """Than the other will have with one more; so many times as much, if that is asked."""
+    """Than the other will have with one more."""
     waiting = queue(*[waiter("heavy", weight=2.0) for _ in range(5)], waiter("light"))
 
     assert waiting.is_greedier(demand("heavy", weight=2.0), demand("light"))
-    assert not waiting.is_greedier(demand("heavy", weight=2.0), demand("light"), times=1.25)
+    assert not waiting.is_greedier(demand("heavy", weight=2.5), demand("light"))
     assert not waiting.is_greedier(demand("heavy", weight=2.0), demand("heavy", weight=9.0))
     assert not waiting.is_greedier(demand("light"), demand("new"))
 
