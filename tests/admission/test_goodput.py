@@ -18,7 +18,7 @@ from .tenants import Tenants, arrivals, chances
 SECONDS, LOAD = 1800.0, 8.0
 
 
-def lived(load: float, *, extend: bool) -> Tenants:
+def lived(load: float, *, extend: bool, seed: int = 1) -> Tenants:
     seen: list[Tenants] = []
 
     @virtual_time
@@ -27,7 +27,7 @@ def lived(load: float, *, extend: bool) -> Tenants:
         chance = chances("advice").random
         queue = Admission(limits(max_active=2), now=now, memory=ollama, jitter=chance)
         seen.append(Tenants(queue, ollama, extend=extend, spread=0.03))
-        await seen[0].run(arrivals(load, SECONDS, seed=1), SECONDS)
+        await seen[0].run(arrivals(load, SECONDS, seed=seed), SECONDS)
 
     live()
     return seen[0]
@@ -52,6 +52,15 @@ def test_an_overloaded_gpu_is_of_use_to_everybody(load: float, *, extend: bool) 
     assert seen.useful >= 0.97 * seen.ollama.busy_seconds
     assert lowest_by_highest(by_model) >= 0.5
     assert lowest_by_highest(by_key) >= 0.5
+
+
+@pytest.mark.parametrize("seed", [4, 6])
+def test_of_each_model_the_same_part_is_answered(seed: int) -> None:
+    """Else the one that has more waiting would keep the other out, half of the time or more."""
+    seen = lived(3.0, extend=True, seed=seed)
+    answered = Counter(ask.kind.model for ask in seen.asks if ask.answered_at is not None)
+
+    assert lowest_by_highest(answered) >= 0.75
 
 
 @pytest.mark.parametrize("extend", [True, False], ids=["extend", "respect"])
