@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from gateway.admission import Admission, Demand, Limits, Residency
 from gateway.errors import GatewayError
+from gateway.scheduler import Admission, Demand, Limits, Residency
 
 KEYS, MODELS, PLACES = 10, 2, 2
 

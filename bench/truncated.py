@@ -16,10 +16,10 @@ from typing import Any
 
 import aiohttp
 
-from gateway.access.keyfile import create_key
-from gateway.access.keys import NewKey
-from gateway.admin_view import admin_of
+from gateway.admin.view import admin_of
 from gateway.app import build
+from gateway.auth.keyfile import create_key
+from gateway.auth.keys import NewKey
 from gateway.server import serving
 from gateway.settings import Settings
 from gateway.simulator import Simulator

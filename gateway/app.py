@@ -10,30 +10,30 @@ from pathlib import Path
 
 from yarl import URL
 
-from gateway.access.authenticate import Authenticator
-from gateway.access.clients import TrustedProxy
-from gateway.access.failures import Failures
-from gateway.access.rates import Rates
-from gateway.access.store import Change, KeyStore
-from gateway.admission import Admission, Limits, Order, decide
-from gateway.calls.pipeline import Pipeline
-from gateway.calls.truth import Truth
-from gateway.catalog.catalog import Catalog
-from gateway.catalog.source import ShowReply
-from gateway.edge.buffers import Buffers
-from gateway.edge.discovery import Discovery
-from gateway.edge.front import Front, Gate
-from gateway.edge.holding import Holding
-from gateway.edge.inference import BodyLimits, Inference
-from gateway.edge.outlet import Pace
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.client_address import TrustedProxy
+from gateway.auth.failures import Failures
+from gateway.auth.rates import Rates
+from gateway.auth.store import Change, KeyStore
 from gateway.learning import Learning
+from gateway.models.catalog import Catalog
+from gateway.models.source import ShowReply
+from gateway.proxy.guard import Truth
+from gateway.proxy.pipeline import Pipeline
+from gateway.public.discovery import Discovery
+from gateway.public.handler import Front, Gate
+from gateway.public.inference import BodyLimits, Inference
+from gateway.public.keepalive import Holding
+from gateway.public.memory import Buffers
+from gateway.public.writer import Pace
+from gateway.request_policy import hold_settings_of, terms_of, truth_terms_of
+from gateway.scheduler import Admission, Limits, Order, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
-from gateway.telemetry.exchange import Facts
 from gateway.telemetry.log import Lines, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.terms import hold_settings_of, terms_of, truth_terms_of
+from gateway.telemetry.record import Facts
 from gateway.upstream import Probes, Upstream
 
 KEYS_EVERY = 1.0

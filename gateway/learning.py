@@ -9,13 +9,13 @@ from pathlib import Path
 
 from yarl import URL
 
-from gateway.admission import Measured, Residency, ServiceTimes
-from gateway.catalog.catalog import Catalog
-from gateway.catalog.contexts import Contexts
-from gateway.catalog.learned import Learned
-from gateway.catalog.learned_file import LearnedFile
-from gateway.catalog.ps import PsWatch
-from gateway.catalog.residents import Residents, ResidentsView
+from gateway.models.catalog import Catalog
+from gateway.models.context_window import Contexts
+from gateway.models.ps import PsWatch
+from gateway.models.residency import Residents, ResidentsView
+from gateway.models.statistics import Learned
+from gateway.models.statistics_file import LearnedFile
+from gateway.scheduler import Measured, Residency, ServiceTimes
 from gateway.settings import Settings
 from gateway.telemetry.log import Logger
 

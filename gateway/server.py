@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.app import Gateway
-from gateway.edge.connections import ConnectionLimits, Server
+from gateway.public.connection import ConnectionLimits, Server
 from gateway.settings import Address
 
 _AFTER_CUT = 1.0

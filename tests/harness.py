@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.access.keyfile import create_key
-from gateway.access.keys import NewKey
-from gateway.access.principal import Scope
-from gateway.admin_view import admin_of
+from gateway.admin.view import admin_of
 from gateway.app import Gateway, build
+from gateway.auth.keyfile import create_key
+from gateway.auth.keys import NewKey
+from gateway.auth.principal import Scope
 from gateway.server import Serving, serving
 from gateway.settings import Settings
 from gateway.telemetry.log import Lines, make_logger

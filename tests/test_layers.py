@@ -10,31 +10,38 @@ import gateway
 
 ROOT = Path(gateway.__file__).parent
 
-VALUES = {"errors"}
-PURE = {"dialects", "clocks", "patience"}
-SIDE_BY_SIDE = {"upstream", "access", "admission", "catalog", "telemetry"}
-TOP = {"app", "learning", "server", "terms", "admin_view", "cli", "settings"}
+VALUES = {"errors", "files"}
+PURE = {"dialects", "timeouts", "client_timeout"}
+SIDE_BY_SIDE = {"upstream", "auth", "models", "telemetry"}
+BELOW_PROXY = SIDE_BY_SIDE | {"scheduler"}
+LISTENERS = {"public", "admin"}
+TOP = {"app", "learning", "server", "request_policy", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "clocks": set(),
-    "patience": set(),
+    "files": set(),
+    "timeouts": set(),
+    "client_timeout": set(),
     "dialects": VALUES,
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
-    "calls": VALUES | PURE | SIDE_BY_SIDE,
-    "edge": VALUES | PURE | SIDE_BY_SIDE | {"calls"},
+    "scheduler": VALUES | PURE | {"models"},
+    "proxy": VALUES | PURE | BELOW_PROXY,
+    "public": VALUES | PURE | BELOW_PROXY | {"proxy"},
     "settings": set(),
-    "learning": VALUES | {"admission", "catalog", "settings", "telemetry"},
-    "terms": VALUES | PURE | {"calls", "edge", "settings"},
-    "app": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "learning", "settings", "terms"},
-    "admin_view": VALUES | PURE | SIDE_BY_SIDE | {"calls", "edge", "settings", "terms", "app"},
-    "server": {"app", "edge", "settings"},
-    "cli": VALUES | PURE | SIDE_BY_SIDE | TOP | {"calls", "edge", "simulator"},
+    "learning": VALUES | {"scheduler", "models", "settings", "telemetry"},
+    "request_policy": VALUES | PURE | {"proxy", "public", "settings"},
+    "app": VALUES
+    | PURE
+    | BELOW_PROXY
+    | {"proxy", "public", "learning", "settings", "request_policy"},
+    "admin": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "settings", "request_policy", "app"},
+    "server": {"app", "public", "settings"},
+    "cli": VALUES | PURE | BELOW_PROXY | LISTENERS | TOP | {"proxy", "simulator"},
     "simulator": set(),
 }
 """For each part of the gateway, the other parts that it may import."""
 
-AIOHTTP_SERVER = {"edge", "app", "server", "admin_view", "cli"}
+AIOHTTP_SERVER = {"public", "admin", "app", "server", "cli"}
 
 
 def parts_of(file: Path) -> str:

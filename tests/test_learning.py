@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.admission import Residency
-from gateway.catalog.catalog import Catalog
-from gateway.catalog.learned import Observation
 from gateway.learning import Learning
+from gateway.models.catalog import Catalog
+from gateway.models.statistics import Observation
+from gateway.scheduler import Residency
 from gateway.settings import Settings
 from gateway.telemetry.log import Lines, make_logger
-from tests.catalog.virtual import now, ticks, virtual_time
+from tests.models.virtual import now, ticks, virtual_time
 
 ONE, OTHER = "one:1b", "other:7b"
 

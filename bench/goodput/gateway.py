@@ -18,12 +18,12 @@ from typing import TypeVar
 from bench.goodput.fast_loop import serve
 from bench.goodput.processes import tell, until_alone
 from bench.goodput.world import TENANTS
-from gateway.access.keyfile import create_key
-from gateway.access.keys import NewKey
-from gateway.admin_view import admin_of
-from gateway.admission import Order, decide
-from gateway.admission.turns import Decision, Head, Standing
+from gateway.admin.view import admin_of
 from gateway.app import build
+from gateway.auth.keyfile import create_key
+from gateway.auth.keys import NewKey
+from gateway.scheduler import Order, decide
+from gateway.scheduler.policy import Decision, Head, Standing
 from gateway.server import serving
 from gateway.settings import load
 from gateway.telemetry.log import Lines, configure

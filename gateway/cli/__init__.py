@@ -14,7 +14,7 @@ from errno import EDQUOT, EIO, ENOSPC, EPIPE
 from importlib import import_module
 from typing import Protocol, cast
 
-from gateway.cli.name import command_name
+from gateway.cli.program import command_name
 
 COMMANDS = ("init", "serve", "keys", "models", "demo", "simulate")
 

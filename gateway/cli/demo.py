@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _demonstrate() -> int:
-    from gateway.admin_view import admin_of  # noqa: PLC0415  - `--help` reads all commands
+    from gateway.admin.view import admin_of  # noqa: PLC0415  - `--help` reads all commands
     from gateway.app import build  # noqa: PLC0415  - see above
     from gateway.server import serving, signals  # noqa: PLC0415  - see above
     from gateway.simulator import USUAL_MODELS, Simulator  # noqa: PLC0415  - see above
@@ -117,9 +117,9 @@ def _address(port: int) -> str:
 
 def _keys(folder: Path) -> tuple[str, str]:
     """A key that may ask models, and one that may only look."""
-    from gateway.access.keyfile import create_key  # noqa: PLC0415  - see _demonstrate
-    from gateway.access.keys import NewKey  # noqa: PLC0415  - see _demonstrate
-    from gateway.access.principal import Scope  # noqa: PLC0415  - see _demonstrate
+    from gateway.auth.keyfile import create_key  # noqa: PLC0415  - see _demonstrate
+    from gateway.auth.keys import NewKey  # noqa: PLC0415  - see _demonstrate
+    from gateway.auth.principal import Scope  # noqa: PLC0415  - see _demonstrate
 
     file, now = folder / "keys.toml", datetime.now(UTC)
     both = frozenset({Scope.INFERENCE, Scope.DISCOVERY})

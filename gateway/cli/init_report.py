@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.cli.name import command_name
+from gateway.cli.program import command_name
 
 if TYPE_CHECKING:
     from gateway.cli.init_ollama import Sight

@@ -9,14 +9,14 @@ from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.access.keyfile import KeyFileError, create_key, load
-from gateway.access.keys import NewKey
-from gateway.access.principal import Scope
+from gateway.auth.keyfile import KeyFileError, create_key, load
+from gateway.auth.keys import NewKey
+from gateway.auth.principal import Scope
 from gateway.cli import DONE
 from gateway.cli.init_config import config_text
 from gateway.cli.init_ollama import look
 from gateway.cli.init_report import DISCOVERY_KEY, INFERENCE_KEY, Keys, Report, failed
-from gateway.cli.newfile import hand_over, make_file
+from gateway.cli.new_files import hand_over, make_file
 from gateway.settings import Ollama, config_place, ollama_host
 from gateway.settings import load as load_settings
 

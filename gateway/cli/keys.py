@@ -12,14 +12,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.access.globs import EVERY
-from gateway.access.keys import DEFAULT_SCOPES, Key, NewKey
-from gateway.access.principal import Scope
-from gateway.cli import DONE, FAILED, WRONG_USAGE, keyviews, spans
-from gateway.cli.name import command_name
+from gateway.auth.globs import EVERY
+from gateway.auth.keys import DEFAULT_SCOPES, Key, NewKey
+from gateway.auth.principal import Scope
+from gateway.cli import DONE, FAILED, WRONG_USAGE
+from gateway.cli import durations as spans
+from gateway.cli import key_table as keyviews
+from gateway.cli.program import command_name
 
 if TYPE_CHECKING:
-    from gateway.access.keyfile import KeyFileError
+    from gateway.auth.keyfile import KeyFileError
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  - its only name
 
@@ -127,9 +129,9 @@ def _scopes(text: str) -> list[Scope]:
 
 
 def run_create(arguments: argparse.Namespace) -> int:
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
-    from gateway.access.keytable import InvalidKey  # noqa: PLC0415  - the same
-    from gateway.cli.newfile import hand_over  # noqa: PLC0415  - the same
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth.keytable import InvalidKey  # noqa: PLC0415  - the same
+    from gateway.cli.new_files import hand_over  # noqa: PLC0415  - the same
 
     path, now = _keys_file(arguments), datetime.now(UTC)
     spec = _spec(arguments, now)
@@ -151,7 +153,7 @@ def run_create(arguments: argparse.Namespace) -> int:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     path, now = _keys_file(arguments), datetime.now(UTC)
     try:
@@ -169,7 +171,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_rotate(arguments: argparse.Namespace) -> int:
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     path, now = _keys_file(arguments), datetime.now(UTC)
     try:
@@ -183,7 +185,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
 
 
 def run_revoke(arguments: argparse.Namespace) -> int:
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     path = _keys_file(arguments)
     try:
@@ -245,7 +247,7 @@ def _rotated(key: Key, now: datetime) -> Iterator[str]:
 
 def _failed(arguments: argparse.Namespace, error: "KeyFileError") -> int:
     """Says what is wrong, and where there is a way out, the command for it."""
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     match error:
         case keyfile.KeyExists(name=name):
@@ -266,7 +268,7 @@ def _hint(arguments: argparse.Namespace, command: str) -> str:
 
 
 def _say_warning(path: Path) -> None:
-    from gateway.access import keyfile  # noqa: PLC0415  - slow, and --help imports this module
+    from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     stamp = keyfile.stamp_of(path)
     warning = None if stamp is None else keyfile.warning_about(path, stamp)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.admin import formatting as wording
 from gateway.cli import DONE, FAILED
-from gateway.edge import wording
 
 if TYPE_CHECKING:
     from gateway.cli.admin_client import AdminClient, Reply

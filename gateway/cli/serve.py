@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from gateway.cli import DONE, FAILED
 from gateway.cli.loop import new_loop
-from gateway.cli.memory import return_large_blocks
-from gateway.cli.name import command_name
+from gateway.cli.malloc import return_large_blocks
+from gateway.cli.program import command_name
 
 if TYPE_CHECKING:
     from gateway.settings import Loaded
@@ -66,9 +66,9 @@ def serve(loaded: "Loaded", *, asked_for: Path | None) -> int:
 
 def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
     """Why the keys do not let anybody in; None if one does."""
-    from gateway.access.keyfile import KeyFileError  # noqa: PLC0415  - see run
-    from gateway.access.keyfile import load as load_keys  # noqa: PLC0415  - see run
-    from gateway.access.keys import State  # noqa: PLC0415  - see run
+    from gateway.auth.keyfile import KeyFileError  # noqa: PLC0415  - see run
+    from gateway.auth.keyfile import load as load_keys  # noqa: PLC0415  - see run
+    from gateway.auth.keys import State  # noqa: PLC0415  - see run
 
     try:
         keys = load_keys(loaded.keys_file)
@@ -87,7 +87,7 @@ def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
 
 
 async def _serve(loaded: "Loaded") -> int:
-    from gateway.admin_view import admin_of  # noqa: PLC0415  - see run
+    from gateway.admin.view import admin_of  # noqa: PLC0415  - see run
     from gateway.app import build  # noqa: PLC0415  - see run
     from gateway.server import PortInUse, drain, serving, signals  # noqa: PLC0415  - see run
     from gateway.telemetry.log import Lines, configure  # noqa: PLC0415  - see run

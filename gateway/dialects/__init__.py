@@ -2,7 +2,7 @@
 
 from gateway.dialects.anthropic import Anthropic
 from gateway.dialects.dialect import Body, Dialect, Scanner, Timings, Usage
-from gateway.dialects.native import Native
+from gateway.dialects.ollama import Native
 from gateway.dialects.openai import OpenAi
 from gateway.dialects.responses import Responses
 

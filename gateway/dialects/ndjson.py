@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from gateway.dialects.pieces import MAX_PIECE_BYTES, Overlong, Pieces
+from gateway.dialects.framing import MAX_PIECE_BYTES, Overlong, Pieces
 from gateway.dialects.scanner import Findings, StreamScanner
 
 STREAM_TYPE = "application/x-ndjson"

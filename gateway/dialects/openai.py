@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Raw
 
+from gateway.dialects.body import UNREADABLE, Reading, WholeBody
 from gateway.dialects.dialect import Body, Scanner
 from gateway.dialects.payload import (
     NOTHING,
@@ -19,7 +20,6 @@ from gateway.dialects.payload import (
 )
 from gateway.dialects.scanner import Findings
 from gateway.dialects.sse import STREAM_TYPE, comment, event_scanner, skip
-from gateway.dialects.whole import UNREADABLE, Reading, WholeBody
 from gateway.errors import GatewayError
 
 _DONE = b"[DONE]"

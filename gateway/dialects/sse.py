@@ -9,7 +9,7 @@ mark is expected: Ollama sends none and the SDKs do not know any.
 from collections.abc import Callable
 from typing import TypeAlias
 
-from gateway.dialects.pieces import MAX_PIECE_BYTES, Overlong, Pieces
+from gateway.dialects.framing import MAX_PIECE_BYTES, Overlong, Pieces
 from gateway.dialects.scanner import Findings, StreamScanner
 
 STREAM_TYPE = "text/event-stream"

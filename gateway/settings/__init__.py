@@ -3,17 +3,17 @@
 Nothing else in the gateway reads the environment or a config file.
 """
 
-from gateway.settings.answers import Truth, Tunnel
-from gateway.settings.clocks import Clocks, ModelRule
+from gateway.settings.integrity import Truth, Tunnel
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
-from gateway.settings.masking import masked, names_a_secret, printable
 from gateway.settings.ollama_host import ollama_address, ollama_host
-from gateway.settings.places import (
+from gateway.settings.paths import (
     SYSTEM_FOLDER,
     ConfigFileMissing,
     SettingsError,
     default_config_text,
 )
+from gateway.settings.redaction import masked, names_a_secret, printable
+from gateway.settings.schema import Settings
 from gateway.settings.tables import (
     Admission,
     Catalog,
@@ -26,8 +26,8 @@ from gateway.settings.tables import (
     State,
     TrustedProxy,
 )
+from gateway.settings.timeouts import Clocks, ModelRule
 from gateway.settings.values import Address
-from gateway.settings.whole import Settings
 
 __all__ = [
     "SYSTEM_FOLDER",

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.settings.clocks import ModelRule
-from gateway.settings.mistakes import lines_of, unknown_line
-from gateway.settings.places import (
+from gateway.settings.messages import lines_of, unknown_line
+from gateway.settings.paths import (
     FILE_NAME,
     KEYS_NAME,
     STATE_NAME,
@@ -21,8 +20,9 @@ from gateway.settings.places import (
     read_config,
     user_folder,
 )
+from gateway.settings.schema import Settings
 from gateway.settings.tables import TrustedProxy
-from gateway.settings.whole import Settings
+from gateway.settings.timeouts import ModelRule
 
 PREFIX: Final = "GATEWAY_"
 DEFAULT: Final = "default"

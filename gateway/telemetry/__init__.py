@@ -7,7 +7,7 @@ interpret the one frozen value, each in its way; ``redact`` keeps secrets out of
 from collections import Counter
 from typing import Protocol
 
-from gateway.telemetry.exchange import Exchange, Facts, Phase
+from gateway.telemetry.record import Exchange, Facts, Phase
 
 __all__ = ["Exchange", "Facts", "Phase", "Sink", "Telemetry"]
 

@@ -22,8 +22,8 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from gateway.errors import Draining, InternalError, NoModelsPulled, Shutdown
-from gateway.telemetry.exchange import OK, UPSTREAM_4XX, Facts
-from gateway.telemetry.redact import MAX_TRACEBACK, harmless, redact, redact_record
+from gateway.telemetry.record import OK, UPSTREAM_4XX, Facts
+from gateway.telemetry.redaction import MAX_TRACEBACK, harmless, redact, redact_record
 
 Logger: TypeAlias = FilteringBoundLogger
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]

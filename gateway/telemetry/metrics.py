@@ -24,9 +24,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from gateway.errors import ClientDisconnected
-from gateway.telemetry.exchange import OK, Facts
 from gateway.telemetry.histogram import Histogram
-from gateway.telemetry.names import Names
+from gateway.telemetry.labels import Names
+from gateway.telemetry.record import OK, Facts
 
 NO_KEY: Final = "none"
 """The label ``key`` of a request without a valid one."""

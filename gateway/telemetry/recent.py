@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.errors import ContextLengthExceeded
-from gateway.telemetry.exchange import OK, Facts
-from gateway.telemetry.names import Names
-from gateway.telemetry.redact import harmless
+from gateway.telemetry.labels import Names
+from gateway.telemetry.record import OK, Facts
+from gateway.telemetry.redaction import harmless
 
 KEPT: Final = 50
 """Requests that are remembered; and as many that failed, which requests that went well must not

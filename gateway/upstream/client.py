@@ -6,8 +6,8 @@ from types import TracebackType
 from msgspec import Struct
 from yarl import URL
 
-from gateway.clocks import CallClocks
 from gateway.errors import UpstreamProtocolError
+from gateway.timeouts import CallClocks
 from gateway.upstream.connection import Connection
 from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.pool import Pool

@@ -2,8 +2,8 @@
 
 import json
 
-from gateway.clocks import CallClocks
 from gateway.errors import UpstreamProtocolError
+from gateway.timeouts import CallClocks
 from gateway.upstream.client import Outgoing, Upstream
 
 _CLOCKS = CallClocks(

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from .clients import asked
-from .crowd import OTHER, code_of, house, in_house, say, started, text_of
+from .concurrent import OTHER, code_of, house, in_house, say, started, text_of
 from .failing import measured
 from .speech import OPENAI
 

@@ -10,7 +10,7 @@ from tests.behaviour.failing import scene_of
 from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
 
 from .clients import asked
-from .crowd import code_of, house, in_house, say, started, text_of
+from .concurrent import code_of, house, in_house, say, started, text_of
 
 BUSY = {
     "native": b'{"error":"server busy, please try again.  maximum pending requests exceeded"}',

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from .clients import MODEL, asked, user
-from .crowd import code_of, house, in_house, started
+from .concurrent import code_of, house, in_house, started
 from .failing import Scene, measured, scene_of
 from .speech import OPENAI
 from .wire import Told

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.clocks import CallClocks
 from gateway.simulator import SimulatedModel, Simulator
+from gateway.timeouts import CallClocks
 from gateway.upstream import Outgoing, Reply
 from tests.harness import Running, running
 

@@ -11,7 +11,7 @@ import pytest
 from gateway import errors
 from gateway.errors import GatewayError
 from gateway.simulator import Fault
-from gateway.telemetry.redact import harmless
+from gateway.telemetry.redaction import harmless
 from tests.behaviour import failing_calls, failing_ollama
 from tests.behaviour.failing import Row, Scene, scene_of
 from tests.behaviour.speech import ALL, NATIVE, OPENAI, Failure, Speech

@@ -15,8 +15,8 @@ from tests.conftest import left_empty
 from tests.harness import running
 
 from .clients import EMBEDDER, MODEL, Clients, clients_of
+from .dialect_cases import EVERY_FAMILY, Family
 from .failing import Scene
-from .families import EVERY_FAMILY, Family
 from .held import QUICK, all_are_held
 from .speech import OPENAI
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.access.principal import Principal, Scope
-from gateway.calls.call import Target
-from gateway.calls.understand import understand
+from gateway.auth.principal import Principal, Scope
 from gateway.dialects import NATIVE
 from gateway.errors import InvalidRequestBody, TuningNotAllowed
+from gateway.proxy.inference import Target
+from gateway.proxy.request import understand
 from gateway.simulator import Fault, SimulatedModel, Simulator
 from tests.behaviour.process import Home
 from tests.behaviour.raw_ollama import raw_ollama, whole

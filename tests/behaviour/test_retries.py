@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .clients import asked
-from .crowd import house, in_house
+from .concurrent import house, in_house
 from .failing import Scene, scene_of
 from .speech import ALL, OPENAI, Speech
 

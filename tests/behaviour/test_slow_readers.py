@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.simulator import Fault
 
-from .crowd import MIB, house, in_house, say
+from .concurrent import MIB, house, in_house, say
 from .speech import OPENAI
 from .wire import caller, request
 

@@ -13,7 +13,7 @@ from gateway.simulator import USUAL_MODELS, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .crowd import OTHER, house, in_house, say, started
+from .concurrent import OTHER, house, in_house, say, started
 from .failing import until
 from .speech import MODEL
 

@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.clocks import CallClocks
 from gateway.simulator import USUAL_MODELS, Fault, Simulator
+from gateway.timeouts import CallClocks
 from tests.behaviour.failing import Scene, scene_of
 from tests.behaviour.speech import ALL, MODEL, OPENAI, Speech
 from tests.conftest import left_empty

@@ -20,7 +20,7 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .clients import Clients, clients_of
-from .families import EVERY_FAMILY, Family
+from .dialect_cases import EVERY_FAMILY, Family
 from .scripted import asking
 
 RAISED = (openai.APIError, anthropic.APIError, ollama.ResponseError)

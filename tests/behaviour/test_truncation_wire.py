@@ -14,7 +14,7 @@ from tests.conftest import left_empty
 from tests.harness import running
 
 from .clients import MODEL, clients_of, user
-from .families import CHAT, NATIVE_CHAT
+from .dialect_cases import CHAT, NATIVE_CHAT
 from .scripted import Ending, Script, ScriptedOllama, asking
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"one"},"finish_reason":null}]}\n\n'

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from gateway.telemetry.exchange import Facts, Phase
 from gateway.telemetry.metrics import Gauges, Metrics
+from gateway.telemetry.record import Facts, Phase
 
 PAGE = (Path(__file__).parents[2] / "docs" / "log-and-metrics.md").read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ from gateway.settings import (
     SettingsError,
     config_place,
     load,
-    places,
+    paths,
     setting_names,
     variable_for,
 )
@@ -24,7 +24,7 @@ from gateway.settings import (
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without any config, on a machine without one."""
-    monkeypatch.setattr(places, "SYSTEM_FOLDER", tmp_path / "etc" / "ollama-gateway")
+    monkeypatch.setattr(paths, "SYSTEM_FOLDER", tmp_path / "etc" / "ollama-gateway")
     home = tmp_path / "home"
     home.mkdir()
     return home
@@ -138,7 +138,7 @@ def test_the_place_of_the_config_file_is_known_before_it_is_there(home: Path) ->
 
     assert config_place(None, environ) == expected
     assert config_place(Path("/a/b.toml"), environ) == Path("/a/b.toml")
-    system = _write(places.SYSTEM_FOLDER / "gateway.toml")
+    system = _write(paths.SYSTEM_FOLDER / "gateway.toml")
     assert config_place(None, environ) == system
 
 

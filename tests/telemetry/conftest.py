@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.telemetry.exchange import Facts, Phase
 from gateway.telemetry.log import FOREIGN_LOGGERS
+from gateway.telemetry.record import Facts, Phase
 
 MakeFacts = Callable[..., Facts]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from gateway import errors
-from gateway.telemetry.exchange import Facts, Phase
 from gateway.telemetry.log import Lines, LogFormat, RequestLog, configure, make_logger, severity
-from gateway.telemetry.redact import UNREADABLE
+from gateway.telemetry.record import Facts, Phase
+from gateway.telemetry.redaction import UNREADABLE
 from tests.telemetry.conftest import MakeFacts
 
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"

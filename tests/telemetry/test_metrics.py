@@ -6,8 +6,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from gateway.telemetry.exchange import Phase
 from gateway.telemetry.metrics import MAX_KEYS, MAX_MODELS, MAX_WORDS, Gauges, Metrics
+from gateway.telemetry.record import Phase
 from tests.telemetry.conftest import MakeFacts
 
 Labels = dict[str, str]

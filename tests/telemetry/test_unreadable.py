@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.telemetry.log import Lines, configure
-from gateway.telemetry.redact import UNREADABLE
+from gateway.telemetry.redaction import UNREADABLE
 
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"
 SECRET = f"ogw_{BODY}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from yarl import URL
 
-from gateway.clocks import CallClocks
+from gateway.timeouts import CallClocks
 from gateway.upstream import Outgoing, Upstream
 
 GET = Outgoing("GET", "/api/tags")

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.clocks import CallClocks
 from gateway.errors import (
     GatewayError,
     UpstreamFirstByteTimeout,
     UpstreamIdleTimeout,
     UpstreamTimeout,
 )
+from gateway.timeouts import CallClocks
 from gateway.upstream import Upstream
 from gateway.upstream.reply import HIGH_WATER
 

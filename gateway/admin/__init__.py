@@ -1,0 +1,1 @@
+"""The admin listener: guard, status, page, metrics endpoint."""

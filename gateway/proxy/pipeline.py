@@ -1,0 +1,299 @@
+"""The core, for one call: a lease, a request to Ollama, the relay. No HTTP of the caller's here."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from typing import NamedTuple, Protocol
+
+from gateway.errors import (
+    QueueTimeout,
+    UpstreamFirstByteTimeout,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from gateway.models.statistics import Observation
+from gateway.proxy.guard import TRUNCATED_HEADER, Truth
+from gateway.proxy.headers import head_of
+from gateway.proxy.inference import Call
+from gateway.proxy.relay import (
+    UpstreamBusy,
+    insist_on_stream,
+    is_stream,
+    relay_stream,
+    relay_whole,
+)
+from gateway.proxy.response import Answer
+from gateway.scheduler.prediction import Prediction
+from gateway.scheduler.request import Demand
+from gateway.telemetry.record import Exchange, Phase, Place
+from gateway.timeouts import (
+    CallClocks,
+    ClockSettings,
+    LearnedTimes,
+    Override,
+    clocks_for,
+    max_active_for,
+    queue_timeout_for,
+)
+from gateway.upstream import Outgoing, Reply
+
+_BUSY_DELAY = 1.0
+"""Seconds before a call is sent again to an Ollama that had no room for it."""
+
+
+class Lease(Protocol):
+    @property
+    def waited(self) -> float: ...
+    @property
+    def foreseen(self) -> Prediction | None: ...
+    @property
+    def resident(self) -> bool: ...
+
+
+class Turn(AbstractAsyncContextManager[Lease], Protocol):
+    """A lease that is asked for; ``place`` tells where in the queue, until it is granted."""
+
+    def place(self) -> Place | None: ...
+
+
+class Queue(Protocol):
+    """Admission, as far as a call sees it."""
+
+    def lease(self, demand: Demand, /) -> Turn: ...
+
+
+class Experience(Protocol):
+    """What was learned about models; what a call shows is added to it."""
+
+    def times(self, model: str, /) -> LearnedTimes | None: ...
+    def observe(self, observation: Observation, /) -> None: ...
+
+
+class Opener(Protocol):
+    """Ollama, as far as a call sees it."""
+
+    def open(
+        self, request: Outgoing, clocks: CallClocks, /
+    ) -> AbstractAsyncContextManager[Reply]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the owner has set, as far as it decides about one call.
+
+    ``holds``: heartbeats keep a caller who declares nothing.
+    """
+
+    clocks: ClockSettings
+    overrides: Sequence[Override]
+    max_active_per_model: int
+    answer_bytes: int
+    holds: bool = False
+
+
+class Pipeline:
+    """Performs calls; has no state of its own."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        upstream: Opener,
+        terms: Terms,
+        learned: Experience,
+        truth: Truth,
+        unreachable: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        """``unreachable`` is told when Ollama could not be reached for a call."""
+        self._unreachable = unreachable
+        self._queue = queue
+        self._upstream = upstream
+        self._terms = terms
+        self._learned = learned
+        self._truth = truth
+        self._now = now
+
+    def clocks(self, call: Call, *, resident: bool = False) -> CallClocks:
+        """How long this call may take; ``resident``: its model is proven to be loaded."""
+        return clocks_for(
+            model=call.model.name,
+            parameters=call.model.parameters,
+            size_bytes=call.model.size_bytes,
+            streaming=call.streaming,
+            patience=call.patience,
+            settings=self._terms.clocks,
+            overrides=self._terms.overrides,
+            learned=self._learned.times(call.model.name),
+            resident=resident,
+            held=call.held,
+        )
+
+    async def perform(self, call: Call, answer: Answer, exchange: Exchange) -> None:
+        """Wait for a place, ask Ollama once, pass its answer on.
+
+        The place is given back when Ollama's last byte was read or its connection closed, not when
+        the caller has taken the last byte. A request is never sent twice, but for one that Ollama
+        refused for want of room, before it did anything.
+
+        Raises a GatewayError for every way to fail; cancelled when the caller leaves.
+        """
+        run = _Run(call, answer, exchange, await self._truth.foresee(call))
+        if run.too_long:
+            answer.announce(*TRUNCATED_HEADER)
+        wish = demand = self._demand(run)
+        asked_at = self._now()
+        while not await self._turn(demand, run):
+            # Ollama is busy with somebody else's calls.
+            demand = _again(wish, waited=self._now() - asked_at)
+        await answer.end()
+        # It may have to ask Ollama: whoever has his answer does not wait for that.
+        await self._truth.conclude(call, exchange)
+
+    async def _turn(self, demand: Demand, run: "_Run") -> bool:
+        """One place, one request; False if Ollama had no room for it."""
+        exchange = run.exchange
+        exchange.phase = Phase.QUEUE
+        asked_at, waited = self._now(), exchange.queue_wait or 0.0
+        exchange.queue_wait = None
+        try:
+            turn = self._queue.lease(demand)
+            exchange.place = turn.place
+            async with turn as lease:
+                exchange.queue_wait = waited + lease.waited
+                if exchange.predicted is None:
+                    exchange.predicted = _foreseen(lease.foreseen)
+                await self._learn(run, resident=lease.resident)
+        except UpstreamBusy:
+            exchange.phase = Phase.QUEUE
+            return False
+        except UpstreamUnreachable:
+            exchange.phase = Phase.CONNECT
+            self._unreachable()
+            raise
+        finally:
+            if exchange.queue_wait is None:
+                exchange.queue_wait = waited + self._now() - asked_at
+        return True
+
+    async def _learn(self, run: "_Run", *, resident: bool) -> None:
+        """Ask, and remember how long it took, however it ended."""
+        sent_at = self._now()
+        complete = timed_out = False
+        try:
+            await self._ask(run, self.clocks(run.call, resident=resident), sent_at)
+            complete = run.exchange.outcome is None
+        except (UpstreamFirstByteTimeout, UpstreamTimeout):
+            timed_out = True
+            raise
+        finally:
+            self._observe(run, sent_at, resident=resident, complete=complete, timed_out=timed_out)
+
+    async def _ask(self, run: "_Run", clocks: CallClocks, sent_at: float) -> None:
+        call, exchange = run.call, run.exchange
+        dialect = call.target.dialect
+        request = Outgoing("POST", call.target.path, call.body, call.request_id)
+        exchange.phase = Phase.FIRST_BYTE
+        async with self._upstream.open(request, clocks) as reply:
+            exchange.upstream_status = reply.status
+            waits = (exchange.queue_wait or 0.0, self._now() - sent_at)
+            if is_stream(reply, dialect):
+                exchange.streaming = True
+                headers = head_of(reply.status, reply.headers, waits, streaming=True)
+                headers += self._truth.told_early(exchange, foreseen=run.too_long)
+                await relay_stream(reply, run.answer, headers, dialect, exchange)
+            else:
+                if call.streaming:
+                    insist_on_stream(reply)
+                headers = head_of(reply.status, reply.headers, waits, streaming=False)
+                await relay_whole(
+                    reply,
+                    run.answer,
+                    headers,
+                    dialect,
+                    exchange,
+                    at_once=self._terms.answer_bytes,
+                    judge=partial(self._truth.judge, call, exchange),
+                )
+
+    def _observe(
+        self, run: "_Run", sent_at: float, *, resident: bool, complete: bool, timed_out: bool
+    ) -> None:
+        call, exchange = run.call, run.exchange
+        good = exchange.upstream_status == 200
+        if call.model.leaves_the_machine or not (good or timed_out):
+            return
+        first = exchange.first_byte_at if good and exchange.streaming else None
+        self._learned.observe(
+            Observation(
+                model=call.model.name,
+                resident_before=resident,
+                streaming=call.streaming,
+                service=self._now() - sent_at,
+                waited_for_first_byte=None if first is None else first - sent_at,
+                tokens_in=exchange.tokens_in,
+                tokens_out=exchange.tokens_out,
+                timings=exchange.timings,
+                complete=complete,
+                timed_out=timed_out,
+            )
+        )
+
+    def _demand(self, run: "_Run") -> Demand:
+        terms, call = self._terms, run.call
+        principal, model = call.principal, call.model.name
+        return Demand(
+            key=principal.key,
+            model=model,
+            model_max_active=max_active_for(model, terms.overrides, terms.max_active_per_model),
+            key_max_active=principal.max_active,
+            queue_timeout=queue_timeout_for(call.patience, terms.clocks, held=call.held),
+            weight=principal.weight,
+            batch=principal.batch,
+            patience=inf if call.held else call.patience or inf,
+            fingerprint=call.fingerprint(),
+            retry=bool(run.exchange.retry),
+            local=not call.model.leaves_the_machine,
+        )
+
+
+class _Run(NamedTuple):
+    """One call under way: what was asked, and where its answer and facts go.
+
+    ``too_long``: Ollama will surely cut its prompt.
+    """
+
+    call: Call
+    answer: Answer
+    exchange: Exchange
+    too_long: bool
+
+
+def _foreseen(prediction: Prediction | None) -> float | None:
+    """How long it would take; of what was never measured nothing is foreseen."""
+    return prediction.finish if prediction is not None and prediction.known else None
+
+
+def _again(wish: Demand, *, waited: float) -> Demand:
+    """The same call at the head of its lane, after a moment, for what is left of its time.
+
+    ``wish`` is what it asked for when it came, ``waited`` seconds ago.
+
+    Raises:
+        QueueTimeout: nothing is left.
+    """
+    left = wish.queue_timeout - waited
+    if left <= _BUSY_DELAY:
+        raise QueueTimeout(
+            "Ollama is busy with calls that did not come through this gateway. Try again later.",
+            retry_after=_BUSY_DELAY,
+        )
+    return replace(
+        wish,
+        first=True,
+        delay=_BUSY_DELAY,
+        queue_timeout=left,
+        patience=wish.patience - waited,
+    )

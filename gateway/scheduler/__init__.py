@@ -1,0 +1,24 @@
+"""When: the only queue in front of Ollama. A lease is the right to have one request there."""
+
+from gateway.scheduler.estimates import Place
+from gateway.scheduler.memory import Memory
+from gateway.scheduler.policy import Order, decide
+from gateway.scheduler.request import Demand, Limits
+from gateway.scheduler.residency import Residency
+from gateway.scheduler.scheduler import Admission
+from gateway.scheduler.service import Measured, ServiceTimes
+from gateway.scheduler.snapshot import Snapshot
+
+__all__ = [
+    "Admission",
+    "Demand",
+    "Limits",
+    "Measured",
+    "Memory",
+    "Order",
+    "Place",
+    "Residency",
+    "ServiceTimes",
+    "Snapshot",
+    "decide",
+]

@@ -1,0 +1,72 @@
+import argparse
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.cli.durations import moment_after, span, span_or_moment
+
+NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90d", timedelta(days=90)),
+        ("12h", timedelta(hours=12)),
+        ("30m", timedelta(minutes=30)),
+        ("2w", timedelta(weeks=2)),
+        ("0", timedelta()),
+        ("0d", timedelta()),
+        ("36525d", timedelta(days=36525)),
+    ],
+)
+def test_a_span(text: str, expected: timedelta) -> None:
+    """A number and its unit; nought needs none."""
+    assert span(text) == expected
+    assert span_or_moment(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "d", "90", "90 d", "-1d", "1.5h", "1y", "1D", "36526d", "9999999w", "\u0661d", "1d1h"],
+)
+def test_not_a_span(text: str) -> None:
+    """Refused with an example, and never an overflow."""
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a span such as"):
+        span(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2030-12-31", datetime(2030, 12, 31, tzinfo=UTC)),
+        ("2030-12-31T18:30", datetime(2030, 12, 31, 18, 30, tzinfo=UTC)),
+        ("2030-12-31T18:30Z", datetime(2030, 12, 31, 18, 30, tzinfo=UTC)),
+        (
+            "2030-12-31T18:30+02:00",
+            datetime(2030, 12, 31, 18, 30, tzinfo=timezone(timedelta(hours=2))),
+        ),
+    ],
+)
+def test_a_moment(text: str, expected: datetime) -> None:
+    """UTC unless it says otherwise; a date is its midnight."""
+    assert span_or_moment(text) == expected
+
+
+@given(st.text())
+def test_any_text_is_understood_or_refused(text: str) -> None:
+    """A moment always has a zone."""
+    try:
+        found = span_or_moment(text)
+    except argparse.ArgumentTypeError:
+        return
+    assert isinstance(found, timedelta) or found.tzinfo is not None
+
+
+def test_a_moment_after() -> None:
+    """A span counts from now; a moment is itself; nothing is nothing."""
+    assert moment_after(NOW, timedelta(days=1)) == datetime(2030, 2, 1, 12, tzinfo=UTC)
+    assert moment_after(NOW, NOW) == NOW
+    assert moment_after(NOW, None) is None

@@ -1,0 +1,185 @@
+from typing import Any
+
+import pytest
+
+from gateway.errors import (
+    ClientDisconnected,
+    ModelNotFound,
+    QueueFull,
+    UpstreamIncomplete,
+)
+from gateway.telemetry.record import MAX_ERROR, MAX_WORD, Exchange, Facts, Phase
+
+SECRET = "ogw_Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz0123"
+
+
+def begun(**known: Any) -> Exchange:
+    facts: dict[str, Any] = {"request_id": "r-1", "method": "POST", "started": 100.0}
+    return Exchange(**(facts | known))
+
+
+def test_a_whole_answer_is_ok() -> None:
+    """Who reaches the last phase without a failure was answered."""
+    facts = begun(phase=Phase.DONE, status=200, upstream_status=200).finish(101.25)
+
+    assert (facts.outcome, facts.status, facts.duration) == ("ok", 200, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("upstream_status", "outcome"),
+    [(399, "ok"), (400, "upstream_4xx"), (499, "upstream_4xx"), (500, "upstream_5xx")],
+)
+def test_an_error_of_ollama_that_was_passed_on_is_named_after_its_class(
+    upstream_status: int, outcome: str
+) -> None:
+    """Ollama's own 4xx and 5xx are outcomes of their own, though the gateway did its part."""
+    exchange = begun(phase=Phase.DONE, status=upstream_status, upstream_status=upstream_status)
+
+    assert outcome == exchange.finish(101.0).outcome
+
+
+def test_an_exchange_that_nobody_ended_is_a_bug() -> None:
+    """Neither answered nor failed: that must be seen, not be counted as well."""
+    facts = begun(phase=Phase.RELAY, status=200).finish(101.0)
+
+    assert facts.outcome == "internal_error"
+
+
+def test_a_failure_before_the_answer_gives_its_code_status_and_message() -> None:
+    """The error's own words stand in the log line."""
+    exchange = begun(phase=Phase.QUEUE)
+
+    exchange.fail(QueueFull("64 requests wait already."))
+
+    facts = exchange.finish(100.5)
+    assert (
+        facts.outcome,
+        facts.status,
+        facts.phase,
+        facts.error,
+    ) == ("queue_full", 503, Phase.QUEUE, "64 requests wait already.")
+
+
+def test_a_late_failure_keeps_the_status_that_was_sent() -> None:
+    """After the first byte the status is gone; the outcome tells the truth."""
+    exchange = begun(phase=Phase.RELAY, status=200)
+
+    exchange.fail(UpstreamIncomplete())
+
+    facts = exchange.finish(101.0)
+    assert (facts.outcome, facts.status) == ("upstream_incomplete", 200)
+
+
+def test_a_caller_who_left_is_logged_as_499_even_after_the_first_byte() -> None:
+    """Nobody saw a whole answer with this status."""
+    exchange = begun(phase=Phase.RELAY, status=200)
+
+    exchange.fail(ClientDisconnected())
+
+    assert exchange.finish(101.0).status == 499
+
+
+def test_the_first_failure_is_the_cause() -> None:
+    """That the caller hangs up after a cut must not hide why it was cut."""
+    exchange = begun(phase=Phase.RELAY, status=200)
+
+    exchange.fail(UpstreamIncomplete("The runner died."))
+    exchange.fail(ClientDisconnected())
+
+    facts = exchange.finish(101.0)
+    assert (facts.outcome, facts.error) == ("upstream_incomplete", "The runner died.")
+
+
+def test_words_of_ollama_are_kept_before_ours() -> None:
+    """The owner looks for what Ollama said."""
+    exchange = begun(error="llama runner process has terminated")
+
+    exchange.fail(UpstreamIncomplete())
+
+    assert exchange.finish(101.0).error == "llama runner process has terminated"
+
+
+def test_an_error_is_one_short_line_without_secrets() -> None:
+    """Ollama can echo what a caller sent, in any length."""
+    exchange = begun(error=f"line\none \x1b[31m {SECRET}\x00 " + "x" * 1_000_000)
+
+    error = exchange.finish(101.0).error
+
+    assert error is not None
+    assert error.startswith("line one [31m [key] xxx")
+    assert len(error) == MAX_ERROR
+
+
+def test_what_a_caller_chose_is_cut_and_cleaned() -> None:
+    """A method, an address and a request id can hold anything that HTTP lets through."""
+    hostile = "\ud800\r\n" + SECRET + "y" * 10_000
+
+    facts = begun(method=hostile, client=hostile, request_id=hostile).finish(101.0)
+
+    for text in (facts.method, facts.client, facts.request_id):
+        assert text is not None
+        assert "Zk3" not in text
+        assert text.isprintable()
+        assert len(text) <= MAX_WORD
+
+
+def test_time_to_first_token_counts_from_the_head() -> None:
+    """It is what the caller felt: the queue is part of it."""
+    exchange = begun(streaming=True, queue_wait=2.0, first_byte_at=103.5)
+
+    assert exchange.finish(110.0).time_to_first_token == 3.5
+
+
+def test_only_streams_have_a_time_to_first_token() -> None:
+    """The first byte of a whole answer is its last as well."""
+    assert begun(first_byte_at=103.5).finish(110.0).time_to_first_token is None
+
+
+def test_a_clock_that_stands_still_gives_no_negative_span() -> None:
+    """Instants of different readings may lie the wrong way round by a rounding error."""
+    facts = begun(streaming=True, first_byte_at=99.9999).finish(99.9999)
+
+    assert (facts.duration, facts.time_to_first_token) == (0.0, 0.0)
+
+
+def test_facts_cannot_be_changed() -> None:
+    """All sinks see the same."""
+    facts = begun().finish(101.0)
+
+    with pytest.raises(AttributeError, match="immutable"):
+        facts.outcome = "ok"  # type: ignore[misc]  # what this test is about
+
+
+def test_present_leaves_out_what_is_absent_and_rounds_times() -> None:
+    """Milliseconds are as much as anybody reads."""
+    facts = begun(phase=Phase.DONE, status=200, queue_wait=0.0123456).finish(101.98765)
+
+    assert facts.present() == {
+        "request_id": "r-1",
+        "method": "POST",
+        "route": "unknown",
+        "status": 200,
+        "outcome": "ok",
+        "phase": "done",
+        "streaming": False,
+        "queue_wait": 0.012,
+        "duration": 1.988,
+        "bytes_in": 0,
+        "bytes_out": 0,
+    }
+
+
+def test_present_knows_every_fact() -> None:
+    """A fact that were forgotten there would be in no log."""
+    everything: dict[str, Any] = dict.fromkeys(Facts.__struct_fields__, 1)
+
+    assert set(everything) == set(Facts(**everything).present())
+
+
+def test_a_failure_without_words_of_its_own_has_no_error() -> None:
+    """Absent, not empty."""
+    exchange = begun()
+
+    exchange.fail(ModelNotFound())
+
+    assert exchange.finish(101.0).error is None
