@@ -68,7 +68,7 @@ async def _run(cores: Cores, effort: Effort, *, awake: bool) -> dict[Kind, list[
         with place(cores, awake=awake) as where:
             for number in range(effort.rounds):
                 for kind in _turned(list(Kind), number):
-                    rounds[kind].append(await _visit(kind, where, effort))
+                    rounds[kind].append(await _context(kind, where, effort))
                     print(f"  round {number + 1}: {kind}", file=sys.stderr, flush=True)
     return rounds
 
@@ -79,7 +79,7 @@ def _turned(kinds: list[Kind], by: int) -> list[Kind]:
     return kinds[by:] + kinds[:by]
 
 
-async def _visit(kind: Kind, where: Place, effort: Effort) -> Sample:
+async def _context(kind: Kind, where: Place, effort: Effort) -> Sample:
     with contender(kind, where) as one:
         return await measure(one, effort)
 

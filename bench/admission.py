@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Admission, Demand, Limits, Residency
+from gateway.scheduler import Limits, Residency, Scheduler, SlotRequest
 
 KEYS, MODELS, PLACES = 10, 2, 2
 
@@ -38,25 +38,25 @@ class OneModel:
     def ended(self, model: str, *, answered: bool) -> None: ...
 
 
-def wish(number: int) -> Demand:
-    return Demand(
+def wish(number: int) -> SlotRequest:
+    return SlotRequest(
         key=f"k{number % KEYS}",
         model=f"m{number // KEYS % MODELS}",
         model_max_active=PLACES,
         key_max_active=None,
         queue_timeout=3600.0,
-        patience=7200.0,
+        client_timeout=7200.0,
         fingerprint=number.to_bytes(32, "big"),
     )
 
 
-def queue_for(waiters: int, now: Callable[[], float] = time.monotonic) -> Admission:
+def queue_for(waiters: int, now: Callable[[], float] = time.monotonic) -> Scheduler:
     limits = Limits(max_active=PLACES, max_queued=waiters, max_queued_per_key=waiters)
-    return Admission(limits, now=now, memory=OneModel())
+    return Scheduler(limits, now=now, memory=OneModel())
 
 
-async def call(queue: Admission, demand: Demand) -> None:
-    async with queue.lease(demand):
+async def call(queue: Scheduler, demand: SlotRequest) -> None:
+    async with queue.slot(demand):
         pass
 
 
@@ -68,7 +68,7 @@ async def cost_of_nothing() -> None:
     demand = wish(0)
     began_at = time.perf_counter()
     for _ in range(rounds):
-        async with queue.lease(demand):
+        async with queue.slot(demand):
             pass
     seconds = time.perf_counter() - began_at
     print(f"a lease where nobody waits: {seconds / rounds * 1e6:.1f} us")
@@ -134,7 +134,7 @@ async def cost_of_foresight(waiters: int) -> None:
     print(f"{queue!r}, who are told what to expect")
     coming, anew, again = list[float](), list[float](), list[float]()
     for number in range(30):
-        coming.append(_seconds(partial(queue.enter, replace(wish(number), patience=60.0))))
+        coming.append(_seconds(partial(queue.enter, replace(wish(number), client_timeout=60.0))))
         clock[0] += 2.0
         anew.append(_seconds(queue.snapshot))
         again += [_seconds(partial(queue.place, one)) for one in waiting[:: waiters // 20]]
@@ -145,9 +145,9 @@ async def cost_of_foresight(waiters: int) -> None:
         queue.give_back(holder, answered=False)
 
 
-def with_time(number: int) -> Demand:
+def with_time(number: int) -> SlotRequest:
     """One who waits however long it takes."""
-    return replace(wish(number), queue_timeout=1e7, patience=1e7)
+    return replace(wish(number), queue_timeout=1e7, client_timeout=1e7)
 
 
 def _seconds(asked: Callable[[], object]) -> float:

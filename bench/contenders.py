@@ -29,7 +29,7 @@ public = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 [ollama]
 url = "http://127.0.0.1:{port}"
-[admission]
+[scheduler]
 max_active = 1024
 max_active_per_model = 1024
 [limits]

@@ -18,22 +18,26 @@ from gateway.auth.store import Change, KeyStore
 from gateway.learning import Learning
 from gateway.models.catalog import Catalog
 from gateway.models.source import ShowReply
-from gateway.proxy.guard import Truth
+from gateway.proxy.guard import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
 from gateway.public.discovery import Discovery
-from gateway.public.handler import Front, Gate
+from gateway.public.handler import AccessControl, RequestHandler
 from gateway.public.inference import BodyLimits, Inference
-from gateway.public.keepalive import Holding
-from gateway.public.memory import Buffers
+from gateway.public.keepalive import KeepAlive
+from gateway.public.memory import MemoryBudget
 from gateway.public.writer import Pace
-from gateway.request_policy import hold_settings_of, terms_of, truth_terms_of
-from gateway.scheduler import Admission, Limits, Order, decide
+from gateway.request_policy import (
+    integrity_policy_from,
+    keep_alive_settings_from,
+    request_policy_from,
+)
+from gateway.scheduler import Limits, Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.telemetry.log import Lines, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.telemetry.record import Facts
+from gateway.telemetry.record import FinishedRequest
 from gateway.upstream import Probes, Upstream
 
 KEYS_EVERY = 1.0
@@ -48,10 +52,10 @@ class Gateway:
     version: str
     keys: KeyStore
     catalog: Catalog
-    admission: Admission
+    scheduler: Scheduler
     learning: Learning
     upstream: Upstream
-    front: Front
+    handler: RequestHandler
     metrics: Metrics
     recent: Recent
     log: Logger
@@ -75,7 +79,7 @@ class Gateway:
                 self.learning.save()
 
     async def _look_at_memory(self) -> None:
-        queue = self.admission
+        queue = self.scheduler
         # What is seen there may let somebody go who waits for nothing else.
         await self.learning.watch(
             self.catalog, busy=lambda: not queue.idle, looked=queue.look_again
@@ -111,41 +115,41 @@ def build(
         now=now,
         on_change=_upstream_report(log, learning),
     )
-    admission = Admission(
+    scheduler = Scheduler(
         _limits(settings),
         now=now,
         memory=learning.memory,
         service=learning.service_times(),
         order=order,
     )
-    metrics = Metrics(snapshot=_gauges(admission, catalog, keys, lines), version=version)
+    metrics = Metrics(snapshot=_gauges(scheduler, catalog, keys, lines), version=version)
     recent = Recent()
     observer = _Observer(Telemetry(RequestLog(log), metrics, recent), metrics, log)
     pipeline = Pipeline(
-        queue=admission,
+        queue=scheduler,
         upstream=upstream,
-        terms=terms_of(settings),
-        learned=learning.learned,
-        truth=Truth(
-            truth_terms_of(settings),
+        terms=request_policy_from(settings),
+        statistics=learning.statistics,
+        guard=TruncationGuard(
+            integrity_policy_from(settings),
             contexts=learning.contexts,
-            learned=learning.learned,
+            statistics=learning.statistics,
             ps=partial(catalog.ps, within=0.0),
             show=partial(catalog.show, verbose=False),
         ),
         unreachable=_unreachable_report(catalog, learning),
         now=now,
     )
-    front = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
+    handler = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
     return Gateway(
         settings=settings,
         version=version,
         keys=keys,
         catalog=catalog,
-        admission=admission,
+        scheduler=scheduler,
         learning=learning,
         upstream=upstream,
-        front=front,
+        handler=handler,
         metrics=metrics,
         recent=recent,
         log=log,
@@ -159,13 +163,13 @@ def _front(
     catalog: Catalog,
     pipeline: Pipeline,
     observer: "_Observer",
-) -> Front:
+) -> RequestHandler:
     now = asyncio.get_running_loop().time
-    clocks, limits = settings.clocks, settings.limits
+    timeouts, limits = settings.timeouts, settings.limits
     failures = Failures(limits.failures_per_minute, clock=now)
     trusted = [TrustedProxy(row.address, row.header) for row in settings.proxies.trusted]
-    return Front(
-        gate=Gate(
+    return RequestHandler(
+        access_control=AccessControl(
             authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
             rates=Rates(lambda: keys.names),
             trusted=trusted,
@@ -173,15 +177,15 @@ def _front(
         inference=Inference(
             catalog=catalog,
             pipeline=pipeline,
-            limits=BodyLimits(limits.body_bytes, clocks.body_timeout),
-            holding=Holding(hold_settings_of(settings), now=now),
-            whole_prompts=settings.truth.truncated_prompt == "error",
+            limits=BodyLimits(limits.body_bytes, timeouts.body_timeout),
+            keep_alive=KeepAlive(keep_alive_settings_from(settings), now=now),
+            whole_prompts=settings.integrity.truncated_prompt == "error",
         ),
         discovery=Discovery(
-            catalog, full=settings.catalog.show == "full", body_timeout=clocks.body_timeout
+            catalog, full=settings.catalog.show == "full", body_timeout=timeouts.body_timeout
         ),
-        buffers=Buffers(limits.buffered_bytes),
-        pace=Pace(write_timeout=clocks.write_timeout, answer_bytes=limits.answer_bytes),
+        memory_budget=MemoryBudget(limits.buffered_bytes),
+        pace=Pace(write_timeout=timeouts.write_timeout, answer_bytes=limits.answer_bytes),
         late_object=settings.tunnel.late_error == "object",
         observer=observer,
         now=now,
@@ -189,20 +193,20 @@ def _front(
 
 
 def _limits(settings: Settings) -> Limits:
-    admission = settings.admission
+    scheduler = settings.scheduler
     return Limits(
-        max_active=admission.max_active,
-        max_queued=admission.max_queued,
-        max_queued_per_key=admission.max_queued_per_key,
-        affinity_patience=admission.affinity_patience,
+        max_active=scheduler.max_active,
+        max_queued=scheduler.max_queued,
+        max_queued_per_key=scheduler.max_queued_per_key,
+        max_affinity_delay=scheduler.max_affinity_delay,
     )
 
 
 def _gauges(
-    admission: Admission, catalog: Catalog, keys: KeyStore, lines: Lines | None
+    scheduler: Scheduler, catalog: Catalog, keys: KeyStore, lines: Lines | None
 ) -> Callable[[], Gauges]:
     def snapshot() -> Gauges:
-        queue = admission.snapshot()
+        queue = scheduler.snapshot()
         return Gauges(
             active=queue.active,
             queued=queue.queued,
@@ -242,7 +246,7 @@ def _unreachable_report(catalog: Catalog, learning: Learning) -> Callable[[], No
     def report() -> None:
         catalog.doubt()
         # A place was given for the model, and it was never asked for.
-        learning.residents.forget()
+        learning.residency_tracker.forget()
 
     return report
 
@@ -275,7 +279,7 @@ class _Observer:
         self._log = log
         self.auth_failed = metrics.auth_failed
 
-    def finished(self, facts: Facts) -> None:
+    def finished(self, facts: FinishedRequest) -> None:
         self._telemetry.finished(facts)
 
     def crashed(self, request_id: str, error: Exception) -> None:

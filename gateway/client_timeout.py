@@ -18,14 +18,14 @@ _LONGEST: Final = 86_400.0
 _PLAIN: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
 
 
-class Patience(Struct, frozen=True):
+class ClientTimeout(Struct, frozen=True):
     """What a caller says he will wait; ``renewed``: for each byte, not for the whole answer."""
 
     seconds: float
     renewed: bool
 
 
-def declared_patience(headers: Mapping[str, str]) -> Patience | None:
+def declared_client_timeout(headers: Mapping[str, str]) -> ClientTimeout | None:
     """How long the caller says he will wait, or None.
 
     The OpenAI SDKs send their read timeout as a plain decimal number, and every byte that they
@@ -36,30 +36,30 @@ def declared_patience(headers: Mapping[str, str]) -> Patience | None:
     """
     seconds = _seconds(headers.get("x-stainless-read-timeout", ""))
     if seconds is not None:
-        return Patience(seconds, renewed=True)
+        return ClientTimeout(seconds, renewed=True)
     seconds = _seconds(headers.get("x-request-timeout", ""))
-    return None if seconds is None else Patience(seconds, renewed=False)
+    return None if seconds is None else ClientTimeout(seconds, renewed=False)
 
 
 def _seconds(text: str) -> float | None:
     if not _PLAIN.fullmatch(text):
         return None
-    patience = float(text)
-    return patience if _SHORTEST <= patience <= _LONGEST else None
+    client_timeout = float(text)
+    return client_timeout if _SHORTEST <= client_timeout <= _LONGEST else None
 
 
-class Pulse(Struct, frozen=True):
+class HeartbeatSchedule(Struct, frozen=True):
     """When an answer that is silent gets its first heartbeat, and how often from then on."""
 
     commit_after: float
     interval: float
 
 
-_CAREFUL: Final = Pulse(20.0, 15.0)
+_CAREFUL: Final = HeartbeatSchedule(20.0, 15.0)
 """For what cuts soonest: Cloudflare after 100 s, for which a byte every 20 s was seen to be enough;
 nginx after 60 s by its default, and other proxies of which a request does not tell."""
 
-_RELAXED: Final = Pulse(90.0, 60.0)
+_RELAXED: Final = HeartbeatSchedule(90.0, 60.0)
 """ngrok cuts after 300 s, Tailscale Serve was not seen to: failures keep their status longer."""
 
 _RELAXED_HOSTS: Final = (
@@ -72,13 +72,13 @@ _PROFILES: Final = MappingProxyType(
         "cloudflare": _CAREFUL,
         "ngrok": _RELAXED,
         "tailscale": _RELAXED,
-        "none": Pulse(inf, _CAREFUL.interval),
+        "none": HeartbeatSchedule(inf, _CAREFUL.interval),
     }
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PulseSettings:
+class HeartbeatSettings:
     """The owner's word: a profile or ``auto``; numbers, where not None, win over it."""
 
     profile: str = "auto"
@@ -86,9 +86,9 @@ class PulseSettings:
     interval: float | None = None
 
 
-def pulse_for(
-    headers: Mapping[str, str], patience: Patience | None, settings: PulseSettings
-) -> Pulse | None:
+def heartbeat_schedule(
+    headers: Mapping[str, str], client_timeout: ClientTimeout | None, settings: HeartbeatSettings
+) -> HeartbeatSchedule | None:
     """When to keep this request's answer alive; None is never.
 
     Both spans are at most half of the caller's patience, so that a byte on its way is in time.
@@ -100,11 +100,11 @@ def pulse_for(
     if commit_after == inf:
         return None
     interval = usual.interval if settings.interval is None else settings.interval
-    half = inf if patience is None else patience.seconds / 2
-    return Pulse(min(commit_after, half), min(interval, half))
+    half = inf if client_timeout is None else client_timeout.seconds / 2
+    return HeartbeatSchedule(min(commit_after, half), min(interval, half))
 
 
-def _recognised(headers: Mapping[str, str]) -> Pulse:
+def _recognised(headers: Mapping[str, str]) -> HeartbeatSchedule:
     """By what each tunnel adds. A caller who adds it himself only fools himself."""
     if "cf-ray" in headers or "cf-connecting-ip" in headers:
         return _CAREFUL

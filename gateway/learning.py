@@ -10,10 +10,10 @@ from pathlib import Path
 from yarl import URL
 
 from gateway.models.catalog import Catalog
-from gateway.models.context_window import Contexts
+from gateway.models.context_window import ContextWindows
 from gateway.models.ps import PsWatch
-from gateway.models.residency import Residents, ResidentsView
-from gateway.models.statistics import Learned
+from gateway.models.residency import ResidencyTracker, ResidencyView
+from gateway.models.statistics import Statistics
 from gateway.models.statistics_file import LearnedFile
 from gateway.scheduler import Measured, Residency, ServiceTimes
 from gateway.settings import Settings
@@ -23,10 +23,10 @@ from gateway.telemetry.log import Logger
 class Memory:
     """Ollama's memory as admission sees it, over what the catalogue believes of it."""
 
-    def __init__(self, residents: Residents) -> None:
-        self._residents = residents
+    def __init__(self, residency_tracker: ResidencyTracker) -> None:
+        self._residents = residency_tracker
         # The last view and what was made of it: it is asked for at every dispatch.
-        self._seen: ResidentsView | None = None
+        self._seen: ResidencyView | None = None
         self._residency = Residency()
 
     def began(self, model: str, /) -> bool:
@@ -49,16 +49,20 @@ class Learning:
     def __init__(
         self, settings: Settings, *, state_file: Path | None, log: Logger, now: Callable[[], float]
     ) -> None:
-        most = settings.admission.max_loaded_models
+        most = settings.scheduler.max_loaded_models
         self._now = now
-        self.residents = Residents(max_loaded=None if isinstance(most, str) else most, now=now)
-        self.memory = Memory(self.residents)
-        self.contexts = Contexts()
-        self.learned = Learned()
-        self._file = None if state_file is None else _file(state_file, self.learned, settings, log)
+        self.residency_tracker = ResidencyTracker(
+            max_loaded=None if isinstance(most, str) else most, now=now
+        )
+        self.memory = Memory(self.residency_tracker)
+        self.contexts = ContextWindows()
+        self.statistics = Statistics()
+        self._file = (
+            None if state_file is None else _file(state_file, self.statistics, settings, log)
+        )
 
     def __repr__(self) -> str:
-        return f"<Learning {self.residents!r}>"
+        return f"<Learning {self.residency_tracker!r}>"
 
     def load(self) -> None:
         """Read what was learned before, if it can be read."""
@@ -68,9 +72,9 @@ class Learning:
     def service_times(self) -> ServiceTimes:
         """How long answers took before this start, for the queue to begin with."""
         times = ServiceTimes(self._now)
-        for model in self.learned.snapshot():
-            warm = _measured(self.learned, model, resident=True)
-            cold = _measured(self.learned, model, resident=False)
+        for model in self.statistics.snapshot():
+            warm = _measured(self.statistics, model, resident=True)
+            cold = _measured(self.statistics, model, resident=False)
             times.expect(model, warm=warm, cold=Measured() if cold == warm else cold)
         return times
 
@@ -88,12 +92,12 @@ class Learning:
             self.contexts.listed(body)
             return body
 
-        look = PsWatch(ask, self.residents, busy=busy, looked=looked, now=self._now)
+        look = PsWatch(ask, self.residency_tracker, busy=busy, looked=looked, now=self._now)
         await look.run()
 
     def forget(self) -> None:
         """Ollama went away: what comes back may have nothing loaded, and another context."""
-        self.residents.forget()
+        self.residency_tracker.forget()
         self.contexts.forget()
 
     async def keep(self) -> None:
@@ -103,16 +107,16 @@ class Learning:
         await asyncio.Event().wait()
 
 
-def _measured(learned: Learned, model: str, *, resident: bool) -> Measured:
-    known = learned.expected_service(model, resident=resident)
+def _measured(statistics: Statistics, model: str, *, resident: bool) -> Measured:
+    known = statistics.expected_service(model, resident=resident)
     return Measured() if known is None else Measured(known.mean, known.deviation, known.count)
 
 
-def _file(path: Path, learned: Learned, settings: Settings, log: Logger) -> LearnedFile:
+def _file(path: Path, statistics: Statistics, settings: Settings, log: Logger) -> LearnedFile:
     url = URL(settings.ollama.url)
     return LearnedFile(
         path,
-        learned,
+        statistics,
         host=f"{url.host}:{url.port}",
         report=lambda line: log.warning("learned.file", reason=line),
     )

@@ -45,20 +45,20 @@ async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Ser
         PortInUse: an address cannot be listened on.
     """
     settings = gateway.settings
-    clocks = settings.clocks
+    timeouts = settings.timeouts
     limits = ConnectionLimits(
         connections=settings.limits.connections,
-        head_timeout=clocks.head_timeout,
-        keepalive_timeout=clocks.keepalive_timeout,
+        head_timeout=timeouts.head_timeout,
+        keepalive_timeout=timeouts.keepalive_timeout,
     )
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
         server = Server(
-            gateway.front.handle,
+            gateway.handler.handle,
             limits=limits,
-            unreadable=gateway.front.unreadable,
-            crashed=gateway.front.crashed,
+            unreadable=gateway.handler.unreadable,
+            crashed=gateway.handler.crashed,
         )
         public = await _listen(loop, server, settings.listen.public, "listen.public")
         stack.push_async_callback(server.shutdown, _AFTER_CLOSE)
@@ -73,8 +73,8 @@ async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Ser
             runner.server.request_handler,
             request_factory=runner.server.request_factory,
             limits=limits,
-            unreadable=gateway.front.unreadable,
-            crashed=gateway.front.crashed,
+            unreadable=gateway.handler.unreadable,
+            crashed=gateway.handler.crashed,
         )
         stack.push_async_callback(admin_server.shutdown, _AFTER_CLOSE)
         private = await _listen(loop, admin_server, settings.listen.admin, "listen.admin")
@@ -86,17 +86,17 @@ async def drain(gateway: Gateway) -> None:
     """Let what is under way end, and nothing new begin.
 
     New work is refused and waiters fail at once; those who have a place keep it until
-    ``clocks.drain_timeout``, and are then cut.
+    ``timeouts.drain_timeout``, and are then cut.
     """
-    gateway.front.drain()
-    gateway.admission.drain()
+    gateway.handler.drain()
+    gateway.scheduler.drain()
     with suppress(TimeoutError):
-        async with asyncio.timeout(gateway.settings.clocks.drain_timeout):
-            await gateway.front.quiet.wait()
-    gateway.front.cut_all()
+        async with asyncio.timeout(gateway.settings.timeouts.drain_timeout):
+            await gateway.handler.quiet.wait()
+    gateway.handler.cut_all()
     with suppress(TimeoutError):
         async with asyncio.timeout(_AFTER_CUT):
-            await gateway.front.quiet.wait()
+            await gateway.handler.quiet.wait()
 
 
 @contextmanager

@@ -35,15 +35,15 @@ _DEVIATIONS: Final = 4.0
 """Above the mean, as in RFC 6298, section 2. Of times that spread as widely as exponential ones,
 two in a hundred are longer still."""
 
-_FIRST_BYTE: Final = "clocks.first_byte_timeout"
-_TOTAL: Final = "clocks.total_timeout"
-_STREAM: Final = "clocks.stream_total_timeout"
-_FLOOR: Final = "clocks.learned_floor"
-_HELD: Final = "clocks.ceiling: heartbeats keep the caller waiting"
+_FIRST_BYTE: Final = "timeouts.first_byte_timeout"
+_TOTAL: Final = "timeouts.total_timeout"
+_STREAM: Final = "timeouts.stream_total_timeout"
+_FLOOR: Final = "timeouts.learned_floor"
+_HELD: Final = "timeouts.ceiling: heartbeats keep the caller waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClockSettings:
+class TimeoutSettings:
     """The owner's clocks for all models, in seconds; None leaves a clock to the model's size.
 
     ``total_timeout`` is for answers in one piece, ``stream_total_timeout`` for streams. ``ceiling``
@@ -90,7 +90,7 @@ class LearnedTimes(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Override:
+class ModelOverride:
     """What the owner sets for the models that ``match`` fits; None leaves it as it is.
 
     ``match`` is a glob over names as Ollama lists them, without regard to case; one without a tag
@@ -113,7 +113,7 @@ class Reasons(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallClocks:
+class RequestTimeouts:
     """The clocks of one call, in seconds; ``why`` explains those that depend on the model."""
 
     queue_timeout: float
@@ -125,7 +125,7 @@ class CallClocks:
     why: Reasons = field(default=Reasons(), compare=False, repr=False)
 
 
-_NO_OVERRIDE: Final = Override(match="")
+_NO_OVERRIDE: Final = ModelOverride(match="")
 
 
 class _Timed(NamedTuple):
@@ -157,19 +157,19 @@ def _step(billions: float) -> float:
     return next((timeout for limit, timeout in _TIMEOUTS if billions <= limit), _LARGEST_TIMEOUT)
 
 
-def clocks_for(
+def timeouts_for(
     *,
     model: str,
     parameters: float | None,
     size_bytes: int | None,
     streaming: bool,
-    patience: float | None,
-    settings: ClockSettings,
-    overrides: Sequence[Override] = (),
-    learned: LearnedTimes | None = None,
+    client_timeout: float | None,
+    settings: TimeoutSettings,
+    overrides: Sequence[ModelOverride] = (),
+    statistics: LearnedTimes | None = None,
     resident: bool = False,
     held: bool = False,
-) -> CallClocks:
+) -> RequestTimeouts:
     """The clocks of one call to ``model``, its name as Ollama lists it.
 
     ``held``: heartbeats renew the caller's patience, so it ends neither his wait nor his answer:
@@ -186,17 +186,17 @@ def clocks_for(
     """
     row = _override_for(model, overrides)
     named = f'[[models]] match = "{row.match}"'
-    times = learned or LearnedTimes()
+    times = statistics or LearnedTimes()
     size = _by_size(parameters, size_bytes)
     if streaming:
         cold = _grown(size, times.load, times.first_byte, settings)
         first_byte = _loaded(cold, size, times.first_byte, settings) if resident else cold
         wish = _set((row.first_byte_timeout, named), (settings.first_byte_timeout, _FIRST_BYTE))
-        silence = wish or _raised(_longer(size, cold), patience, settings)
-        first_byte = wish or _raised(first_byte, patience, settings)
+        silence = wish or _raised(_longer(size, cold), client_timeout, settings)
+        first_byte = wish or _raised(first_byte, client_timeout, settings)
         total = _set((row.total_timeout, named)) or _Timed(settings.stream_total_timeout, _STREAM)
     else:
-        own = _raised(_grown(size, times.load, times.total, settings), patience, settings)
+        own = _raised(_grown(size, times.load, times.total, settings), client_timeout, settings)
         wish = _set((row.total_timeout, named), (settings.total_timeout, _TOTAL))
         # Ollama sends nothing of such an answer, not even a header, before all of it is there: so
         # whoever is held waits for its first byte, and no longer than before for those behind it.
@@ -204,9 +204,9 @@ def clocks_for(
         if held:
             own = _longer(own, _Timed(settings.ceiling, _HELD))
         total = first_byte = wish or own
-    idle = _set((settings.idle_timeout, "clocks.idle_timeout")) or silence
-    return CallClocks(
-        queue_timeout=queue_timeout_for(patience, settings, held=held),
+    idle = _set((settings.idle_timeout, "timeouts.idle_timeout")) or silence
+    return RequestTimeouts(
+        queue_timeout=queue_timeout_for(client_timeout, settings, held=held),
         connect_timeout=settings.connect_timeout,
         first_byte_timeout=first_byte.seconds,
         idle_timeout=idle.seconds,
@@ -216,7 +216,7 @@ def clocks_for(
     )
 
 
-def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: ClockSettings) -> _Timed:
+def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: TimeoutSettings) -> _Timed:
     """The timeout by size, or what was learned of load and all the rest where that is more.
 
     The owner's floor takes the place of the size only when both were seen often enough.
@@ -229,7 +229,7 @@ def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: ClockSettings
     return _or_seen(floor, load.plus(rest), settings)
 
 
-def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: ClockSettings) -> _Timed:
+def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: TimeoutSettings) -> _Timed:
     """The same without the load; never more than with it."""
     if first_byte.count < _ENOUGH:
         return cold
@@ -240,7 +240,9 @@ def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: ClockSet
     return warm if warm.seconds < cold.seconds else cold
 
 
-def _or_seen(floor: _Timed, seen: Estimate, settings: ClockSettings, *, state: str = "") -> _Timed:
+def _or_seen(
+    floor: _Timed, seen: Estimate, settings: TimeoutSettings, *, state: str = ""
+) -> _Timed:
     """What was learned, up to the ceiling, where that is more."""
     seconds = seen.mean + _DEVIATIONS * seen.deviation
     if seconds <= floor.seconds:
@@ -250,34 +252,36 @@ def _or_seen(floor: _Timed, seen: Estimate, settings: ClockSettings, *, state: s
     return _longer(floor, _bounded(_Timed(seconds, why), settings))
 
 
-def _raised(own: _Timed, patience: float | None, settings: ClockSettings) -> _Timed:
-    return _longer(own, _bounded(_Timed(patience or 0.0, "patience of the caller"), settings))
+def _raised(own: _Timed, client_timeout: float | None, settings: TimeoutSettings) -> _Timed:
+    return _longer(own, _bounded(_Timed(client_timeout or 0.0, "patience of the caller"), settings))
 
 
-def _bounded(timed: _Timed, settings: ClockSettings) -> _Timed:
+def _bounded(timed: _Timed, settings: TimeoutSettings) -> _Timed:
     if timed.seconds <= settings.ceiling:
         return timed
-    return _Timed(settings.ceiling, f"{timed.why}, up to clocks.ceiling")
+    return _Timed(settings.ceiling, f"{timed.why}, up to timeouts.ceiling")
 
 
 def _longer(one: _Timed, other: _Timed) -> _Timed:
     return other if other.seconds > one.seconds else one
 
 
-def queue_timeout_for(patience: float | None, settings: ClockSettings, *, held: bool) -> float:
+def queue_timeout_for(
+    client_timeout: float | None, settings: TimeoutSettings, *, held: bool
+) -> float:
     """How long a call waits for its place, in seconds: never past a deadline of its caller's."""
-    if held or patience is None:
+    if held or client_timeout is None:
         return settings.queue_timeout
-    return min(settings.queue_timeout, patience)
+    return min(settings.queue_timeout, client_timeout)
 
 
-def max_active_for(model: str, overrides: Sequence[Override], default: int) -> int:
+def max_active_for(model: str, overrides: Sequence[ModelOverride], default: int) -> int:
     """How many calls to ``model`` may be at Ollama at once."""
     allowed = _override_for(model, overrides).max_active
     return default if allowed is None else allowed
 
 
-def _override_for(model: str, overrides: Sequence[Override]) -> Override:
+def _override_for(model: str, overrides: Sequence[ModelOverride]) -> ModelOverride:
     """The first row that fits ``model``, whole; one that sets nothing if none does."""
     if not overrides:
         return _NO_OVERRIDE

@@ -32,10 +32,10 @@ async def gateway(sim: Simulator, tmp_path: Path) -> AsyncIterator[Running]:
 async def left_empty(gateway: Running) -> None:
     """After whatever happened, nobody holds a place, waits for one, or has a task left."""
     async with asyncio.timeout(5):
-        await gateway.gateway.front.quiet.wait()
-    limits = gateway.gateway.settings.admission
+        await gateway.gateway.handler.quiet.wait()
+    limits = gateway.gateway.settings.scheduler
 
-    assert repr(gateway.gateway.admission) == (
+    assert repr(gateway.gateway.scheduler) == (
         f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
     assert "0 lent" in repr(gateway.gateway.upstream.pool)

@@ -107,10 +107,3 @@ def test_every_part_has_its_layer() -> None:
     parts = {parts_of(file) for file in FILES} - {"__init__"}
 
     assert parts - set(ALLOWED) == set()
-
-
-def test_a_module_stays_small_enough_to_be_read() -> None:
-    """Three hundred lines are the most; what outgrows them answers more than one question."""
-    long = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
-
-    assert {name: lines for name, lines in long.items() if lines > 300} == {}

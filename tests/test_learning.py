@@ -39,7 +39,7 @@ class House:
         return [line["reason"] for line in lines if line["event"] == "learned.file"]
 
     def observe(self, model: str) -> None:
-        self.learning.learned.observe(
+        self.learning.statistics.observe(
             Observation(
                 model=model, resident_before=True, streaming=False, service=2.5, complete=True
             )
@@ -93,7 +93,7 @@ def test_the_owners_number_of_loaded_models_counts(written: object, known: int |
 
     @virtual_time
     async def seen() -> None:
-        house = House(admission={"max_loaded_models": written})
+        house = House(scheduler={"max_loaded_models": written})
 
         assert house.memory.residency().max_loaded == known
 
@@ -104,7 +104,7 @@ def test_the_owners_number_of_loaded_models_counts(written: object, known: int |
 async def test_what_was_in_memory_together_fits_together() -> None:
     """As Ollama listed it."""
     house = House()
-    house.learning.residents.seen({ONE: 300.0, OTHER: 300.0}, now())
+    house.learning.residency_tracker.seen({ONE: 300.0, OTHER: 300.0}, now())
     residency = house.memory.residency()
 
     assert residency.together == frozenset({frozenset({ONE, OTHER})})
@@ -151,8 +151,8 @@ async def test_what_was_learned_outlives_a_restart(tmp_path: Path) -> None:
     after = House(path)
     after.learning.load()
 
-    assert house.learning.learned.snapshot()
-    assert after.learning.learned.snapshot() == house.learning.learned.snapshot()
+    assert house.learning.statistics.snapshot()
+    assert after.learning.statistics.snapshot() == house.learning.statistics.snapshot()
     assert (house.reasons, after.reasons) == ([], [])
 
 
@@ -181,7 +181,7 @@ async def test_the_figures_of_another_ollama_are_not_taken_over(tmp_path: Path) 
     elsewhere = House(path, ollama={"url": "http://192.0.2.1:11434"})
     elsewhere.learning.load()
 
-    assert elsewhere.learning.learned.snapshot() == {}
+    assert elsewhere.learning.statistics.snapshot() == {}
     assert elsewhere.reasons == [f"{path} is about another Ollama and was ignored."]
 
 
@@ -207,7 +207,7 @@ async def test_without_a_file_it_is_learned_all_the_same() -> None:
     house.learning.save()
 
     assert not keeping.done()
-    assert house.learning.learned.observations == 1
+    assert house.learning.statistics.observations == 1
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
 

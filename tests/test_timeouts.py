@@ -4,12 +4,12 @@ import math
 import pytest
 
 from gateway.timeouts import (
-    CallClocks,
-    ClockSettings,
-    Override,
-    clocks_for,
+    ModelOverride,
+    RequestTimeouts,
+    TimeoutSettings,
     max_active_for,
     model_timeout,
+    timeouts_for,
 )
 
 
@@ -19,8 +19,8 @@ def settings(
     idle_timeout: float | None = None,
     total_timeout: float | None = None,
     ceiling: float = 1800.0,
-) -> ClockSettings:
-    return ClockSettings(
+) -> TimeoutSettings:
+    return TimeoutSettings(
         queue_timeout=300.0,
         connect_timeout=5.0,
         first_byte_timeout=first_byte_timeout,
@@ -35,21 +35,21 @@ def settings(
 DEFAULTS = settings()
 
 
-def clocks(
-    *overrides: Override,
+def timeouts(
+    *overrides: ModelOverride,
     model: str = "llama3.1:8b",
     parameters: float | None = 8.0,
     streaming: bool = False,
-    patience: float | None = None,
+    client_timeout: float | None = None,
     held: bool = False,
-    settings: ClockSettings = DEFAULTS,
-) -> CallClocks:
-    return clocks_for(
+    settings: TimeoutSettings = DEFAULTS,
+) -> RequestTimeouts:
+    return timeouts_for(
         model=model,
         parameters=parameters,
         size_bytes=None,
         streaming=streaming,
-        patience=patience,
+        client_timeout=client_timeout,
         settings=settings,
         overrides=overrides,
         held=held,
@@ -108,7 +108,7 @@ def test_model_timeout_never_falls_with_size() -> None:
 
 def test_defaults_of_an_answer_in_one_piece() -> None:
     """Its first byte comes with its last, so all its clocks are the model's."""
-    expected = CallClocks(
+    expected = RequestTimeouts(
         queue_timeout=300.0,
         connect_timeout=5.0,
         first_byte_timeout=120.0,
@@ -117,12 +117,12 @@ def test_defaults_of_an_answer_in_one_piece() -> None:
         write_timeout=30.0,
     )
 
-    assert expected == clocks()
+    assert expected == timeouts()
 
 
 def test_defaults_of_a_stream() -> None:
     """A stream has the model's time between bytes and half an hour for all of it."""
-    expected = CallClocks(
+    expected = RequestTimeouts(
         queue_timeout=300.0,
         connect_timeout=5.0,
         first_byte_timeout=120.0,
@@ -131,47 +131,47 @@ def test_defaults_of_a_stream() -> None:
         write_timeout=30.0,
     )
 
-    assert expected == clocks(streaming=True)
+    assert expected == timeouts(streaming=True)
 
 
 def test_patience_raises_the_clocks() -> None:
     """A caller who waits 300 s for an 8B model is not cut at 120."""
-    assert clocks(patience=300.0).total_timeout == 300.0
-    assert clocks(patience=300.0, streaming=True).first_byte_timeout == 300.0
+    assert timeouts(client_timeout=300.0).total_timeout == 300.0
+    assert timeouts(client_timeout=300.0, streaming=True).first_byte_timeout == 300.0
 
 
 def test_patience_does_not_lower_the_clocks() -> None:
     """A caller with less patience than the model needs does not shorten its time."""
-    assert clocks(patience=10.0).total_timeout == 120.0
+    assert timeouts(client_timeout=10.0).total_timeout == 120.0
 
 
 def test_patience_is_bounded_by_the_ceiling() -> None:
     """Nobody can hold a place for a day by declaring so."""
-    assert clocks(patience=86_400.0).total_timeout == 1800.0
+    assert timeouts(client_timeout=86_400.0).total_timeout == 1800.0
 
 
 def test_the_ceiling_does_not_lower_a_large_model() -> None:
     """The ceiling bounds what patience raises, not what the model needs."""
-    timeout = clocks(parameters=405.0, patience=900.0, settings=settings(ceiling=600.0))
+    timeout = timeouts(parameters=405.0, client_timeout=900.0, settings=settings(ceiling=600.0))
 
     assert timeout.total_timeout == 1800.0
 
 
 @pytest.mark.parametrize(
-    ("patience", "seconds"), [(None, 300.0), (60.0, 60.0), (300.0, 300.0), (900.0, 300.0)]
+    ("client_timeout", "seconds"), [(None, 300.0), (60.0, 60.0), (300.0, 300.0), (900.0, 300.0)]
 )
-def test_nobody_queues_past_his_patience(patience: float | None, seconds: float) -> None:
+def test_nobody_queues_past_his_patience(client_timeout: float | None, seconds: float) -> None:
     """A call waits as long as is allowed, and never past the time its caller gives up."""
-    assert seconds == clocks(patience=patience).queue_timeout
+    assert seconds == timeouts(client_timeout=client_timeout).queue_timeout
 
 
 def test_the_owners_total_holds_for_all_models() -> None:
     """What the owner sets is neither raised by patience nor by size; streams have their own."""
     own = settings(total_timeout=45.0)
 
-    assert clocks(parameters=70.0, patience=600.0, settings=own).total_timeout == 45.0
-    assert clocks(settings=own).first_byte_timeout == 45.0
-    assert clocks(settings=own, streaming=True).total_timeout == 1800.0
+    assert timeouts(parameters=70.0, client_timeout=600.0, settings=own).total_timeout == 45.0
+    assert timeouts(settings=own).first_byte_timeout == 45.0
+    assert timeouts(settings=own, streaming=True).total_timeout == 1800.0
 
 
 def test_the_owners_stream_clocks_hold_for_all_models() -> None:
@@ -179,18 +179,18 @@ def test_the_owners_stream_clocks_hold_for_all_models() -> None:
     own = settings(first_byte_timeout=20.0)
     both = settings(first_byte_timeout=20.0, idle_timeout=7.0)
 
-    stream = clocks(patience=600.0, settings=own, streaming=True)
+    stream = timeouts(client_timeout=600.0, settings=own, streaming=True)
     assert (stream.first_byte_timeout, stream.idle_timeout) == (20.0, 20.0)
-    assert clocks(settings=both, streaming=True).idle_timeout == 7.0
+    assert timeouts(settings=both, streaming=True).idle_timeout == 7.0
 
 
 def test_an_override_beats_settings_size_and_patience() -> None:
     """What the owner sets for one model holds as it is, streaming or not."""
-    override = Override(match="llama*", total_timeout=33.0, first_byte_timeout=11.0)
+    override = ModelOverride(match="llama*", total_timeout=33.0, first_byte_timeout=11.0)
     own = settings(total_timeout=45.0, first_byte_timeout=20.0)
 
-    whole = clocks(override, patience=600.0, settings=own)
-    stream = clocks(override, patience=600.0, settings=own, streaming=True)
+    whole = timeouts(override, client_timeout=600.0, settings=own)
+    stream = timeouts(override, client_timeout=600.0, settings=own, streaming=True)
 
     assert (whole.first_byte_timeout, whole.total_timeout) == (33.0, 33.0)
     assert (
@@ -203,12 +203,12 @@ def test_an_override_beats_settings_size_and_patience() -> None:
 def test_the_first_override_that_fits_wins() -> None:
     """Rows are tried in the order in which they are written, and one wins whole."""
     rows = (
-        Override(match="qwen*", total_timeout=1.0),
-        Override(match="llama3.1:*", max_active=2),
-        Override(match="*", total_timeout=3.0, max_active=3),
+        ModelOverride(match="qwen*", total_timeout=1.0),
+        ModelOverride(match="llama3.1:*", max_active=2),
+        ModelOverride(match="*", total_timeout=3.0, max_active=3),
     )
 
-    assert clocks(*rows).total_timeout == 120.0
+    assert timeouts(*rows).total_timeout == 120.0
     assert max_active_for("llama3.1:8b", rows, 1) == 2
 
 
@@ -229,35 +229,37 @@ def test_the_first_override_that_fits_wins() -> None:
 )
 def test_how_a_row_fits(match: str, model: str, fits: bool) -> None:
     """Globs, without regard to case; a name without a tag is its latest."""
-    assert (7 if fits else 1) == max_active_for(model, [Override(match=match, max_active=7)], 1)
+    assert (7 if fits else 1) == max_active_for(
+        model, [ModelOverride(match=match, max_active=7)], 1
+    )
 
 
-@pytest.mark.parametrize("rows", [[], [Override(match="*")], [Override(match="other")]])
-def test_max_active_defaults(rows: list[Override]) -> None:
+@pytest.mark.parametrize("rows", [[], [ModelOverride(match="*")], [ModelOverride(match="other")]])
+def test_max_active_defaults(rows: list[ModelOverride]) -> None:
     """A model for which nothing is set has the default."""
     assert max_active_for("tiny:latest", rows, 4) == 4
 
 
-@pytest.mark.parametrize("patience", [None, 5.0, 600.0])
-def test_one_who_is_held_has_time(patience: float | None) -> None:
+@pytest.mark.parametrize("client_timeout", [None, 5.0, 600.0])
+def test_one_who_is_held_has_time(client_timeout: float | None) -> None:
     """His read timeout is renewed by heartbeats: slow is not too late before the ceiling."""
-    held = clocks(patience=patience, held=True)
+    held = timeouts(client_timeout=client_timeout, held=True)
 
     assert (held.queue_timeout, held.total_timeout) == (300.0, 1800.0)
-    assert (held.first_byte_timeout, held.idle_timeout) == (1800.0, max(patience or 0, 120.0))
-    assert held.why.total.startswith("clocks.ceiling")
+    assert (held.first_byte_timeout, held.idle_timeout) == (1800.0, max(client_timeout or 0, 120.0))
+    assert held.why.total.startswith("timeouts.ceiling")
 
 
 def test_a_stream_that_is_held_still_has_to_begin() -> None:
     """Its first byte tells a hung runner from a slow one."""
-    held = clocks(patience=5.0, streaming=True, held=True)
+    held = timeouts(client_timeout=5.0, streaming=True, held=True)
 
     assert (held.queue_timeout, held.first_byte_timeout) == (300.0, 120.0)
 
 
 def test_what_the_owner_sets_holds_for_one_who_is_held() -> None:
     """For a model, and for all."""
-    row = clocks(Override(match="*", total_timeout=40.0), held=True)
-    table = clocks(settings=settings(total_timeout=50.0), held=True)
+    row = timeouts(ModelOverride(match="*", total_timeout=40.0), held=True)
+    table = timeouts(settings=settings(total_timeout=50.0), held=True)
 
     assert (row.total_timeout, table.total_timeout) == (40.0, 50.0)

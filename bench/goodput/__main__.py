@@ -33,7 +33,7 @@ def main() -> int:
     plan = QUICK if arguments.quick else FULL
     specs = plan.specs(arguments.loads or plan.loads, arguments.contenders or tuple(Contender))
     if arguments.cold:
-        specs = [replace(spec, learned=0) for spec in specs]
+        specs = [replace(spec, statistics=0) for spec in specs]
     began_at = time.monotonic()
     print(f"{len(specs)} runs, {arguments.parallel} at a time; {noise()}", flush=True)
     try:

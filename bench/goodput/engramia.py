@@ -96,7 +96,7 @@ class Engramia:
         answer = await self._client.chat.completions.create(
             model=model.name,
             messages=[{"role": "user", "content": prompt}],
-            timeout=model.patience,
+            timeout=model.client_timeout,
         )
         assert answer.choices[0].message.content
         assert answer.usage is not None
@@ -106,7 +106,7 @@ class Engramia:
         stream = await self._client.chat.completions.create(
             model=model.name,
             messages=[{"role": "user", "content": prompt}],
-            timeout=model.patience,
+            timeout=model.client_timeout,
             stream=True,
             stream_options={"include_usage": True},
         )

@@ -37,13 +37,13 @@ url = "http://127.0.0.1:{port}"
 """
 
 _PLACES = """\
-[admission]
+[scheduler]
 max_active = {places}
 """
 
 _RESPECT = """\
 [tunnel]
-patience = "respect"
+client_timeout = "respect"
 """
 
 

@@ -36,7 +36,7 @@ class Plan:
                 seconds=self.closed_seconds,
                 callers=10,
                 max_loaded=fit,
-                learned=0,
+                statistics=0,
                 scale=self.scale,
             )
             for fit in (1, 2)

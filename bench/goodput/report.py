@@ -7,7 +7,7 @@ from bench.goodput.result import EARLY, Refused, Result
 from bench.goodput.world import Contender
 
 _AFFINITY_PATIENCE = 30.0
-"""``admission.affinity_patience`` at its default, in seconds."""
+"""``scheduler.max_affinity_delay`` at its default, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

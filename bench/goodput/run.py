@@ -95,7 +95,7 @@ class Run:
         the one whose callers are patient.
         """
         for model in reversed(self._spec.models):
-            for number in range(self._spec.learned):
+            for number in range(self._spec.statistics):
                 await self._tenants[0].ask(model, f"Before all others, {number}")
         self._journal.clear()
 

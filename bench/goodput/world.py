@@ -34,7 +34,7 @@ class Model:
     name: str
     parameter_size: str
     answer_seconds: float
-    patience: float
+    client_timeout: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Spec:
     max_loaded: int = 1
     scale: float = 0.05
     seed: int = 1
-    learned: int = 5
+    statistics: int = 5
     """Calls of each model that are answered before anything is counted."""
 
 
@@ -65,14 +65,14 @@ class Arrival:
 
 
 MIXED: Final = (
-    Model(name="writer:70b", parameter_size="70B", answer_seconds=12.0, patience=600.0),
-    Model(name="judge:1.5b", parameter_size="1.5B", answer_seconds=6.0, patience=60.0),
+    Model(name="writer:70b", parameter_size="70B", answer_seconds=12.0, client_timeout=600.0),
+    Model(name="judge:1.5b", parameter_size="1.5B", answer_seconds=6.0, client_timeout=60.0),
 )
 """An answer and the verdict on it, with the timeouts that Engramia gives models of these sizes."""
 
 ALIKE: Final = (
-    Model(name="one:8b", parameter_size="8.0B", answer_seconds=2.0, patience=300.0),
-    Model(name="other:8b", parameter_size="8.2B", answer_seconds=2.0, patience=300.0),
+    Model(name="one:8b", parameter_size="8.0B", answer_seconds=2.0, client_timeout=300.0),
+    Model(name="other:8b", parameter_size="8.2B", answer_seconds=2.0, client_timeout=300.0),
 )
 
 

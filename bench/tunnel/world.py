@@ -55,7 +55,7 @@ class Spec:
             name="writer:8b",
             parameter_size="8.0B",
             answer_seconds=self.row.seconds,
-            patience=PATIENCE,
+            client_timeout=PATIENCE,
         )
 
     @property

@@ -9,8 +9,8 @@ from gateway.admin import formatting as wording
 from gateway.admin.contexts import context_of, prompts_of
 from gateway.admin.snapshot import Standing
 from gateway.models.listing import Model
-from gateway.models.statistics import Figures
-from gateway.timeouts import CallClocks, LearnedTimes, clocks_for, max_active_for
+from gateway.models.statistics import ModelStats
+from gateway.timeouts import LearnedTimes, RequestTimeouts, max_active_for, timeouts_for
 
 _DIGITS: Final = 3
 """Milliseconds; what was learned is not known more exactly."""
@@ -23,7 +23,7 @@ def models_of(standing: Standing) -> list[dict[str, Any]]:
     served, queue = standing.ollama.served, standing.queue
     listed = () if served is None else served.listing.models
     names = {model.name for model in listed}
-    seen = queue.active.keys() | queue.queued.keys() | standing.residents.resident
+    seen = queue.active.keys() | queue.queued.keys() | standing.residency_tracker.resident
     return [_listed(model, standing) for model in listed] + [
         {
             "name": name,
@@ -50,7 +50,7 @@ def _listed(model: Model, standing: Standing) -> dict[str, Any]:
         else wording.iso(datetime.fromtimestamp(model.created, UTC)),
         "cloud": model.leaves_the_machine,
         **_memory(model.name, standing),
-        "learned": _learned(standing.learned.get(model.name)),
+        "statistics": _learned(standing.statistics.get(model.name)),
         **_timeouts(model, standing),
         "max_active": max_active_for(model.name, terms.overrides, terms.max_active_per_model),
         **_calls(model.name, standing),
@@ -60,11 +60,11 @@ def _listed(model: Model, standing: Standing) -> dict[str, Any]:
 
 def _memory(name: str, standing: Standing) -> dict[str, bool]:
     """``resident`` is loaded or being loaded; ``loaded_for_sure`` has shown that it is loaded."""
-    view = standing.residents
+    view = standing.residency_tracker
     return {"resident": name in view.resident, "loaded_for_sure": name in view.proven}
 
 
-def _learned(known: Figures | None) -> dict[str, dict[str, float] | None] | None:
+def _learned(known: ModelStats | None) -> dict[str, dict[str, float] | None] | None:
     """What is not known is None."""
     if known is None:
         return None
@@ -83,8 +83,8 @@ def _timeouts(model: Model, standing: Standing) -> dict[str, Any]:
     ``total_timeout`` is for an answer in one piece, the others are for a stream; ``why`` holds the
     reason of each.
     """
-    whole = _clocks(model, standing, streaming=False)
-    stream = _clocks(model, standing, streaming=True)
+    whole = _timeouts_of(model, standing, streaming=False)
+    stream = _timeouts_of(model, standing, streaming=True)
     timeouts = {
         "total_timeout": (whole.total_timeout, whole.why.total),
         "first_byte_timeout": (stream.first_byte_timeout, stream.why.first_byte),
@@ -97,22 +97,22 @@ def _timeouts(model: Model, standing: Standing) -> dict[str, Any]:
     }
 
 
-def _clocks(model: Model, standing: Standing, *, streaming: bool) -> CallClocks:
-    return clocks_for(
+def _timeouts_of(model: Model, standing: Standing, *, streaming: bool) -> RequestTimeouts:
+    return timeouts_for(
         model=model.name,
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         streaming=streaming,
-        patience=None,
-        settings=standing.terms.clocks,
+        client_timeout=None,
+        settings=standing.terms.timeouts,
         overrides=standing.terms.overrides,
-        learned=_times(standing.learned.get(model.name)),
-        resident=model.name in standing.residents.proven,
+        statistics=_times(standing.statistics.get(model.name)),
+        resident=model.name in standing.residency_tracker.proven,
         held=standing.terms.holds,
     )
 
 
-def _times(known: Figures | None) -> LearnedTimes | None:
+def _times(known: ModelStats | None) -> LearnedTimes | None:
     if known is None:
         return None
     return LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service)

@@ -73,7 +73,7 @@ def _of_queue(queue: Snapshot) -> Iterator[Problem]:
         yield Problem(
             f"The queue is full: {queue.max_queued} calls wait, and for each further one a caller "
             "is refused.",
-            do="Send fewer at once, or raise `admission.max_active` if Ollama can do more in "
+            do="Send fewer at once, or raise `scheduler.max_active` if Ollama can do more in "
             "parallel (OLLAMA_NUM_PARALLEL).",
         )
 

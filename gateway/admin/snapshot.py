@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from gateway.auth.keys import Key, State
-from gateway.models.context_window import Contexts
-from gateway.models.list_cache import Served
-from gateway.models.residency import ResidentsView
-from gateway.models.statistics import Figures
-from gateway.proxy.pipeline import Terms
+from gateway.models.context_window import ContextWindows
+from gateway.models.list_cache import CachedList
+from gateway.models.residency import ResidencyView
+from gateway.models.statistics import ModelStats
+from gateway.proxy.pipeline import RequestPolicy
 from gateway.public.context import UnderWay
 from gateway.scheduler import Snapshot
 
@@ -35,7 +35,7 @@ class Ollama:
 
     url: str
     up: bool
-    served: Served | None
+    served: CachedList | None
     trouble: str | None = None
 
 
@@ -56,9 +56,9 @@ class Standing:
     queue: Snapshot
     queue_text: str
     keys: Keys
-    terms: Terms
-    residents: ResidentsView
-    learned: Mapping[str, Figures]
+    terms: RequestPolicy
+    residency_tracker: ResidencyView
+    statistics: Mapping[str, ModelStats]
     recent: Mapping[str, Any]
-    contexts: Contexts = field(default_factory=Contexts)
+    contexts: ContextWindows = field(default_factory=ContextWindows)
     under_way: Sequence[UnderWay] = ()

@@ -13,7 +13,7 @@ from gateway.admin.problems import problems_of
 from gateway.admin.snapshot import Keys, Ollama, Standing
 from gateway.auth.keys import Key
 from gateway.auth.principal import Scope
-from gateway.models.residency import ResidentsView
+from gateway.models.residency import ResidencyView
 from gateway.public.context import UnderWay
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
@@ -52,7 +52,7 @@ def status_of(standing: Standing) -> dict[str, Any]:
         "ready": reason is None,
         "reason": reason,
         "problems": [asdict(each) for each in problems_of(standing)],
-        "ollama": _ollama(standing.ollama, standing.residents),
+        "ollama": _ollama(standing.ollama, standing.residency_tracker),
         "queue": {
             "text": standing.queue_text,
             **_queue(standing.queue),
@@ -69,7 +69,7 @@ def status_of(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _ollama(ollama: Ollama, residents: ResidentsView) -> dict[str, Any]:
+def _ollama(ollama: Ollama, residency_tracker: ResidencyView) -> dict[str, Any]:
     served = ollama.served
     return {
         "url": ollama.url,
@@ -78,9 +78,9 @@ def _ollama(ollama: Ollama, residents: ResidentsView) -> dict[str, Any]:
         "models": None if served is None else len(served.listing.models),
         "list_age": None if served is None else round(served.age, 1),
         "stale": served is None or served.stale or not ollama.up,
-        "loaded": sorted(residents.resident),
-        "max_loaded": residents.max_loaded,
-        "loaded_together": sorted(map(sorted, residents.together)),
+        "loaded": sorted(residency_tracker.resident),
+        "max_loaded": residency_tracker.max_loaded,
+        "loaded_together": sorted(map(sorted, residency_tracker.together)),
     }
 
 

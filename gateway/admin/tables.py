@@ -106,7 +106,7 @@ def _speed(model: Status) -> Html:
 
 def _learned(model: Status, name: str) -> float | None:
     """The mean, None where nothing is known."""
-    estimate = (model.get("learned") or {}).get(name)
+    estimate = (model.get("statistics") or {}).get(name)
     return None if estimate is None else float(estimate["mean"])
 
 
@@ -196,7 +196,7 @@ def _failure(facts: Status, now: str) -> list[Content]:
 def _progress(facts: Status) -> str:
     """The status that was sent, and how far the request got."""
     status, beats = facts.get("status"), facts.get("heartbeats")
-    if facts.get("retold"):
+    if facts.get("replayed"):
         return f"{status}, told to the retry of one that failed after heartbeats"
     said = [f"{status}"] if status is not None else []
     said += [f"after {beats} heartbeats" if beats > 1 else "after a heartbeat"] if beats else []

@@ -13,9 +13,9 @@ from gateway.app import Gateway
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.failures import Failures
 from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamUnreachable
-from gateway.models.list_cache import Served
-from gateway.proxy.pipeline import Terms
-from gateway.request_policy import terms_of
+from gateway.models.list_cache import CachedList
+from gateway.proxy.pipeline import RequestPolicy
+from gateway.request_policy import request_policy_from
 
 _OLLAMA_AWAY: Final = (UpstreamUnreachable, UpstreamProtocolError)
 
@@ -52,12 +52,12 @@ class _Sight:
         self._gateway = gateway
         self._version = version
         self._started_at = started_at
-        self._terms: Terms = terms_of(gateway.settings)
+        self._policy: RequestPolicy = request_policy_from(gateway.settings)
 
     def ready(self) -> str | None:
         gateway = self._gateway
         return not_ready(
-            draining=gateway.front.draining,
+            draining=gateway.handler.draining,
             up=gateway.catalog.up,
             ollama_url=gateway.settings.ollama.url,
             keys=self._keys(),
@@ -72,17 +72,17 @@ class _Sight:
                 now=_now(),
                 started_at=self._started_at,
                 version=self._version,
-                draining=gateway.front.draining,
+                draining=gateway.handler.draining,
                 ollama=ollama,
-                queue=gateway.admission.snapshot(),
-                queue_text=repr(gateway.admission),
+                queue=gateway.scheduler.snapshot(),
+                queue_text=repr(gateway.scheduler),
                 keys=self._keys(),
-                terms=self._terms,
-                residents=gateway.learning.residents.view(),
-                learned=gateway.learning.learned.snapshot(),
+                terms=self._policy,
+                residency_tracker=gateway.learning.residency_tracker.view(),
+                statistics=gateway.learning.statistics.snapshot(),
                 recent=gateway.recent.snapshot(),
                 contexts=gateway.learning.contexts,
-                under_way=gateway.front.under_way(),
+                under_way=gateway.handler.under_way(),
             )
         )
 
@@ -96,7 +96,7 @@ class _Sight:
         return Refreshed(len(served.listing.models), round(served.age, 3), trouble)
 
     async def _ollama(self) -> Ollama:
-        served: Served | None = None
+        served: CachedList | None = None
         trouble: str | None = None
         try:
             served = await self._gateway.catalog.listing()

@@ -36,7 +36,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
+class Statistics:
     """``load`` in seconds, ``generation_rate`` in tokens per second; None is not known yet."""
 
     load: Estimate | None = None
@@ -66,7 +66,7 @@ class Model:
     cloud: bool = False
     resident: bool = False
     loaded_for_sure: bool = False
-    learned: Learned | None = None
+    statistics: Statistics | None = None
     total_timeout: float = 0.0
     first_byte_timeout: float = 0.0
     why: Why = Why()
@@ -213,8 +213,8 @@ def _freshness(ollama: Ollama, count: int) -> Iterator[str]:
 
 
 def _row(model: Model) -> tuple[str, ...]:
-    learned = model.learned or Learned()
-    load, rate = learned.load, learned.generation_rate
+    statistics = model.statistics or Statistics()
+    load, rate = statistics.load, statistics.generation_rate
     return (
         _printable(model.name),
         _printable(model.parameters or "-"),

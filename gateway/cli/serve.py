@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Run the gateway in front of Ollama. It listens for callers on `listen.public`, where the tunnel
 points, and for you on `listen.admin`. SIGTERM or Ctrl-C lets answers end that are under way
-(`clocks.drain_timeout`); a second one ends at once.
+(`timeouts.drain_timeout`); a second one ends at once.
 """
 
 
@@ -106,7 +106,7 @@ async def _serve(loaded: "Loaded") -> int:
     stop = asyncio.Event()
     try:
         # Outermost: whoever presses Ctrl-C again while the listeners close changes nothing.
-        with signals(first=stop.set, second=gateway.front.cut_all):
+        with signals(first=stop.set, second=gateway.handler.cut_all):
             async with serving(gateway, admin_of(gateway)) as listening:
                 _rest_the_collector()
                 log.info(
@@ -117,7 +117,7 @@ async def _serve(loaded: "Loaded") -> int:
                     config=str(loaded.config_file or "defaults"),
                 )
                 await stop.wait()
-                log.info("gateway.draining", timeout=settings.clocks.drain_timeout)
+                log.info("gateway.draining", timeout=settings.timeouts.drain_timeout)
                 await drain(gateway)
     except PortInUse as error:
         return _failed(str(error))

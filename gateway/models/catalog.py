@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Never
 
 from gateway.models.details import Details
-from gateway.models.list_cache import JUST_NOW, RETRY_EVERY, Lists, Served
+from gateway.models.list_cache import JUST_NOW, RETRY_EVERY, CachedList, Lists
 from gateway.models.listing import Model
 from gateway.models.names import name_key
 from gateway.models.rejections import cannot_tell, not_allowed, not_found
-from gateway.models.single_flight import OllamaAway
+from gateway.models.single_flight import UpstreamDown
 from gateway.models.source import ShowReply, Source
 
 _REFRESHED_AFTER: Final = 0.75
@@ -94,7 +94,7 @@ class Catalog:
         listing = self._lists.latest
         return CatalogSnapshot(self.up, self.age(), 0 if listing is None else len(listing.models))
 
-    async def listing(self) -> Served:
+    async def listing(self) -> CachedList:
         """The cached list, at most ``ttl`` old; while Ollama is away, at most ``stale_limit``.
 
         Raises ``UpstreamUnreachable`` or ``UpstreamProtocolError`` without such a list, as
@@ -102,11 +102,11 @@ class Catalog:
         """
         return await self._lists.cached()
 
-    async def refresh(self) -> Served:
+    async def refresh(self) -> CachedList:
         """Ask Ollama now; if it does not answer, the last good list, marked stale."""
         return await self._lists.asked(within=0.0)
 
-    async def fresh(self) -> Served:
+    async def fresh(self) -> CachedList:
         """As ``refresh``, but a list that Ollama was asked for within the last second will do."""
         return await self._lists.asked(within=JUST_NOW)
 
@@ -171,7 +171,7 @@ class Catalog:
     async def _look(self) -> bool:
         try:
             await self._lists.fetched(within=0.0)
-        except OllamaAway:
+        except UpstreamDown:
             return False
         return True
 

@@ -55,7 +55,7 @@ class _Listed:
 _NEVER: Final = _Listed("", 0, 0)
 
 
-class Contexts:
+class ContextWindows:
     """Remembers what Ollama said; all of it synchronous."""
 
     def __init__(self, *, most: int = MOST_MODELS) -> None:

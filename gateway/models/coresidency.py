@@ -6,7 +6,7 @@ MOST_SETS: Final = 64
 """Enough for every pair of eleven models; a host that alternates among more swaps anyway."""
 
 
-class Together:
+class CoResidency:
     """Sets of models that were in memory at once; a part of one was in memory at once as well."""
 
     def __init__(self, *, most: int = MOST_SETS) -> None:

@@ -13,8 +13,8 @@ from gateway.errors import UpstreamUnreachable
 from gateway.models.discovery import shown_fields
 from gateway.models.list_cache import JUST_NOW
 from gateway.models.listing import Model, decoded_object, named_entries
-from gateway.models.show_cache import ShownModels
-from gateway.models.single_flight import Latest, OllamaAway
+from gateway.models.show_cache import ShowCache
+from gateway.models.single_flight import Latest, UpstreamDown
 from gateway.models.source import ShowReply, Source
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Details:
         self._fetch_timeout = fetch_timeout
         self._doubt = doubt
         # All mutable state. A flight lives as long as somebody waits for its answer.
-        self._shown = ShownModels()
+        self._shown = ShowCache()
         self._flights: WeakValueDictionary[tuple[str, str, bool], Latest[ShowReply]] = (
             WeakValueDictionary()
         )
@@ -77,7 +77,7 @@ class Details:
         """
         try:
             return await self._since(self._version, self._now() - self._ttl)
-        except OllamaAway:
+        except UpstreamDown:
             kept = self._version.stamped
             if kept is None or self._now() - kept.asked_at >= self._stale_limit:
                 raise

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.errors import GatewayError
 from gateway.models.listing import Listing, parse_listing
-from gateway.models.single_flight import Latest, OllamaAway
+from gateway.models.single_flight import Latest, UpstreamDown
 from gateway.models.source import Source
 
 JUST_NOW: Final = 1.0
@@ -21,7 +21,7 @@ RETRY_EVERY: Final = 2.0
 """Seconds. While Ollama is away a call that has a list does not wait for it more often."""
 
 
-class Served(Struct, frozen=True):
+class CachedList(Struct, frozen=True):
     """A list as it is served; ``age`` in seconds; ``stale``: Ollama did not answer for it."""
 
     listing: Listing
@@ -75,16 +75,16 @@ class Lists:
         listing = self.latest
         return None if listing is None else self._age_of(listing)
 
-    async def cached(self) -> Served:
+    async def cached(self) -> CachedList:
         """The list at most ``ttl`` old; an older one while Ollama is away."""
         listing = self.latest
         if listing is not None and self._age_of(listing) <= self._ttl:
-            return Served(listing, self._age_of(listing), stale=False)
+            return CachedList(listing, self._age_of(listing), stale=False)
         if self._known_away() and (kept := self._kept()) is not None:
             return kept
         return await self.asked(within=self._ttl)
 
-    async def asked(self, *, within: float) -> Served:
+    async def asked(self, *, within: float) -> CachedList:
         """A list that Ollama was asked for at most ``within`` seconds ago, else the last good one.
 
         Raises ``UpstreamUnreachable`` or ``UpstreamProtocolError`` when Ollama does not answer and
@@ -92,13 +92,13 @@ class Lists:
         """
         try:
             listing = await self.fetched(within=within)
-        except OllamaAway:
+        except UpstreamDown:
             if (kept := self._kept()) is not None:
                 return kept
             raise
-        return Served(listing, self._age_of(listing), stale=False)
+        return CachedList(listing, self._age_of(listing), stale=False)
 
-    async def asked_again(self, had: Served) -> Served:
+    async def asked_again(self, had: CachedList) -> CachedList:
         """``had``, or a newer list if Ollama was not asked within the last second.
 
         Failed attempts count: a caller with a wrong name cannot make us ask more often.
@@ -116,11 +116,11 @@ class Lists:
         recent = self._now() - self._latest.attempted_at < RETRY_EVERY
         return self._up is False and (self._latest.asking or recent)
 
-    def _kept(self) -> Served | None:
+    def _kept(self) -> CachedList | None:
         listing = self.latest
         if listing is None or self._age_of(listing) >= self._stale_limit:
             return None
-        return Served(listing, self._age_of(listing), stale=True)
+        return CachedList(listing, self._age_of(listing), stale=True)
 
     def _age_of(self, listing: Listing) -> float:
         return max(0.0, self._now() - listing.fetched_at)

@@ -9,7 +9,7 @@ from typing import Final, Never
 from gateway.errors import GatewayError
 from gateway.models.list_cache import JUST_NOW
 from gateway.models.listing import decoded_object, named_entries
-from gateway.models.residency import Residents
+from gateway.models.residency import ResidencyTracker
 
 BUSY_EVERY: Final = 5.0
 IDLE_EVERY: Final = 60.0
@@ -62,7 +62,7 @@ class PsWatch:
     def __init__(
         self,
         ask: Callable[[], Awaitable[bytes]],
-        residents: Residents,
+        residency_tracker: ResidencyTracker,
         *,
         busy: Callable[[], bool],
         looked: Callable[[], None] = lambda: None,
@@ -71,7 +71,7 @@ class PsWatch:
         oldest: float = JUST_NOW,
     ) -> None:
         self._ask = ask
-        self._residents = residents
+        self._residents = residency_tracker
         self._busy = busy
         self._looked = looked
         self._now = now

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.models.coresidency import Together
+from gateway.models.coresidency import CoResidency
 
 UNUSED_FOR: Final = 300.0
 """Seconds. Ollama's default for ``OLLAMA_KEEP_ALIVE``."""
@@ -27,7 +27,7 @@ WELL_BEFORE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class ResidentsView:
+class ResidencyView:
     """What is believed at one moment.
 
     ``resident`` are the models that are loaded or being loaded; ``proven`` those of them that have
@@ -61,7 +61,7 @@ class _Held:
         return max(self.until, unused) if self.used_at > self.listed_at else self.until
 
 
-class Residents:
+class ResidencyTracker:
     """Keeps track; all of it synchronous. ``now`` is a monotonic clock, all times are its seconds.
 
     ``max_loaded`` is how many models the owner says fit at once; None leaves it to experience.
@@ -77,9 +77,9 @@ class Residents:
         self._gone: dict[str, float] = {}
         self._listed: dict[str, float | None] = {}
         self._listed_at = -math.inf
-        self._together = Together()
+        self._together = CoResidency()
         self._doubts: tuple[float, float] | None = None
-        self._view: ResidentsView | None = None
+        self._view: ResidencyView | None = None
         self._view_until = -math.inf
 
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class Residents:
         """Since when a look at Ollama would tell what a load has driven out, None if none would."""
         return None if self._doubts is None else self._doubts[0]
 
-    def view(self) -> ResidentsView:
+    def view(self) -> ResidencyView:
         """What is believed now; the same object for as long as it says the same."""
         now = self._now()
         if self._view is None or now >= self._view_until:
@@ -167,11 +167,11 @@ class Residents:
     def _changed(self) -> None:
         self._view_until = -math.inf
 
-    def _renewed(self, now: float) -> ResidentsView:
+    def _renewed(self, now: float) -> ResidencyView:
         self._expire(now)
         ends = (held.expires_at() for held in self._held.values())
         self._view_until = min(ends, default=math.inf)
-        view = ResidentsView(
+        view = ResidencyView(
             resident=frozenset(self._held),
             proven=frozenset(name for name, held in self._held.items() if held.proven),
             together=self._together.sets,

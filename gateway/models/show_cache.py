@@ -18,7 +18,7 @@ class _Kept:
     reply: ShowReply
 
 
-class ShownModels:
+class ShowCache:
     """One answer by model and ``verbose``, together with the digest that it describes."""
 
     def __init__(self, *, most: int = MOST_SHOWN, most_bytes: int = MOST_SHOWN_BYTES) -> None:

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamTimeout,
 
 T = TypeVar("T")
 
-OllamaAway = (UpstreamUnreachable, UpstreamProtocolError)
+UpstreamDown = (UpstreamUnreachable, UpstreamProtocolError)
 """How a question to Ollama fails; a timeout is Ollama being out of reach."""
 
 
@@ -102,7 +102,7 @@ class Latest(Generic[T]):
             value = await self._ask(asked_at)
         except UpstreamTimeout:
             raise self._failed(UpstreamUnreachable(self._silent())) from None
-        except OllamaAway as error:
+        except UpstreamDown as error:
             self._failed(error)
             raise
         self._stamped = Stamped(value, asked_at)

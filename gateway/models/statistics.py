@@ -49,7 +49,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     timed_out: bool = False
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class ModelStats(Struct, frozen=True, kw_only=True):
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
     ``load`` and ``first_byte`` (of a stream, from sent) and ``service`` (sent to last byte) are in
@@ -66,13 +66,13 @@ class Figures(Struct, frozen=True, kw_only=True):
     bytes_per_token: Estimate = _NOTHING
 
 
-class Learned:
+class Statistics:
     """The figures of the ``most`` models that were observed last."""
 
     def __init__(self, *, most: int = MOST_MODELS) -> None:
         self._most = most
         # All mutable state; in the order of their last observation.
-        self._models: OrderedDict[str, Figures] = OrderedDict()
+        self._models: OrderedDict[str, ModelStats] = OrderedDict()
         self._observations = 0
 
     def __repr__(self) -> str:
@@ -86,13 +86,13 @@ class Learned:
     def observe(self, seen: Observation) -> None:
         """Learn from one call. Numbers that no call has, whoever sent them, count as unknown."""
         if is_plausible(seen.service):
-            known = self._models.get(seen.model, Figures())
+            known = self._models.get(seen.model, ModelStats())
             self._keep(seen.model, _learn(known, _credible(seen)))
 
     def observe_density(self, model: str, bytes_per_token: float) -> None:
         """Learn from one prompt how many bytes of text a token stands for."""
         if is_plausible(bytes_per_token):
-            known = self._models.get(model, Figures())
+            known = self._models.get(model, ModelStats())
             density = observed(known.bytes_per_token, bytes_per_token)
             self._keep(model, replace(known, bytes_per_token=density))
 
@@ -101,7 +101,7 @@ class Learned:
         known = self._models.get(model)
         return _NOTHING if known is None else known.bytes_per_token
 
-    def figures(self, model: str) -> Figures | None:
+    def figures(self, model: str) -> ModelStats | None:
         return self._models.get(model)
 
     def times(self, model: str) -> LearnedTimes | None:
@@ -121,16 +121,16 @@ class Learned:
             return None
         return known.service if resident else known.load.plus(known.service)
 
-    def snapshot(self) -> dict[str, Figures]:
+    def snapshot(self) -> dict[str, ModelStats]:
         """Everything, as ``restore`` takes it; the model observed last stands last."""
         return dict(self._models)
 
-    def restore(self, figures: Mapping[str, Figures]) -> None:
+    def restore(self, figures: Mapping[str, ModelStats]) -> None:
         """Begin with these, instead of what there is."""
         self._models = OrderedDict(figures)
         self._forget_oldest()
 
-    def _keep(self, model: str, figures: Figures) -> None:
+    def _keep(self, model: str, figures: ModelStats) -> None:
         self._models[model] = figures
         self._models.move_to_end(model)
         self._observations += 1
@@ -164,7 +164,7 @@ def _plausible(value: N | None) -> N | None:
     return value if is_plausible(value) else None
 
 
-def _learn(known: Figures, seen: Observation) -> Figures:
+def _learn(known: ModelStats, seen: Observation) -> ModelStats:
     load = _load_of(known, seen)
     wait = None if seen.waited_for_first_byte is None else _without(load, seen)
     if load is not None and load >= SHORTEST_LOAD:
@@ -176,7 +176,7 @@ def _learn(known: Figures, seen: Observation) -> Figures:
     return _learn_from_cut(known, seen, load) if seen.timed_out else known
 
 
-def _load_of(known: Figures, seen: Observation) -> float | None:
+def _load_of(known: ModelStats, seen: Observation) -> float | None:
     """Seconds that this call spent loading its model: 0 if none, None if that cannot be told."""
     if seen.timings is not None and seen.timings.load_duration is not None:
         return seen.timings.load_duration
@@ -191,13 +191,13 @@ def _load_of(known: Figures, seen: Observation) -> float | None:
     return load if load >= SHORTEST_LOAD else 0.0
 
 
-def _usual_prompt(known: Figures, seen: Observation) -> float:
+def _usual_prompt(known: ModelStats, seen: Observation) -> float:
     if seen.tokens_in and known.prompt_rate.mean > 0.0:
         return seen.tokens_in / known.prompt_rate.mean
     return known.first_byte.mean
 
 
-def _usual_service(known: Figures, seen: Observation) -> float:
+def _usual_service(known: ModelStats, seen: Observation) -> float:
     """What an answer of this length takes of a loaded model."""
     if seen.tokens_out and known.answer_tokens.mean > 0.0:
         return known.service.mean * seen.tokens_out / known.answer_tokens.mean
@@ -213,7 +213,7 @@ def _without(load: float | None, seen: Observation) -> float | None:
     return max(0.0, waited - load)
 
 
-def _learn_service(known: Figures, seen: Observation, load: float | None) -> Figures:
+def _learn_service(known: ModelStats, seen: Observation, load: float | None) -> ModelStats:
     service = max(0.0, seen.service - (load or 0.0))
     known = replace(known, service=observed(known.service, service))
     if seen.tokens_out:
@@ -222,7 +222,7 @@ def _learn_service(known: Figures, seen: Observation, load: float | None) -> Fig
     return known
 
 
-def _learn_rates(known: Figures, seen: Observation, wait: float | None) -> Figures:
+def _learn_rates(known: ModelStats, seen: Observation, wait: float | None) -> ModelStats:
     prompt, generation = _told_rates(seen.timings)
     waited = seen.waited_for_first_byte
     if seen.timings is None and waited is not None:
@@ -250,7 +250,7 @@ def _rate(tokens: int | None, span: float | None) -> float | None:
     return rate if is_plausible(rate) else None
 
 
-def _learn_from_cut(known: Figures, seen: Observation, load: float | None) -> Figures:
+def _learn_from_cut(known: ModelStats, seen: Observation, load: float | None) -> ModelStats:
     """It took longer than our clock allowed. Before the first sign of life of a model that had to
     be loaded, that is put down to the load.
     """

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.models.estimates import is_plausible
 from gateway.models.listing import UNREADABLE
-from gateway.models.statistics import MOST_MODELS, Figures, Learned
+from gateway.models.statistics import MOST_MODELS, ModelStats, Statistics
 
 SAVE_EVERY: Final = 60.0
 """Seconds between two writings at the least."""
@@ -37,7 +37,7 @@ class _State(msgspec.Struct):
     kind: str
     version: int
     host: str
-    models: dict[str, Figures]
+    models: dict[str, ModelStats]
 
 
 _OURS: Final = msgspec.json.encode({"kind": _KIND})[:-1]
@@ -56,15 +56,15 @@ class LearnedFile:
     """
 
     def __init__(
-        self, path: Path, learned: Learned, *, host: str, report: Callable[[str], None]
+        self, path: Path, statistics: Statistics, *, host: str, report: Callable[[str], None]
     ) -> None:
         self._path = path
-        self._learned = learned
+        self._learned = statistics
         self._host = host
         self._report = report
         # All mutable state. ``_saved`` is how much had been learned at the last writing;
         # ``_foreign``: what is there may be somebody else's, so nothing is ever written.
-        self._saved = learned.observations
+        self._saved = statistics.observations
         self._foreign = False
         self._told = ""
 
@@ -108,7 +108,7 @@ class LearnedFile:
     def _is_saved(self) -> bool:
         return self._saved == self._learned.observations
 
-    def _read(self) -> dict[str, Figures]:
+    def _read(self) -> dict[str, ModelStats]:
         # Opening a pipe would wait for a writer.
         if self._path.exists() and not self._path.is_file():
             self._foreign = True
@@ -122,7 +122,7 @@ class LearnedFile:
             )
         return self._checked(content)
 
-    def _checked(self, content: bytes) -> dict[str, Figures]:
+    def _checked(self, content: bytes) -> dict[str, ModelStats]:
         if len(content) > MOST_BYTES:
             raise _Unusable("is too big to be right and was ignored")
         try:
@@ -173,8 +173,8 @@ class _Version(msgspec.Struct):
     version: int
 
 
-def _is_sound(name: str, figures: Figures) -> bool:
-    estimates = (getattr(figures, field) for field in Figures.__struct_fields__)
+def _is_sound(name: str, figures: ModelStats) -> bool:
+    estimates = (getattr(figures, field) for field in ModelStats.__struct_fields__)
     return len(name) <= _LONGEST_NAME and all(
         is_plausible(one.mean)
         and is_plausible(one.deviation)

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from gateway.dialects.dialect import Body
 from gateway.errors import ContextLengthExceeded, GatewayError, UpstreamIncomplete
-from gateway.models.context_window import Contexts
+from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
 from gateway.proxy.inference import Call
@@ -26,7 +26,7 @@ from gateway.proxy.truncation import (
     utmost,
     verdict,
 )
-from gateway.telemetry.record import Exchange
+from gateway.telemetry.record import RequestRecord
 from gateway.timeouts import Estimate
 
 TRUNCATED_HEADER: Final = ("x-gateway-prompt-truncated", "true")
@@ -58,14 +58,14 @@ class Densities(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TruthTerms:
+class IntegrityPolicy:
     """What the owner wants to be an error: answers that broke off, prompts that are cut."""
 
     incomplete_fails: bool
     truncated_fails: bool
 
 
-class Truth:
+class TruncationGuard:
     """Knows nothing of its own: ``contexts`` and ``learned`` remember.
 
     ``ps`` and ``show`` are Ollama's answers of these names, ``ps`` as it is now. They may raise a
@@ -74,16 +74,16 @@ class Truth:
 
     def __init__(
         self,
-        terms: TruthTerms,
+        terms: IntegrityPolicy,
         *,
-        contexts: Contexts,
-        learned: Densities,
+        contexts: ContextWindows,
+        statistics: Densities,
         ps: Callable[[], Awaitable[bytes]],
         show: Callable[[Model], Awaitable[ShowReply]],
     ) -> None:
-        self._terms = terms
+        self._policy = terms
         self._contexts = contexts
-        self._learned = learned
+        self._learned = statistics
         self._ps = ps
         self._show = show
 
@@ -113,14 +113,14 @@ class Truth:
         return prompt.truncate is not False
 
     @staticmethod
-    def told_early(exchange: Exchange, *, foreseen: bool) -> list[tuple[str, str]]:
+    def told_early(record: RequestRecord, *, foreseen: bool) -> list[tuple[str, str]]:
         """What the head of a stream says, before Ollama has reported anything."""
         if not foreseen:
             return []
-        exchange.prompt_truncated = True
+        record.prompt_truncated = True
         return [TRUNCATED_HEADER]
 
-    async def judge(self, call: Call, exchange: Exchange, status: int, body: Body) -> Headers:
+    async def judge(self, call: Call, record: RequestRecord, status: int, body: Body) -> Headers:
         """Before a whole answer is sent: what its head says besides.
 
         Raises:
@@ -131,21 +131,21 @@ class Truth:
         if status != 200:
             self._judge_refusal(call, status, body)
             return []
-        if self._terms.incomplete_fails and body.failure is None and body.broke_off:
+        if self._policy.incomplete_fails and body.failure is None and body.broke_off:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
-        context = await self._look(call, exchange, body.usage.tokens_in)
-        exchange.judged = True
-        if exchange.prompt_truncated and self._fails(call):
+        context = await self._look(call, record, body.usage.tokens_in)
+        record.judged = True
+        if record.prompt_truncated and self._fails(call):
             raise self._too_long(call, context)
-        return [TRUNCATED_HEADER] if exchange.prompt_truncated else []
+        return [TRUNCATED_HEADER] if record.prompt_truncated else []
 
-    async def conclude(self, call: Call, exchange: Exchange) -> None:
+    async def conclude(self, call: Call, record: RequestRecord) -> None:
         """After Ollama's answer: note whether its prompt was cut, and learn from it if not."""
-        tokens, model = exchange.tokens_in, call.model
-        if exchange.upstream_status != 200 or model.leaves_the_machine:
+        tokens, model = record.tokens_in, call.model
+        if record.upstream_status != 200 or model.leaves_the_machine:
             return
-        if not exchange.judged:
-            await self._look(call, exchange, tokens)
+        if not record.judged:
+            await self._look(call, record, tokens)
         context = self._known(call)
         if context is None:
             return
@@ -155,14 +155,14 @@ class Truth:
             self._learned.observe_density(model.name, shown)
 
     def _judge_refusal(self, call: Call, status: int, body: Body) -> None:
-        if status != 400 or not self._terms.truncated_fails:
+        if status != 400 or not self._policy.truncated_fails:
             return
         words = (body.failure or "").lower()
         if any(refusal in words for refusal in _REFUSALS):
             self._note(call, self._learned.density(call.model.name))
             raise self._too_long(call, self._known(call))
 
-    async def _look(self, call: Call, exchange: Exchange, tokens: int | None) -> int | None:
+    async def _look(self, call: Call, record: RequestRecord, tokens: int | None) -> int | None:
         """Note whether the prompt was surely cut. Returns the context that decided it."""
         model, prompt = call.model, call.prompt
         if model.leaves_the_machine:
@@ -180,8 +180,8 @@ class Truth:
             # It may have been loaded with another one since we looked.
             context = await self._surely(call) or context
             found = verdict(prompt, tokens=tokens, context=context, density=density)
-        exchange.prompt_truncated = True if found is Verdict.CERTAIN else None
-        if exchange.prompt_truncated:
+        record.prompt_truncated = True if found is Verdict.CERTAIN else None
+        if record.prompt_truncated:
             self._note(call, density)
         return context
 
@@ -195,7 +195,7 @@ class Truth:
         return self._contexts.in_force(call.model, num_ctx=call.prompt.num_ctx)
 
     def _fails(self, call: Call) -> bool:
-        return self._terms.truncated_fails and call.prompt.truncate is not True
+        return self._policy.truncated_fails and call.prompt.truncate is not True
 
     def _too_long(
         self, call: Call, context: int | None, tokens: float | None = None

@@ -29,7 +29,7 @@ class Call(Struct, frozen=True, kw_only=True):
     target: Target
     model: Model
     streaming: bool
-    patience: float | None
+    client_timeout: float | None
     body: bytes
     prompt: Prompt = UNKNOWN
     held: bool = False

@@ -14,7 +14,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.models.statistics import Observation
-from gateway.proxy.guard import TRUNCATED_HEADER, Truth
+from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.headers import head_of
 from gateway.proxy.inference import Call
 from gateway.proxy.relay import (
@@ -24,18 +24,18 @@ from gateway.proxy.relay import (
     relay_stream,
     relay_whole,
 )
-from gateway.proxy.response import Answer
+from gateway.proxy.response import Response
 from gateway.scheduler.prediction import Prediction
-from gateway.scheduler.request import Demand
-from gateway.telemetry.record import Exchange, Phase, Place
+from gateway.scheduler.request import SlotRequest
+from gateway.telemetry.record import Phase, Place, RequestRecord
 from gateway.timeouts import (
-    CallClocks,
-    ClockSettings,
     LearnedTimes,
-    Override,
-    clocks_for,
+    ModelOverride,
+    RequestTimeouts,
+    TimeoutSettings,
     max_active_for,
     queue_timeout_for,
+    timeouts_for,
 )
 from gateway.upstream import Outgoing, Reply
 
@@ -43,7 +43,7 @@ _BUSY_DELAY = 1.0
 """Seconds before a call is sent again to an Ollama that had no room for it."""
 
 
-class Lease(Protocol):
+class Slot(Protocol):
     @property
     def waited(self) -> float: ...
     @property
@@ -52,7 +52,7 @@ class Lease(Protocol):
     def resident(self) -> bool: ...
 
 
-class Turn(AbstractAsyncContextManager[Lease], Protocol):
+class Turn(AbstractAsyncContextManager[Slot], Protocol):
     """A lease that is asked for; ``place`` tells where in the queue, until it is granted."""
 
     def place(self) -> Place | None: ...
@@ -61,7 +61,7 @@ class Turn(AbstractAsyncContextManager[Lease], Protocol):
 class Queue(Protocol):
     """Admission, as far as a call sees it."""
 
-    def lease(self, demand: Demand, /) -> Turn: ...
+    def slot(self, demand: SlotRequest, /) -> Turn: ...
 
 
 class Experience(Protocol):
@@ -75,19 +75,19 @@ class Opener(Protocol):
     """Ollama, as far as a call sees it."""
 
     def open(
-        self, request: Outgoing, clocks: CallClocks, /
+        self, request: Outgoing, timeouts: RequestTimeouts, /
     ) -> AbstractAsyncContextManager[Reply]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class RequestPolicy:
     """What the owner has set, as far as it decides about one call.
 
     ``holds``: heartbeats keep a caller who declares nothing.
     """
 
-    clocks: ClockSettings
-    overrides: Sequence[Override]
+    timeouts: TimeoutSettings
+    overrides: Sequence[ModelOverride]
     max_active_per_model: int
     answer_bytes: int
     holds: bool = False
@@ -101,9 +101,9 @@ class Pipeline:
         *,
         queue: Queue,
         upstream: Opener,
-        terms: Terms,
-        learned: Experience,
-        truth: Truth,
+        terms: RequestPolicy,
+        statistics: Experience,
+        guard: TruncationGuard,
         unreachable: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
@@ -111,27 +111,27 @@ class Pipeline:
         self._unreachable = unreachable
         self._queue = queue
         self._upstream = upstream
-        self._terms = terms
-        self._learned = learned
-        self._truth = truth
+        self._policy = terms
+        self._learned = statistics
+        self._guard = guard
         self._now = now
 
-    def clocks(self, call: Call, *, resident: bool = False) -> CallClocks:
+    def timeouts(self, call: Call, *, resident: bool = False) -> RequestTimeouts:
         """How long this call may take; ``resident``: its model is proven to be loaded."""
-        return clocks_for(
+        return timeouts_for(
             model=call.model.name,
             parameters=call.model.parameters,
             size_bytes=call.model.size_bytes,
             streaming=call.streaming,
-            patience=call.patience,
-            settings=self._terms.clocks,
-            overrides=self._terms.overrides,
-            learned=self._learned.times(call.model.name),
+            client_timeout=call.client_timeout,
+            settings=self._policy.timeouts,
+            overrides=self._policy.overrides,
+            statistics=self._learned.times(call.model.name),
             resident=resident,
             held=call.held,
         )
 
-    async def perform(self, call: Call, answer: Answer, exchange: Exchange) -> None:
+    async def perform(self, call: Call, answer: Response, record: RequestRecord) -> None:
         """Wait for a place, ask Ollama once, pass its answer on.
 
         The place is given back when Ollama's last byte was read or its connection closed, not when
@@ -140,7 +140,7 @@ class Pipeline:
 
         Raises a GatewayError for every way to fail; cancelled when the caller leaves.
         """
-        run = _Run(call, answer, exchange, await self._truth.foresee(call))
+        run = _Run(call, answer, record, await self._guard.foresee(call))
         if run.too_long:
             answer.announce(*TRUNCATED_HEADER)
         wish = demand = self._demand(run)
@@ -150,32 +150,32 @@ class Pipeline:
             demand = _again(wish, waited=self._now() - asked_at)
         await answer.end()
         # It may have to ask Ollama: whoever has his answer does not wait for that.
-        await self._truth.conclude(call, exchange)
+        await self._guard.conclude(call, record)
 
-    async def _turn(self, demand: Demand, run: "_Run") -> bool:
+    async def _turn(self, demand: SlotRequest, run: "_Run") -> bool:
         """One place, one request; False if Ollama had no room for it."""
-        exchange = run.exchange
-        exchange.phase = Phase.QUEUE
-        asked_at, waited = self._now(), exchange.queue_wait or 0.0
-        exchange.queue_wait = None
+        record = run.record
+        record.phase = Phase.QUEUE
+        asked_at, waited = self._now(), record.queue_wait or 0.0
+        record.queue_wait = None
         try:
-            turn = self._queue.lease(demand)
-            exchange.place = turn.place
-            async with turn as lease:
-                exchange.queue_wait = waited + lease.waited
-                if exchange.predicted is None:
-                    exchange.predicted = _foreseen(lease.foreseen)
-                await self._learn(run, resident=lease.resident)
+            turn = self._queue.slot(demand)
+            record.place = turn.place
+            async with turn as slot:
+                record.queue_wait = waited + slot.waited
+                if record.predicted is None:
+                    record.predicted = _foreseen(slot.foreseen)
+                await self._learn(run, resident=slot.resident)
         except UpstreamBusy:
-            exchange.phase = Phase.QUEUE
+            record.phase = Phase.QUEUE
             return False
         except UpstreamUnreachable:
-            exchange.phase = Phase.CONNECT
+            record.phase = Phase.CONNECT
             self._unreachable()
             raise
         finally:
-            if exchange.queue_wait is None:
-                exchange.queue_wait = waited + self._now() - asked_at
+            if record.queue_wait is None:
+                record.queue_wait = waited + self._now() - asked_at
         return True
 
     async def _learn(self, run: "_Run", *, resident: bool) -> None:
@@ -183,27 +183,27 @@ class Pipeline:
         sent_at = self._now()
         complete = timed_out = False
         try:
-            await self._ask(run, self.clocks(run.call, resident=resident), sent_at)
-            complete = run.exchange.outcome is None
+            await self._ask(run, self.timeouts(run.call, resident=resident), sent_at)
+            complete = run.record.outcome is None
         except (UpstreamFirstByteTimeout, UpstreamTimeout):
             timed_out = True
             raise
         finally:
             self._observe(run, sent_at, resident=resident, complete=complete, timed_out=timed_out)
 
-    async def _ask(self, run: "_Run", clocks: CallClocks, sent_at: float) -> None:
-        call, exchange = run.call, run.exchange
+    async def _ask(self, run: "_Run", timeouts: RequestTimeouts, sent_at: float) -> None:
+        call, record = run.call, run.record
         dialect = call.target.dialect
         request = Outgoing("POST", call.target.path, call.body, call.request_id)
-        exchange.phase = Phase.FIRST_BYTE
-        async with self._upstream.open(request, clocks) as reply:
-            exchange.upstream_status = reply.status
-            waits = (exchange.queue_wait or 0.0, self._now() - sent_at)
+        record.phase = Phase.FIRST_BYTE
+        async with self._upstream.open(request, timeouts) as reply:
+            record.upstream_status = reply.status
+            waits = (record.queue_wait or 0.0, self._now() - sent_at)
             if is_stream(reply, dialect):
-                exchange.streaming = True
+                record.streaming = True
                 headers = head_of(reply.status, reply.headers, waits, streaming=True)
-                headers += self._truth.told_early(exchange, foreseen=run.too_long)
-                await relay_stream(reply, run.answer, headers, dialect, exchange)
+                headers += self._guard.told_early(record, foreseen=run.too_long)
+                await relay_stream(reply, run.answer, headers, dialect, record)
             else:
                 if call.streaming:
                     insist_on_stream(reply)
@@ -213,19 +213,19 @@ class Pipeline:
                     run.answer,
                     headers,
                     dialect,
-                    exchange,
-                    at_once=self._terms.answer_bytes,
-                    judge=partial(self._truth.judge, call, exchange),
+                    record,
+                    at_once=self._policy.answer_bytes,
+                    judge=partial(self._guard.judge, call, record),
                 )
 
     def _observe(
         self, run: "_Run", sent_at: float, *, resident: bool, complete: bool, timed_out: bool
     ) -> None:
-        call, exchange = run.call, run.exchange
-        good = exchange.upstream_status == 200
+        call, record = run.call, run.record
+        good = record.upstream_status == 200
         if call.model.leaves_the_machine or not (good or timed_out):
             return
-        first = exchange.first_byte_at if good and exchange.streaming else None
+        first = record.first_byte_at if good and record.streaming else None
         self._learned.observe(
             Observation(
                 model=call.model.name,
@@ -233,28 +233,28 @@ class Pipeline:
                 streaming=call.streaming,
                 service=self._now() - sent_at,
                 waited_for_first_byte=None if first is None else first - sent_at,
-                tokens_in=exchange.tokens_in,
-                tokens_out=exchange.tokens_out,
-                timings=exchange.timings,
+                tokens_in=record.tokens_in,
+                tokens_out=record.tokens_out,
+                timings=record.timings,
                 complete=complete,
                 timed_out=timed_out,
             )
         )
 
-    def _demand(self, run: "_Run") -> Demand:
-        terms, call = self._terms, run.call
+    def _demand(self, run: "_Run") -> SlotRequest:
+        terms, call = self._policy, run.call
         principal, model = call.principal, call.model.name
-        return Demand(
+        return SlotRequest(
             key=principal.key,
             model=model,
             model_max_active=max_active_for(model, terms.overrides, terms.max_active_per_model),
             key_max_active=principal.max_active,
-            queue_timeout=queue_timeout_for(call.patience, terms.clocks, held=call.held),
+            queue_timeout=queue_timeout_for(call.client_timeout, terms.timeouts, held=call.held),
             weight=principal.weight,
             batch=principal.batch,
-            patience=inf if call.held else call.patience or inf,
+            client_timeout=inf if call.held else call.client_timeout or inf,
             fingerprint=call.fingerprint(),
-            retry=bool(run.exchange.retry),
+            retry=bool(run.record.retry),
             local=not call.model.leaves_the_machine,
         )
 
@@ -266,8 +266,8 @@ class _Run(NamedTuple):
     """
 
     call: Call
-    answer: Answer
-    exchange: Exchange
+    answer: Response
+    record: RequestRecord
     too_long: bool
 
 
@@ -276,7 +276,7 @@ def _foreseen(prediction: Prediction | None) -> float | None:
     return prediction.finish if prediction is not None and prediction.known else None
 
 
-def _again(wish: Demand, *, waited: float) -> Demand:
+def _again(wish: SlotRequest, *, waited: float) -> SlotRequest:
     """The same call at the head of its lane, after a moment, for what is left of its time.
 
     ``wish`` is what it asked for when it came, ``waited`` seconds ago.
@@ -295,5 +295,5 @@ def _again(wish: Demand, *, waited: float) -> Demand:
         first=True,
         delay=_BUSY_DELAY,
         queue_timeout=left,
-        patience=wish.patience - waited,
+        client_timeout=wish.client_timeout - waited,
     )

@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 
 from gateway.dialects.dialect import Body, Dialect, Scanner
 from gateway.errors import GatewayError, UpstreamIncomplete, UpstreamProtocolError
-from gateway.proxy.response import Answer, Headers
-from gateway.telemetry.record import Exchange, Phase
+from gateway.proxy.response import Headers, Response
+from gateway.telemetry.record import Phase, RequestRecord
 
 _NO_FIRST_BYTE = (
     "Ollama began an answer and ended it before its first byte: it was restarted or has crashed. "
@@ -65,7 +65,7 @@ def _kind(reply: Reply) -> str:
 
 
 async def relay_stream(
-    reply: Reply, answer: Answer, headers: Headers, dialect: Dialect, exchange: Exchange
+    reply: Reply, answer: Response, headers: Headers, dialect: Dialect, record: RequestRecord
 ) -> None:
     """Pass a stream on. Nothing is sent before its first byte is there.
 
@@ -75,8 +75,8 @@ async def relay_stream(
         GatewayError: what ``reply.read`` or ``answer`` raise.
     """
     data = await _first(reply)
-    exchange.phase = Phase.RELAY
-    exchange.first_byte_at = reply.first_byte_at
+    record.phase = Phase.RELAY
+    record.first_byte_at = reply.first_byte_at
     scanner = dialect.scanner()
     try:
         await answer.start(reply.status, headers, length=None, scanner=scanner)
@@ -85,22 +85,22 @@ async def relay_stream(
             await answer.write(data)
             data = await _next(reply, scanner)
     finally:
-        _note_usage(exchange, scanner)
+        _note_usage(record, scanner)
         if scanner.failure is not None:
-            exchange.error = scanner.failure
+            record.error = scanner.failure
     if not scanner.complete:
         raise UpstreamIncomplete
     if scanner.failure is not None:
         # Ollama said so itself, in its dialect and to the end: the caller's client raises.
-        exchange.outcome = UpstreamIncomplete.code
+        record.outcome = UpstreamIncomplete.code
 
 
 async def relay_whole(
     reply: Reply,
-    answer: Answer,
+    answer: Response,
     headers: Headers,
     dialect: Dialect,
-    exchange: Exchange,
+    record: RequestRecord,
     *,
     at_once: int,
     judge: Judge,
@@ -114,32 +114,30 @@ async def relay_whole(
     """
     body = dialect.body()
     try:
-        await _pass_whole(
-            reply, answer, headers, body, exchange=exchange, at_once=at_once, judge=judge
-        )
+        await _pass_whole(reply, answer, headers, body, record=record, at_once=at_once, judge=judge)
     finally:
-        _note_usage(exchange, body)
+        _note_usage(record, body)
     if body.failure is not None:
-        exchange.error = body.failure
+        record.error = body.failure
     elif body.broke_off:
-        exchange.outcome = UpstreamIncomplete.code
-        exchange.error = UpstreamIncomplete.default_message
+        record.outcome = UpstreamIncomplete.code
+        record.error = UpstreamIncomplete.default_message
 
 
 async def _pass_whole(
     reply: Reply,
-    answer: Answer,
+    answer: Response,
     headers: Headers,
     body: Body,
     *,
-    exchange: Exchange,
+    record: RequestRecord,
     at_once: int,
     judge: Judge,
 ) -> None:
     collected: list[bytes] = []
     size = 0
     while data := await reply.read():
-        exchange.phase = Phase.RELAY
+        record.phase = Phase.RELAY
         body.feed(data)
         collected.append(data)
         size += len(data)
@@ -182,9 +180,9 @@ async def _next(reply: Reply, scanner: Scanner) -> bytes:
         raise
 
 
-def _note_usage(exchange: Exchange, read: Scanner | Body) -> None:
+def _note_usage(record: RequestRecord, read: Scanner | Body) -> None:
     usage = read.usage
-    exchange.tokens_in = usage.tokens_in
-    exchange.tokens_out = usage.tokens_out
-    exchange.tokens_counted = usage.counted if usage.tokens_out is not None else None
-    exchange.timings = read.timings
+    record.tokens_in = usage.tokens_in
+    record.tokens_out = usage.tokens_out
+    record.tokens_counted = usage.counted if usage.tokens_out is not None else None
+    record.timings = read.timings

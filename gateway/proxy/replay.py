@@ -21,7 +21,7 @@ MAX_HEADERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class LateFailure:
+class ReplayableFailure:
     """What would have been answered, complete: who comes again gets it as it is.
 
     ``outcome`` and ``words`` are for the log.
@@ -49,7 +49,7 @@ class _Kept:
     fingerprint: bytes
     retry: int | None
     at: float
-    failure: LateFailure
+    failure: ReplayableFailure
 
     def is_asked_for(self, retry: int | None, now: float) -> bool:
         """Whether a call like this one is its retry.
@@ -62,7 +62,7 @@ class _Kept:
         return retry > (self.retry or 0)
 
 
-class LateFailures:
+class FailureReplay:
     """What failed late, oldest first: all mutable state. One entry for each call that failed."""
 
     def __init__(self, *, now: Callable[[], float], most: int = _MOST) -> None:
@@ -75,7 +75,9 @@ class LateFailures:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def remember(self, fingerprint: bytes, failure: LateFailure, *, retry: int | None) -> None:
+    def remember(
+        self, fingerprint: bytes, failure: ReplayableFailure, *, retry: int | None
+    ) -> None:
         """The call with this fingerprint failed, and could not be told.
 
         ``retry`` is what its client said: how often it had tried before; None, it did not say.
@@ -83,7 +85,7 @@ class LateFailures:
         if failure.is_small:
             self._kept.append(_Kept(fingerprint, retry, self._now(), failure))
 
-    def take(self, fingerprint: bytes, *, retry: int | None) -> LateFailure | None:
+    def take(self, fingerprint: bytes, *, retry: int | None) -> ReplayableFailure | None:
         """What a call that comes now is told instead of being served, once for each failure.
 
         ``retry`` is as in ``remember``. One that says 0 is a new call, however much it looks like

@@ -8,7 +8,7 @@ from gateway.dialects.dialect import Scanner
 Headers = Iterable[tuple[str, str]]
 
 
-class Answer(Protocol):
+class Response(Protocol):
     """What goes back to the caller: pending, committed, then ended or cut.
 
     Each method raises ClientDisconnected or ClientWriteTimeout when the caller is gone or takes

@@ -43,7 +43,7 @@ async def read_body(
     except TimeoutError:
         raise RequestBodyTimeout(
             f"The body did not arrive within {body_timeout:g} s. Check the connection; "
-            "the owner can allow more with `clocks.body_timeout`."
+            "the owner can allow more with `timeouts.body_timeout`."
         ) from None
 
 

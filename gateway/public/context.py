@@ -7,28 +7,28 @@ from msgspec import Struct
 
 from gateway.auth.principal import Principal
 from gateway.public.memory import Share
-from gateway.public.response import Answer
+from gateway.public.response import Response
 from gateway.public.routes import Route
-from gateway.telemetry.record import Exchange
+from gateway.telemetry.record import RequestRecord
 
 
-class Visit(Struct, frozen=True, kw_only=True):
+class RequestContext(Struct, frozen=True, kw_only=True):
     """A request of which nothing is known yet but its head. ``token`` is that of ``/k/{token}``."""
 
     request: web.BaseRequest
     path: str
     token: str | None
-    answer: Answer
-    exchange: Exchange
+    answer: Response
+    record: RequestRecord
     share: Share
 
 
-class Asking(Struct, frozen=True, kw_only=True):
+class AuthorizedRequest(Struct, frozen=True, kw_only=True):
     """A request whose caller and route are known; ``model`` is what varies in its path."""
 
     request: web.BaseRequest
-    answer: Answer
-    exchange: Exchange
+    answer: Response
+    record: RequestRecord
     share: Share
     route: Route
     principal: Principal

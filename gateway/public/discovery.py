@@ -7,10 +7,10 @@ import msgspec
 from gateway.errors import UpstreamProtocolError
 from gateway.models import discovery as shapes
 from gateway.models.catalog import Catalog
-from gateway.models.list_cache import Served
+from gateway.models.list_cache import CachedList
 from gateway.proxy.fields import Fields, model_name, parse, value_of
 from gateway.public.body import read_body
-from gateway.public.context import Asking
+from gateway.public.context import AuthorizedRequest
 from gateway.public.inference import BodyLimits
 from gateway.public.routes import Page
 from gateway.telemetry.record import Phase
@@ -30,7 +30,7 @@ class Discovery:
         self._catalog = catalog
         self._full = full
         self._limits = BodyLimits(_MAX_SHOW_BYTES, body_timeout)
-        self._pages: Mapping[Page, Callable[[Asking], Awaitable[None]]] = {
+        self._pages: Mapping[Page, Callable[[AuthorizedRequest], Awaitable[None]]] = {
             Page.HEALTH: self._health,
             Page.ROOT: self._root,
             Page.VERSION: self._version,
@@ -41,62 +41,62 @@ class Discovery:
             Page.MODEL: self._model,
         }
 
-    async def serve(self, page: Page, asking: Asking) -> None:
+    async def serve(self, page: Page, asking: AuthorizedRequest) -> None:
         """Answer one page. Raises a GatewayError for every way to fail."""
-        asking.exchange.phase = Phase.RESOLVE
+        asking.record.phase = Phase.RESOLVE
         await self._pages[page](asking)
         await asking.answer.end()
 
-    async def _health(self, asking: Asking) -> None:
+    async def _health(self, asking: AuthorizedRequest) -> None:
         await _tell(asking, 200, [_TEXT], b"ok\n")
 
-    async def _root(self, asking: Asking) -> None:
+    async def _root(self, asking: AuthorizedRequest) -> None:
         await _tell(asking, 200, [_TEXT], b"Ollama is running")
 
-    async def _version(self, asking: Asking) -> None:
+    async def _version(self, asking: AuthorizedRequest) -> None:
         await _tell(asking, 200, [_NATIVE_JSON], await self._catalog.version())
 
-    async def _tags(self, asking: Asking) -> None:
+    async def _tags(self, asking: AuthorizedRequest) -> None:
         served = await self._catalog.fresh()
         body = shapes.tags_body(served.listing, asking.principal.may_use, full=self._full)
         await _tell(asking, 200, _aged([_NATIVE_JSON], served, always=False), body)
 
-    async def _models(self, asking: Asking) -> None:
+    async def _models(self, asking: AuthorizedRequest) -> None:
         served = await self._listing(asking)
         body = shapes.v1_models_body(served.listing, asking.principal.may_use)
         await _tell(asking, 200, _aged([_V1_JSON], served, always=True), body)
 
-    async def _model(self, asking: Asking) -> None:
+    async def _model(self, asking: AuthorizedRequest) -> None:
         name = asking.model or ""
         served = await self._listing(asking)
         model = await self._catalog.resolve(name, asking.principal.may_use)
-        asking.exchange.model = model.name
+        asking.record.model = model.name
         body = shapes.v1_model_body(model, name)
         await _tell(asking, 200, _aged([_V1_JSON], served, always=True), body)
 
-    async def _ps(self, asking: Asking) -> None:
+    async def _ps(self, asking: AuthorizedRequest) -> None:
         raw = await self._catalog.ps()
         body = shapes.ps_body(raw, asking.principal.may_use, full=self._full)
         await _tell(asking, 200, [_NATIVE_JSON], body)
 
-    async def _show(self, asking: Asking) -> None:
-        asking.exchange.phase = Phase.BODY
+    async def _show(self, asking: AuthorizedRequest) -> None:
+        asking.record.phase = Phase.BODY
         data = await read_body(
             asking.request,
             asking.share,
             limit=self._limits.size,
             body_timeout=self._limits.timeout,
         )
-        asking.exchange.bytes_in = len(data)
-        asking.exchange.phase = Phase.PARSE
+        asking.record.bytes_in = len(data)
+        asking.record.phase = Phase.PARSE
         fields = parse(data)
         name = model_name(fields, *_present(fields))
         verbose = value_of(fields, "verbose") is True
-        asking.exchange.phase = Phase.RESOLVE
+        asking.record.phase = Phase.RESOLVE
         model = await self._catalog.resolve(name, asking.principal.may_use)
-        asking.exchange.model = model.name
+        asking.record.model = model.name
         reply = await self._catalog.show(model, verbose=verbose)
-        asking.exchange.upstream_status = reply.status
+        asking.record.upstream_status = reply.status
         if reply.status >= 500:
             # Ollama's own words about such a failure name files of the host.
             raise UpstreamProtocolError("Ollama cannot describe this model; its log says why.")
@@ -105,7 +105,7 @@ class Discovery:
             body = shapes.show_body(body, full=self._full)
         await _tell(asking, reply.status, [_NATIVE_JSON], body)
 
-    async def _listing(self, asking: Asking) -> Served:
+    async def _listing(self, asking: AuthorizedRequest) -> CachedList:
         """The cached list; one who says ``no-cache`` (RFC 9111, section 5.2.1.4) gets a new one."""
         wanted = asking.request.headers.get("Cache-Control", "").lower()
         if "no-cache" in wanted:
@@ -113,7 +113,7 @@ class Discovery:
         return await self._catalog.listing()
 
 
-async def _tell(asking: Asking, status: int, headers: _Headers, body: bytes) -> None:
+async def _tell(asking: AuthorizedRequest, status: int, headers: _Headers, body: bytes) -> None:
     """A whole answer. A verbose ``show`` has megabytes, and who may look may ask for many at once
     and read none of them: what is long counts like the bodies of requests.
     """
@@ -130,7 +130,7 @@ def _present(fields: Fields) -> tuple[str, ...]:
     return ("name", "model") if "name" in fields else ("model",)
 
 
-def _aged(headers: _Headers, served: Served, *, always: bool) -> _Headers:
+def _aged(headers: _Headers, served: CachedList, *, always: bool) -> _Headers:
     if always or served.stale:
         headers = [*headers, ("Age", str(int(served.age)))]
     return [*headers, ("x-gateway-stale", "true")] if served.stale else headers

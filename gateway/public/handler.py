@@ -24,15 +24,15 @@ from gateway.errors import (
     TooManyFailures,
 )
 from gateway.public.connection import Connection
-from gateway.public.context import Asking, UnderWay, Visit
+from gateway.public.context import AuthorizedRequest, RequestContext, UnderWay
 from gateway.public.discovery import Discovery
 from gateway.public.inference import Inference
-from gateway.public.memory import Buffers
-from gateway.public.response import Answer
+from gateway.public.memory import MemoryBudget
+from gateway.public.response import Response
 from gateway.public.routes import Match, Page, dialect_of, match, split_token
 from gateway.public.state import State
 from gateway.public.writer import Pace
-from gateway.telemetry.record import Exchange, Facts, Phase
+from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -40,13 +40,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Observer(Protocol):
     """Where the facts of a request go, and what else deserves to be counted or said."""
 
-    def finished(self, facts: Facts) -> None: ...
+    def finished(self, facts: FinishedRequest) -> None: ...
     def auth_failed(self, reason: str) -> None: ...
     def crashed(self, request_id: str, error: Exception) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class AccessControl:
     """Who may pass: proof, pace, and whose word about addresses counts."""
 
     authenticator: Authenticator
@@ -54,7 +54,7 @@ class Gate:
     trusted: Sequence[TrustedProxy]
 
 
-class Front:
+class RequestHandler:
     """The public side. Mutable state: the requests under way, whether we drain.
 
     ``quiet`` is set while no request is under way.
@@ -63,24 +63,24 @@ class Front:
     def __init__(
         self,
         *,
-        gate: Gate,
+        access_control: AccessControl,
         inference: Inference,
         discovery: Discovery,
-        buffers: Buffers,
+        memory_budget: MemoryBudget,
         pace: Pace,
         late_object: bool = False,
         observer: Observer,
         now: Callable[[], float],
     ) -> None:
-        self._gate = gate
+        self._gate = access_control
         self._inference = inference
         self._discovery = discovery
-        self._buffers = buffers
+        self._buffers = memory_budget
         self._pace = pace
         self._late_object = late_object
         self._observer = observer
         self._now = now
-        self._active: dict[asyncio.Timeout, Visit] = {}
+        self._active: dict[asyncio.Timeout, RequestContext] = {}
         self.quiet = asyncio.Event()
         self.quiet.set()
         self._draining = False
@@ -109,35 +109,35 @@ class Front:
         if isinstance(connection, Connection):
             connection.serve(request)
         path, token = split_token(request.raw_path)
-        exchange = self._exchange(request)
+        record = self._record(request)
         with self._buffers.share() as share:
-            answer = Answer(
+            answer = Response(
                 request,
                 dialect_of(path),
                 share=share,
                 pace=self._pace,
                 late_object=self._late_object,
             )
-            answer.headers["x-request-id"] = exchange.request_id
-            visit = Visit(
+            answer.headers["x-request-id"] = record.request_id
+            context = RequestContext(
                 request=request,
                 path=path,
                 token=token,
                 answer=answer,
-                exchange=exchange,
+                record=record,
                 share=share,
             )
             try:
-                await self._bounded(visit)
+                await self._bounded(context)
             except asyncio.CancelledError:
-                if not _has_all(visit):
-                    exchange.fail(Shutdown() if self._draining else ClientDisconnected())
+                if not _has_all(context):
+                    record.fail(Shutdown() if self._draining else ClientDisconnected())
                 answer.drop()
                 raise
             finally:
-                exchange.status = exchange.status or answer.status
-                exchange.bytes_out = answer.bytes_out
-                self._observer.finished(exchange.finish(self._now()))
+                record.status = record.status or answer.status
+                record.bytes_out = answer.bytes_out
+                self._observer.finished(record.finish(self._now()))
         return answer.response
 
     def under_way(self) -> list[UnderWay]:
@@ -145,24 +145,24 @@ class Front:
         now = self._now()
         return [
             UnderWay(
-                request_id=visit.exchange.request_id,
-                route=visit.exchange.route,
-                key=visit.exchange.key,
-                model=visit.exchange.model,
-                phase=visit.exchange.phase.value,
-                duration=max(0.0, now - visit.exchange.started),
-                heartbeats=visit.answer.beats,
+                request_id=context.record.request_id,
+                route=context.record.route,
+                key=context.record.key,
+                model=context.record.model,
+                phase=context.record.phase.value,
+                duration=max(0.0, now - context.record.started),
+                heartbeats=context.answer.beats,
             )
-            for visit in self._active.values()
+            for context in self._active.values()
         ]
 
     def unreadable(self, request: web.BaseRequest) -> str:
         """Note a request that could not be read as HTTP; nothing of it is kept. Returns its id."""
-        exchange = Exchange(request_id=_new_id(), method="", started=self._now())
-        exchange.client = client_address(request.remote, request.headers, ())
-        exchange.fail(BadRequest())
-        self._observer.finished(exchange.finish(self._now()))
-        return exchange.request_id
+        record = RequestRecord(request_id=_new_id(), method="", started=self._now())
+        record.client = client_address(request.remote, request.headers, ())
+        record.fail(BadRequest())
+        self._observer.finished(record.finish(self._now()))
+        return record.request_id
 
     def crashed(self, error: Exception) -> str:
         """Note a bug in the rendering of failures itself. Returns an id for it."""
@@ -170,21 +170,21 @@ class Front:
         self._observer.crashed(request_id, error)
         return request_id
 
-    async def _bounded(self, visit: Visit) -> None:
+    async def _bounded(self, context: RequestContext) -> None:
         """Serve until it is done, or until the drain's clock runs out."""
         try:
             async with asyncio.timeout(None) as cutoff:
-                self._begin(cutoff, visit)
+                self._begin(cutoff, context)
                 try:
-                    await self._attempt(visit)
+                    await self._attempt(context)
                 finally:
                     self._finish(cutoff)
         except TimeoutError:
-            if not _has_all(visit):
-                await self._failed(Shutdown(), visit)
+            if not _has_all(context):
+                await self._failed(Shutdown(), context)
 
-    def _begin(self, cutoff: asyncio.Timeout, visit: Visit) -> None:
-        self._active[cutoff] = visit
+    def _begin(self, cutoff: asyncio.Timeout, context: RequestContext) -> None:
+        self._active[cutoff] = context
         self.quiet.clear()
 
     def _finish(self, cutoff: asyncio.Timeout) -> None:
@@ -192,75 +192,75 @@ class Front:
         if not self._active:
             self.quiet.set()
 
-    async def _attempt(self, visit: Visit) -> None:
+    async def _attempt(self, context: RequestContext) -> None:
         """Serve, and turn every failure into what the caller is told."""
         try:
-            await self._serve(visit)
+            await self._serve(context)
         except GatewayError as error:
-            await self._failed(error, visit)
+            await self._failed(error, context)
         except Exception as error:  # noqa: BLE001 - the one place where bugs are rendered
-            self._observer.crashed(visit.exchange.request_id, error)
-            await self._failed(InternalError(), visit)
+            self._observer.crashed(context.record.request_id, error)
+            await self._failed(InternalError(), context)
 
-    async def _serve(self, visit: Visit) -> None:
-        if visit.request.version not in (HttpVersion10, HttpVersion11):
+    async def _serve(self, context: RequestContext) -> None:
+        if context.request.version not in (HttpVersion10, HttpVersion11):
             raise BadRequest
-        found = match(visit.request.method, visit.path)
+        found = match(context.request.method, context.path)
         route = found.route
-        visit.exchange.route = route.template
+        context.record.route = route.template
         if self._draining and route.page is not Page.HEALTH:
             raise Draining
-        asking = Asking(
-            request=visit.request,
-            answer=visit.answer,
-            exchange=visit.exchange,
-            share=visit.share,
+        asking = AuthorizedRequest(
+            request=context.request,
+            answer=context.answer,
+            record=context.record,
+            share=context.share,
             route=route,
-            principal=await self._admit(found, visit),
+            principal=await self._admit(found, context),
             model=found.model,
         )
         if route.page is None:
             await self._inference.serve(asking)
         else:
             await self._discovery.serve(route.page, asking)
-        visit.exchange.phase = Phase.DONE
+        context.record.phase = Phase.DONE
 
-    async def _admit(self, found: Match, visit: Visit) -> Principal:
+    async def _admit(self, found: Match, context: RequestContext) -> Principal:
         """Who asks, if they may. No byte of the body has been read."""
         scope = found.route.scope
         if scope is None:
             return Principal(key="", scopes=frozenset())
-        exchange = visit.exchange
-        exchange.phase = Phase.AUTHENTICATE
-        client = exchange.client or ""
+        record = context.record
+        record.phase = Phase.AUTHENTICATE
+        client = record.client or ""
         try:
             principal = self._gate.authenticator.identify(
-                visit.request.headers, path_token=visit.token, client=client
+                context.request.headers, path_token=context.token, client=client
             )
         except (InvalidApiKey, TooManyFailures) as error:
             self._observer.auth_failed(_reason(error))
             raise
-        exchange.key = principal.key
+        record.key = principal.key
         require(principal, scope)
         await self._gate.rates.take(principal)
         return principal
 
-    async def _failed(self, error: GatewayError, visit: Visit) -> None:
-        answer, exchange = visit.answer, visit.exchange
-        exchange.status = answer.status
-        exchange.fail(error)
+    async def _failed(self, error: GatewayError, context: RequestContext) -> None:
+        answer, record = context.answer, context.record
+        record.status = answer.status
+        record.fail(error)
         if isinstance(error, ClientDisconnected | ClientWriteTimeout):
             answer.drop()
             return
         try:
-            await answer.fail(error, exchange.request_id)
+            await answer.fail(error, record.request_id)
         except (ClientDisconnected, ClientWriteTimeout):
             answer.drop()
 
-    def _exchange(self, request: web.BaseRequest) -> Exchange:
+    def _record(self, request: web.BaseRequest) -> RequestRecord:
         headers = request.headers
         retry = headers.get("x-stainless-retry-count", "")
-        return Exchange(
+        return RequestRecord(
             request_id=_new_id(),
             method=request.method if request.method in _METHODS else "OTHER",
             started=self._now(),
@@ -269,11 +269,11 @@ class Front:
         )
 
 
-def _has_all(visit: Visit) -> bool:
+def _has_all(context: RequestContext) -> bool:
     """Whether the answer had ended, and only what follows it was cancelled: that is no failure."""
-    ended = visit.answer.state is State.ENDED
+    ended = context.answer.state is State.ENDED
     if ended:
-        visit.exchange.phase = Phase.DONE
+        context.record.phase = Phase.DONE
     return ended
 
 

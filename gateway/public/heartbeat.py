@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, Self
 
-from gateway.client_timeout import Pulse
-from gateway.public.state import Shape, State
+from gateway.client_timeout import HeartbeatSchedule
+from gateway.public.state import ResponseKind, State
 
 
 class Beating(Protocol):
@@ -15,7 +15,7 @@ class Beating(Protocol):
     def state(self) -> State: ...
     @property
     def wrote_at(self) -> float | None: ...
-    def beat(self, shape: Shape, note: str = "") -> None: ...
+    def beat(self, shape: ResponseKind, note: str = "") -> None: ...
 
 
 class Heartbeat:
@@ -31,9 +31,9 @@ class Heartbeat:
     def __init__(
         self,
         answer: Beating,
-        pulse: Pulse | None,
+        pulse: HeartbeatSchedule | None,
         *,
-        shape: Shape,
+        shape: ResponseKind,
         since: float,
         note: Callable[[], str],
     ) -> None:
@@ -69,10 +69,10 @@ class Heartbeat:
         if is_due:
             self._answer.beat(self._shape, self._note())
 
-    def _due(self, pulse: Pulse) -> float:
+    def _due(self, pulse: HeartbeatSchedule) -> float:
         wrote_at = self._answer.wrote_at
         return self._since + pulse.commit_after if wrote_at is None else wrote_at + pulse.interval
 
-    def _next_look(self, pulse: Pulse) -> float:
+    def _next_look(self, pulse: HeartbeatSchedule) -> float:
         """At the latest: an answer that begins early and then falls silent is seen in time."""
         return self._loop.time() + pulse.interval

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.auth.principal import Principal
-from gateway.client_timeout import Patience, declared_patience
+from gateway.client_timeout import ClientTimeout, declared_client_timeout
 from gateway.errors import CloudNotAllowed, ModelNotFound, NoModelsPulled
 from gateway.models.listing import Model
 from gateway.models.names import is_cloud_name, name_key
@@ -13,8 +13,8 @@ from gateway.proxy.inference import Call, Target
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.request import Asked, understand
 from gateway.public.body import read_body
-from gateway.public.context import Asking
-from gateway.public.keepalive import Holding
+from gateway.public.context import AuthorizedRequest
+from gateway.public.keepalive import KeepAlive
 from gateway.telemetry.record import Phase
 
 
@@ -45,73 +45,75 @@ class Inference:
         catalog: Resolver,
         pipeline: Pipeline,
         limits: BodyLimits,
-        holding: Holding,
+        keep_alive: KeepAlive,
         whole_prompts: bool,
     ) -> None:
         """``whole_prompts``: Ollama is told not to cut a prompt, where it can be told."""
         self._catalog = catalog
         self._pipeline = pipeline
         self._limits = limits
-        self._holding = holding
+        self._holding = keep_alive
         self._whole_prompts = whole_prompts
 
-    async def serve(self, asking: Asking) -> None:
+    async def serve(self, asking: AuthorizedRequest) -> None:
         """Read, understand, resolve, perform. Raises a GatewayError for every way to fail."""
-        patience = declared_patience(asking.request.headers)
-        pulse = self._holding.pulse(asking.request, patience)
-        held = self._holding.extends(patience, pulse)
-        call = await self._call(asking, patience, held=held)
-        missed = self._holding.missed(call, asking.exchange)
+        client_timeout = declared_client_timeout(asking.request.headers)
+        pulse = self._holding.pulse(asking.request, client_timeout)
+        held = self._holding.extends(client_timeout, pulse)
+        call = await self._call(asking, client_timeout, held=held)
+        missed = self._holding.missed(call, asking.record)
         if missed is not None:
-            await self._holding.retell(missed, asking)
+            await self._holding.replay(missed, asking)
             return
         try:
             with self._holding.heartbeat(call, asking, pulse):
-                await self._pipeline.perform(call, asking.answer, asking.exchange)
+                await self._pipeline.perform(call, asking.answer, asking.record)
         except Exception as error:
             # Before the cut: the caller may come again at once.
             self._holding.failed(error, call, asking)
             raise
         finally:
-            asking.exchange.heartbeats = asking.answer.beats
+            asking.record.heartbeats = asking.answer.beats
 
-    async def _call(self, asking: Asking, patience: Patience | None, *, held: bool) -> Call:
+    async def _call(
+        self, asking: AuthorizedRequest, client_timeout: ClientTimeout | None, *, held: bool
+    ) -> Call:
         """The frozen call. What was parsed is let go of here, before anybody waits."""
-        exchange = asking.exchange
+        record = asking.record
         route = asking.route
         target = Target(route.template, route.dialect, can_stream=route.can_stream)
         asked = await self._understood(asking, target)
-        exchange.streaming = asked.streaming
+        record.streaming = asked.streaming
         if asked.dropped:
             asking.answer.headers["x-gateway-dropped"] = ", ".join(asked.dropped)
-        exchange.phase = Phase.RESOLVE
+        record.phase = Phase.RESOLVE
         model = await self._resolve(asked.model, asking.principal)
-        exchange.model = model.name if model.raw else None
+        record.model = model.name if model.raw else None
         body = asked.body_for(model.name)
         asking.share.shrink(len(body))
         return Call(
-            request_id=exchange.request_id,
+            request_id=record.request_id,
             principal=asking.principal,
             target=target,
             model=model,
             streaming=asked.streaming,
-            patience=None if patience is None else patience.seconds,
+            client_timeout=None if client_timeout is None else client_timeout.seconds,
             body=body,
             prompt=asked.prompt,
             held=held,
             dropped=asked.dropped,
         )
 
-    async def _understood(self, asking: Asking, target: Target) -> Asked:
-        exchange = asking.exchange
-        exchange.phase = Phase.BODY
+    async def _understood(self, asking: AuthorizedRequest, target: Target) -> Asked:
+        record = asking.record
+        record.phase = Phase.BODY
         limits = self._limits
         data = await read_body(
             asking.request, asking.share, limit=limits.size, body_timeout=limits.timeout
         )
-        exchange.arrived_at = asyncio.get_running_loop().time()
-        exchange.bytes_in = len(data)
-        exchange.phase = Phase.PARSE
+        record.arrived_at = asyncio.get_running_loop().time()
+        record.bytes_in = len(data)
+        record.phase = Phase.PARSE
         return understand(data, target, asking.principal, whole_prompts=self._whole_prompts)
 
     async def _resolve(self, name: str, principal: Principal) -> Model:

@@ -5,7 +5,7 @@ from typing import Self
 from gateway.errors import Overloaded
 
 
-class Buffers:
+class MemoryBudget:
     """A budget of bytes. Mutable state: ``used``."""
 
     __slots__ = ("limit", "used")
@@ -27,8 +27,8 @@ class Share:
 
     __slots__ = ("_buffers", "held")
 
-    def __init__(self, buffers: Buffers) -> None:
-        self._buffers = buffers
+    def __init__(self, memory_budget: MemoryBudget) -> None:
+        self._buffers = memory_budget
         self.held = 0
 
     def fits(self, size: int) -> bool:

@@ -25,8 +25,8 @@ from gateway.errors import (
 )
 from gateway.proxy.headers import STREAM_HEADERS
 from gateway.public.memory import Share
-from gateway.public.state import Shape, State
-from gateway.public.writer import LOW_WATER, Outlet, Pace
+from gateway.public.state import ResponseKind, State
+from gateway.public.writer import LOW_WATER, Pace, ResponseWriter
 
 Headers = Iterable[tuple[str, str]]
 
@@ -42,7 +42,7 @@ class _Head(web.StreamResponse):
     _send_headers_immediately = False
 
 
-class Answer:
+class Response:
     """What goes back for one request. All mutable state of an answer is here and in its outlet.
 
     ``headers`` go out with whatever the answer becomes. ``share`` is this request's part of the
@@ -78,11 +78,11 @@ class Answer:
         late_object: bool = False,
     ) -> None:
         self._request = request
-        self._outlet = Outlet(request, share=share, pace=pace)
+        self._outlet = ResponseWriter(request, share=share, pace=pace)
         self._late_object = late_object
         self._response: web.StreamResponse | None = None
         self._scanner: Scanner | None = None
-        self._promised: Shape | None = None
+        self._promised: ResponseKind | None = None
         self._begun = False
         self._announced: list[tuple[str, str]] = []
         self.dialect = dialect
@@ -149,7 +149,9 @@ class Answer:
             self._commit(status, headers, length=length)
         elif status != 200:
             raise UpstreamFailed.of(AsSent(status, tuple(headers), b""))
-        elif (scanner is not None) is not (self._promised is Shape.STREAM) or _encoded(headers):
+        elif (scanner is not None) is not (self._promised is ResponseKind.STREAM) or _encoded(
+            headers
+        ):
             raise UpstreamProtocolError(_OTHER_KIND)
         self._scanner = scanner
         self._begun = True
@@ -178,7 +180,7 @@ class Answer:
 
     # The edge's side.
 
-    def beat(self, shape: Shape, note: str = "") -> None:
+    def beat(self, shape: ResponseKind, note: str = "") -> None:
         """Keep a silent answer alive: commit to one of this shape, or send a heartbeat in it.
 
         Nothing happens where none may stand: inside an event, after the final one, in an answer in
@@ -186,7 +188,9 @@ class Answer:
         """
         try:
             if self.state is State.PENDING:
-                kind = self.dialect.stream_type if shape is Shape.STREAM else "application/json"
+                kind = (
+                    self.dialect.stream_type if shape is ResponseKind.STREAM else "application/json"
+                )
                 self._promised = shape
                 head = [("Content-Type", kind), *STREAM_HEADERS, *self._announced]
                 self._commit(200, head, length=None)
@@ -252,7 +256,7 @@ class Answer:
 
     @property
     def _streams(self) -> bool:
-        return self._scanner is not None or self._promised is Shape.STREAM
+        return self._scanner is not None or self._promised is ResponseKind.STREAM
 
     def _may_beat(self) -> bool:
         return self.state is State.COMMITTED and not self._outlet.unsent and self._between_events
@@ -271,7 +275,7 @@ class Answer:
         if status != 200:
             words = self._failure_in(body) or ""
             raise UpstreamFailed.of(AsSent(status, tuple(headers), body), words)
-        whole = self._promised is Shape.WHOLE
+        whole = self._promised is ResponseKind.WHOLE
         kept = body if whole else self.dialect.whole_in_stream(body)
         if kept is None or _encoded(headers):
             raise UpstreamProtocolError(_OTHER_KIND)

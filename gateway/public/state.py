@@ -10,7 +10,7 @@ class State(StrEnum):
     CUT = "cut"
 
 
-class Shape(StrEnum):
+class ResponseKind(StrEnum):
     """What a heartbeat has promised, before Ollama said a word."""
 
     STREAM = "stream"

@@ -30,7 +30,7 @@ class Pace:
     answer_bytes: int
 
 
-class Outlet:
+class ResponseWriter:
     """Writes to one caller's connection.
 
     Mutable state: how much may be on its way before the writer waits (``_ahead``), and when bytes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import Final
 
-from gateway.scheduler.request import Demand
+from gateway.scheduler.request import SlotRequest
 from gateway.scheduler.service import ServiceTimes
 
 _MEMORY: Final = 120.0
@@ -19,7 +19,7 @@ _MOST: Final = 256
 class _Stream:
     """All calls of one key for one model. ``count`` is as of ``last_at`` and fades."""
 
-    demand: Demand
+    demand: SlotRequest
     count: float
     last_at: float
 
@@ -41,7 +41,7 @@ class Traffic:
     def __init__(self) -> None:
         self._streams: dict[tuple[str, str], _Stream] = {}
 
-    def add(self, demand: Demand, now: float) -> None:
+    def add(self, demand: SlotRequest, now: float) -> None:
         place = (demand.key, demand.model)
         before = self._streams.pop(place, None)
         count = 1.0 if before is None else 1.0 + before.rate(now) * _MEMORY
@@ -50,7 +50,7 @@ class Traffic:
         self._streams[place] = _Stream(demand, count, now)
 
     def wants(
-        self, service: ServiceTimes, now: float, *, but: Demand | None = None
+        self, service: ServiceTimes, now: float, *, but: SlotRequest | None = None
     ) -> Mapping[str, Want]:
         """By key: how many places would be busy if all that comes were served.
 

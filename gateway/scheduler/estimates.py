@@ -12,7 +12,7 @@ from gateway.scheduler.pace import Usual, quick_answer, slow_answer
 from gateway.scheduler.policy import Order
 from gateway.scheduler.prediction import Prediction, at_once, harmed, predict
 from gateway.scheduler.queue import Waiter, Waiting
-from gateway.scheduler.request import Demand, Limits
+from gateway.scheduler.request import Limits, SlotRequest
 from gateway.scheduler.simulation import MOST_TURNS, Future, Scene, Waits, late, play
 
 _FRESH: Final = 1.0
@@ -67,11 +67,11 @@ class Foresight:
         self._unsettled: dict[tuple[object, ...], Collection[Waits]] = {}
         self._advice: dict[tuple[object, ...], Prediction] = {}
 
-    def waiter(self, demand: Demand) -> Waiter:
+    def waiter(self, demand: SlotRequest) -> Waiter:
         """One who comes now, with what is known of how long his call may take."""
         future = asyncio.get_running_loop().create_future()
         now = self._now()
-        if demand.patience == inf:
+        if demand.client_timeout == inf:
             return Waiter(demand, arrived_at=now, future=future)
         model, service = demand.model, self._holders.service
         return Waiter(
@@ -116,7 +116,7 @@ class Foresight:
             self._unsettled[alike] = self._late_if_slower(one)
         return self._unsettled[alike]
 
-    def roughly(self, demand: Demand) -> Prediction:
+    def roughly(self, demand: SlotRequest) -> Prediction:
         """The same at a glance, for one to whom it makes no difference: swaps do not count."""
         service, now = self._holders.service, self._now()
         answer = Usual(service).answer
@@ -141,7 +141,7 @@ class Foresight:
         position = self._positions.get(waiter, len(self._positions) + 1)
         return Place(position, max(at - self._now(), 0.0))
 
-    def capacity(self, demand: Demand) -> float:
+    def capacity(self, demand: SlotRequest) -> float:
         """How many calls are really served at once, with such a one among them."""
         residency, most = self._memory.residency(), self._limits.max_active
         models = {(lane.demand.model, lane.demand.local) for lane in self._waiting.lanes()}
@@ -156,7 +156,7 @@ class Foresight:
 
     # Inside.
 
-    def _needs(self, demand: Demand) -> float:
+    def _needs(self, demand: SlotRequest) -> float:
         """Seconds until an answer, from when others must begin to make way for it.
 
         Where little is known of the model it is twice that, up to half of the caller's time: or it
@@ -171,7 +171,7 @@ class Foresight:
             needs += max(in_the_way, default=0.0)
         if service.knows(demand.model):
             return needs
-        return max(needs, min(2 * needs, demand.patience / 2))
+        return max(needs, min(2 * needs, demand.client_timeout / 2))
 
     def _look(self) -> None:
         """What was seen a while ago is looked at anew: those at work take as long as they take."""
@@ -243,6 +243,6 @@ class Foresight:
         )
 
 
-def _alike(demand: Demand) -> tuple[object, ...]:
+def _alike(demand: SlotRequest) -> tuple[object, ...]:
     """What tells two apart who come to the same queue."""
-    return (demand.key, demand.model, demand.queue_timeout, demand.patience, demand.batch)
+    return (demand.key, demand.model, demand.queue_timeout, demand.client_timeout, demand.batch)

@@ -24,7 +24,7 @@ from gateway.scheduler.estimates import Foresight
 from gateway.scheduler.pace import Usual
 from gateway.scheduler.prediction import Prediction
 from gateway.scheduler.queue import Waiter, Waiting
-from gateway.scheduler.request import Demand
+from gateway.scheduler.request import SlotRequest
 from gateway.scheduler.simulation import Waits
 
 _USABLE: Final = 0.75
@@ -58,11 +58,11 @@ class Crowd:
         self._now = now
         self._traffic = Traffic()
 
-    def came(self, demand: Demand) -> None:
+    def came(self, demand: SlotRequest) -> None:
         """One came who has to wait, or to go away again."""
         self._traffic.add(demand, self._now())
 
-    def spares_everybody(self, demand: Demand) -> bool:
+    def spares_everybody(self, demand: SlotRequest) -> bool:
         """Whether nobody can be late, even if everything is loaded anew for every call."""
         usual, seconds = Usual(self._holders.service), 0.0
         alone = [one.demand for one in self._holders] + [demand]
@@ -100,7 +100,7 @@ class Crowd:
             or self._exceeds_its_models_part(demand, part)
         )
 
-    def _exceeds_its_keys_part(self, demand: Demand, usable: float) -> bool:
+    def _exceeds_its_keys_part(self, demand: SlotRequest, usable: float) -> bool:
         """Whether its key has more waiting than it can have served in time.
 
         Of what is waiting, calls count that wait no longer than this one: others can go later.
@@ -114,7 +114,7 @@ class Crowd:
         own = self._work(demand.limit, key=demand.key)
         return own > part * demand.limit * usable
 
-    def _exceeds_its_models_part(self, demand: Demand, usable: float) -> bool:
+    def _exceeds_its_models_part(self, demand: SlotRequest, usable: float) -> bool:
         """The same for its model: of each, the same part of what comes is to be served."""
         now, service = self._now(), self._holders.service
         part = self._traffic.part_of(demand.model, demand.limit, service, now)
@@ -134,7 +134,7 @@ class Crowd:
             and model in (None, lane.demand.model)
         )
 
-    def _forbid(self, late: Iterable[Waits], newcomer: Demand, *, modest: bool) -> bool:
+    def _forbid(self, late: Iterable[Waits], newcomer: SlotRequest, *, modest: bool) -> bool:
         """Whether those who are late because of him, or he himself, are a reason to refuse him.
 
         Beside a ``modest`` key, one that asks for too much is none.
@@ -144,7 +144,7 @@ class Crowd:
             return bool(by_key)
         return any(self._is_modest(one, newcomer) for one in by_key.values())
 
-    def _is_modest(self, one: Demand, newcomer: Demand) -> bool:
+    def _is_modest(self, one: SlotRequest, newcomer: SlotRequest) -> bool:
         """Whether a key asks for no more than its part, in what came lately and in what waits.
 
         The call that has just come does not count: one alone is never too much.
@@ -159,7 +159,7 @@ class Crowd:
         part = capacity * one.weight / sum(weights.values())
         return self._work(one.limit, key=one.key) <= _TOO_MUCH * part * one.limit
 
-    def _usable(self, demand: Demand) -> float:
+    def _usable(self, demand: SlotRequest) -> float:
         """The part of its time in the queue that a call may be planned to wait."""
         hurried = self._traffic.has_shorter(demand.limit, self._now())
         return _USABLE_BESIDE_HURRY if hurried else _USABLE

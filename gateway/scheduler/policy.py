@@ -4,12 +4,12 @@ It holds no clock, does no I/O and changes nothing. In this order:
 
 1. inside every cap;
 2. eligible: the model is loaded, or can be without driving out one that is at work;
-3. one who is urgent: he was passed over for ``affinity_patience``, or will only just be in time
+3. one who is urgent: he was passed over for ``max_affinity_delay``, or will only just be in time
    although his key had its turn; from then on nobody is sent to the models in his way, so that
    they come free and the swap happens;
 4. whoever is likely to be in time before those who are not, for these would mostly be served for
    nobody; then class, then fair share, then age; but of one class, calls that leave memory as it is
-   go before calls that swap, for at most ``affinity_patience`` of passing anybody over.
+   go before calls that swap, for at most ``max_affinity_delay`` of passing anybody over.
 
 So a free place and somebody eligible coexist only while 3 lets a model come free. Of one lane only
 the first goes, and while he has to wait for his ``not_before``, those behind him wait with him.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from gateway.scheduler.request import Demand, Limits, Occupancy
+from gateway.scheduler.request import Limits, Occupancy, SlotRequest
 from gateway.scheduler.residency import Residency
 
 
@@ -35,7 +35,7 @@ class Head(Protocol):
     """
 
     @property
-    def demand(self) -> Demand: ...
+    def demand(self) -> SlotRequest: ...
     @property
     def arrived_at(self) -> float: ...
     @property
@@ -156,7 +156,7 @@ def _serve_near(ranked: list[H], standing: Standing) -> Decision[H]:
         return _serve_urgent(pressing, ranked, standing)
     if chosen is first or is_doubtful(first, now):
         return Decision(chosen, overtaken=overtaken)
-    if not standing.limits.affinity_patience:
+    if not standing.limits.max_affinity_delay:
         return _serve_urgent([first], ranked, standing)
     return Decision(chosen, passed_over=first, overtaken=overtaken)
 
@@ -193,7 +193,7 @@ def _is_urgent(head: Head, limits: Limits, now: float) -> bool:
     passed, turn = head.passed_over_at, head.turn_at
     if passed is None and turn is None:
         return False
-    waited = passed is not None and passed + limits.affinity_patience <= now
+    waited = passed is not None and passed + limits.max_affinity_delay <= now
     hurries = turn is not None and head.hurries_at <= now
     return (waited or hurries) and not is_doubtful(head, now)
 
@@ -215,7 +215,7 @@ def _class_of(head: Head, standing: Standing) -> int:
         return 2
     if not head.demand.batch:
         return 0
-    return int(standing.now - arrived_at < standing.limits.batch_patience)
+    return int(standing.now - arrived_at < standing.limits.max_batch_delay)
 
 
 def _swaps(head: Head, standing: Standing) -> bool:

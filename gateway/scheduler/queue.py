@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from gateway.errors import GatewayError
-from gateway.scheduler.request import Demand, lower
+from gateway.scheduler.request import SlotRequest, lower
 
 _number: Final = attrgetter("number")
 
@@ -44,7 +44,7 @@ class Waiter:
 
     def __init__(
         self,
-        demand: Demand,
+        demand: SlotRequest,
         *,
         arrived_at: float,
         future: asyncio.Future[None],
@@ -61,8 +61,8 @@ class Waiter:
         self.demand = demand
         self.arrived_at = arrived_at
         self.future = future
-        self.give_up_at = arrived_at + demand.patience
-        self.stays = min(demand.queue_timeout, max(demand.patience - quick, 0.0))
+        self.give_up_at = arrived_at + demand.client_timeout
+        self.stays = min(demand.queue_timeout, max(demand.client_timeout - quick, 0.0))
         self.leaves_at = arrived_at + self.stays
         latest = self.give_up_at - needs
         # Whoever was late as he came is not hurried for it.
@@ -106,7 +106,7 @@ class Lane:
 
     __slots__ = ("_first", "_last", "_waiters", "demand")
 
-    def __init__(self, demand: Demand) -> None:
+    def __init__(self, demand: SlotRequest) -> None:
         self.demand = demand
         # In the order of their numbers. To close a gap in a list of thousands takes microseconds.
         self._waiters: list[Waiter] = []
@@ -135,7 +135,7 @@ class Lane:
     def newest(self) -> Waiter:
         return self._waiters[-1]
 
-    def front(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
+    def handler(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
         """The first who is not held back, and those before him."""
         for waiter in self._waiters:
             yield waiter
@@ -187,17 +187,17 @@ class Waiting:
 
     def heads(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
         """The first of every lane; and where that one is held back, the next behind him."""
-        return (waiter for lane in self._lanes.values() for waiter in lane.front(held_back))
+        return (waiter for lane in self._lanes.values() for waiter in lane.handler(held_back))
 
     def lanes(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
 
-    def has_before(self, demand: Demand, held_back: Callable[[Waiter], bool]) -> bool:
+    def has_before(self, demand: SlotRequest, held_back: Callable[[Waiter], bool]) -> bool:
         """Whether somebody who is not held back goes first in the lane."""
         lane = self._lanes.get((demand.key, demand.model), ())
         return any(not held_back(waiter) for waiter in lane)
 
-    def last_before(self, demand: Demand) -> Waiter | None:
+    def last_before(self, demand: SlotRequest) -> Waiter | None:
         """Behind whom one would stand in his lane; None if he would be the first."""
         lane = self._lanes.get((demand.key, demand.model))
         return None if lane is None or demand.first else lane.newest
@@ -236,7 +236,7 @@ class Waiting:
         """Whether it is no burst: somebody has waited, one or the other, for a while."""
         return bool(self._count) and now - self._since > _BURST
 
-    def is_greedier(self, one: Demand, newcomer: Demand) -> bool:
+    def is_greedier(self, one: SlotRequest, newcomer: SlotRequest) -> bool:
         """Whether a key has more waiting, by weight, than another plus one."""
         if one.key == newcomer.key:
             return False

@@ -11,15 +11,15 @@ from gateway.errors import (
     RateLimitExceeded,
 )
 from gateway.scheduler.prediction import Prediction
-from gateway.scheduler.request import Demand
+from gateway.scheduler.request import SlotRequest
 
 _SPREAD: Final = 0.5
 """Of the wait: those refused together come back apart."""
 
 
-def refuse_hopeless(demand: Demand, foreseen: Prediction, jitter: float) -> None:
+def refuse_hopeless(demand: SlotRequest, foreseen: Prediction, jitter: float) -> None:
     """Raise what says that he would be too late, even if all went as well as one time in ten."""
-    if foreseen.quick > demand.patience:
+    if foreseen.quick > demand.client_timeout:
         raise deadline_unreachable(demand, foreseen, jitter)
     if foreseen.quick_wait > demand.queue_timeout:
         raise hopeless(demand, foreseen, jitter)
@@ -45,7 +45,7 @@ def queue_full(waiting: int, foreseen: Prediction, jitter: float) -> GatewayErro
     )
 
 
-def crowded(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+def crowded(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         QueueFull,
         f"As much is waiting as can be served within {demand.limit:g} s: one more call of this key "
@@ -66,7 +66,7 @@ def displaced(foreseen: Prediction, jitter: float) -> GatewayError:
     )
 
 
-def waited_too_long(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+def waited_too_long(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         QueueTimeout,
         f"No place came free within {demand.queue_timeout:g} s. {_expect(foreseen)} "
@@ -76,7 +76,7 @@ def waited_too_long(demand: Demand, foreseen: Prediction, jitter: float) -> Gate
     )
 
 
-def hopeless(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+def hopeless(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         QueueTimeout,
         f"The queue is too long: this call would certainly wait more than "
@@ -86,20 +86,22 @@ def hopeless(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayErro
     )
 
 
-def deadline_unreachable(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+def deadline_unreachable(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         DeadlineUnreachable,
         f"An answer would take about {foreseen.finish:.0f} s, {foreseen.wait:.0f} s of it in the "
-        f"queue, and this caller waits {demand.patience:g} s. Try again later, or wait longer.",
+        f"queue, and this caller waits {demand.client_timeout:g} s. "
+        "Try again later, or wait longer.",
         foreseen,
         jitter,
     )
 
 
-def too_late(demand: Demand, foreseen: Prediction, jitter: float) -> GatewayError:
+def too_late(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
     return _refusal(
         DeadlineUnreachable,
-        f"No place came free in time: an answer would now end after the {demand.patience:g} s that "
+        "No place came free in time: an answer would now end after the "
+        f"{demand.client_timeout:g} s that "
         f"this caller waits. {_expect(foreseen)} Try again later, or wait longer.",
         foreseen,
         jitter,

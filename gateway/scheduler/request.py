@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class SlotRequest:
     """One call's wish for a place.
 
     ``model_max_active`` and ``key_max_active`` are the caps that hold for its model and its key
@@ -27,7 +27,7 @@ class Demand:
     queue_timeout: float
     weight: float = 1.0
     batch: bool = False
-    patience: float = inf
+    client_timeout: float = inf
     fingerprint: bytes = b""
     retry: bool = False
     first: bool = False
@@ -37,22 +37,22 @@ class Demand:
     @property
     def limit(self) -> float:
         """How many seconds it can wait at all."""
-        return min(self.queue_timeout, self.patience)
+        return min(self.queue_timeout, self.client_timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What holds for everybody: caps, and patience in seconds.
 
-    ``affinity_patience`` is how long one may be passed over for the sake of what is loaded,
-    ``batch_patience`` how long a batch call waits until it counts as interactive.
+    ``max_affinity_delay`` is how long one may be passed over for the sake of what is loaded,
+    ``max_batch_delay`` how long a batch call waits until it counts as interactive.
     """
 
     max_active: int
     max_queued: int
     max_queued_per_key: int
-    affinity_patience: float = 30.0
-    batch_patience: float = 120.0
+    max_affinity_delay: float = 30.0
+    max_batch_delay: float = 120.0
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Occupancy:
             self.in_memory.copy(),
         )
 
-    def add(self, demand: Demand) -> None:
+    def add(self, demand: SlotRequest) -> None:
         self.total += 1
         self.by_model[demand.model] = self.by_model.get(demand.model, 0) + 1
         self.by_key[demand.key] = self.by_key.get(demand.key, 0) + 1
@@ -84,7 +84,7 @@ class Occupancy:
             same = self.by_fingerprint.get(demand.fingerprint, 0)
             self.by_fingerprint[demand.fingerprint] = same + 1
 
-    def remove(self, demand: Demand) -> None:
+    def remove(self, demand: SlotRequest) -> None:
         self.total -= 1
         lower(self.by_model, demand.model)
         lower(self.by_key, demand.key)
@@ -92,11 +92,11 @@ class Occupancy:
         if demand.local:
             lower(self.in_memory, demand.model)
 
-    def holds_back(self, demand: Demand) -> bool:
+    def holds_back(self, demand: SlotRequest) -> bool:
         """Whether ``demand`` comes again while its first attempt is still being stopped."""
         return demand.retry and demand.fingerprint in self.by_fingerprint
 
-    def has_room(self, demand: Demand, limits: Limits) -> bool:
+    def has_room(self, demand: SlotRequest, limits: Limits) -> bool:
         """Whether ``demand`` fits inside every cap, all looked at together."""
         if self.total >= limits.max_active:
             return False

@@ -26,15 +26,15 @@ from gateway.scheduler.rejections import (
     too_late,
     waited_too_long,
 )
-from gateway.scheduler.request import Demand, Limits
+from gateway.scheduler.request import Limits, SlotRequest
 from gateway.scheduler.service import ServiceTimes
-from gateway.scheduler.slot import Lease
+from gateway.scheduler.slot import Slot
 from gateway.scheduler.snapshot import Snapshot, state_of
 
-Refusal = Callable[[Demand, Prediction, float], GatewayError]
+Refusal = Callable[[SlotRequest, Prediction, float], GatewayError]
 
 
-class Admission:
+class Scheduler:
     """Gives leases: ``async with admission.lease(demand) as lease``.
 
     ``service`` is what is known of how long answers take. ``jitter`` gives numbers from 0 to 1:
@@ -83,7 +83,7 @@ class Admission:
         """Whether nobody holds a place and nobody waits for one."""
         return not len(self._holders) and not len(self._waiting)
 
-    def lease(self, demand: Demand) -> Lease:
+    def slot(self, demand: SlotRequest) -> Slot:
         """The right to have one request at Ollama, for as long as the block lasts.
 
         Raises on entering:
@@ -92,7 +92,7 @@ class Admission:
             QueueTimeout: waited ``demand.queue_timeout`` seconds, or surely would.
             DeadlineUnreachable: the caller will surely have left before it is done.
         """
-        return Lease(self, demand, now=self._now)
+        return Slot(self, demand, now=self._now)
 
     def drain(self) -> None:
         """Refuse whoever comes and whoever waits; those who hold places keep them."""
@@ -118,7 +118,7 @@ class Admission:
 
     # What a lease calls.
 
-    def enter(self, demand: Demand) -> tuple[Waiter, Prediction]:
+    def enter(self, demand: SlotRequest) -> tuple[Waiter, Prediction]:
         """Take a place at once, or a place in the queue; raises what refuses both."""
         if self._draining:
             raise Draining
@@ -180,7 +180,7 @@ class Admission:
         heads = self._waiting.heads(self._is_held_back)
         return self._decide((*heads, waiter)).waiter is waiter
 
-    def _finds_all_ready(self, demand: Demand) -> bool:
+    def _finds_all_ready(self, demand: SlotRequest) -> bool:
         """Whether nothing keeps him waiting if nobody is before him, whatever the order."""
         occupancy = self._holders.occupancy
         if demand.delay or not occupancy.has_room(demand, self._limits):
@@ -289,7 +289,7 @@ class Admission:
             raise queue_full(len(self._waiting), foresight.of(waiter), self._jitter())
         return foreseen
 
-    def _displace(self, demand: Demand) -> bool:
+    def _displace(self, demand: SlotRequest) -> bool:
         """Make room for a modest key: the newest waiter of the one with most waiting must go."""
         waiter = self._waiting.newest_of_greediest()
         if waiter is None or not self._waiting.is_greedier(waiter.demand, demand):

@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Order, Standing, note
-from gateway.scheduler.request import Demand, Limits, Occupancy
+from gateway.scheduler.request import Limits, Occupancy, SlotRequest
 from gateway.scheduler.residency import Residency
 
 MOST_TURNS: Final = 128
@@ -20,7 +20,7 @@ SWAPPING: Final = 0.1
 class Waits(Protocol):
     """One who waits, or is about to; at ``leaves_at`` he is refused."""
 
-    demand: Demand
+    demand: SlotRequest
     arrived_at: float
     passed_over_at: float | None
     turn_at: float | None
@@ -34,7 +34,7 @@ class Waits(Protocol):
 class Holds(Protocol):
     """One at work."""
 
-    demand: Demand
+    demand: SlotRequest
     granted_at: float
     charged: float
     found_resident: bool
@@ -208,7 +208,7 @@ class _Play:
             if row.waiter is newcomer:
                 row.hurries_at = max(newcomer.hurries_at, self._paid_at)
 
-    def _begin(self, demand: Demand) -> float:
+    def _begin(self, demand: SlotRequest) -> float:
         """Take a place; when he will be answered."""
         answer = self._pace.answer(demand.model)
         begins_at = self._now
@@ -232,7 +232,7 @@ class _Play:
                 self._slow_down()
         return self._ready_at.get(model, self._now)
 
-    def _end_of(self, holder: Holds) -> tuple[float, Demand, float]:
+    def _end_of(self, holder: Holds) -> tuple[float, SlotRequest, float]:
         """When he is done, and what he then owes beyond what was charged."""
         demand = holder.demand
         seconds = self._pace.answer(demand.model)

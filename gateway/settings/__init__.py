@@ -3,7 +3,7 @@
 Nothing else in the gateway reads the environment or a config file.
 """
 
-from gateway.settings.integrity import Truth, Tunnel
+from gateway.settings.integrity import Integrity, Tunnel
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
 from gateway.settings.ollama_host import ollama_address, ollama_host
 from gateway.settings.paths import (
@@ -15,7 +15,6 @@ from gateway.settings.paths import (
 from gateway.settings.redaction import masked, names_a_secret, printable
 from gateway.settings.schema import Settings
 from gateway.settings.tables import (
-    Admission,
     Catalog,
     Keys,
     Limits,
@@ -23,6 +22,7 @@ from gateway.settings.tables import (
     Log,
     Ollama,
     Proxies,
+    Scheduler,
     State,
     TrustedProxy,
 )
@@ -32,10 +32,10 @@ from gateway.settings.values import Address
 __all__ = [
     "SYSTEM_FOLDER",
     "Address",
-    "Admission",
     "Catalog",
     "Clocks",
     "ConfigFileMissing",
+    "Integrity",
     "Keys",
     "Limits",
     "Listen",
@@ -44,11 +44,11 @@ __all__ = [
     "ModelRule",
     "Ollama",
     "Proxies",
+    "Scheduler",
     "Settings",
     "SettingsError",
     "State",
     "TrustedProxy",
-    "Truth",
     "Tunnel",
     "config_place",
     "default_config_text",

@@ -35,10 +35,10 @@ class Tunnel(BaseModel):
     where nothing is known, 60 for ngrok and Tailscale. Never more than half of what the caller says
     it will wait."""
 
-    patience: Annotated[Literal["extend", "respect"], one_of("extend", "respect")] = "extend"
+    client_timeout: Annotated[Literal["extend", "respect"], one_of("extend", "respect")] = "extend"
     """Heartbeats also keep a caller from giving up. "extend": a call that they keep alive may wait
-    as long as clocks.queue_timeout and take as long as clocks.ceiling. "respect": what cannot be
-    ready within the caller's own read timeout is refused at once."""
+    as long as timeouts.queue_timeout and take as long as timeouts.ceiling. "respect": what cannot
+    be ready within the caller's own read timeout is refused at once."""
 
     late_error: Annotated[Literal["cut", "object"], one_of("cut", "object")] = "cut"
     """How an answer in one piece fails after heartbeats have begun. "cut" closes the connection, so
@@ -58,7 +58,7 @@ class Tunnel(BaseModel):
         return self
 
 
-class Truth(BaseModel):
+class Integrity(BaseModel):
     model_config = TABLE
 
     incomplete: Annotated[Literal["pass", "error"], one_of("pass", "error")] = "pass"

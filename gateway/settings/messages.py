@@ -78,7 +78,7 @@ def _contradiction(name: str, context: Mapping[str, object], origin: Origin) -> 
 
 
 def _name(location: tuple[int | str, ...]) -> str:
-    """As a person would say it: `clocks.ceiling`, `models, entry 2: match`."""
+    """As a person would say it: `timeouts.ceiling`, `models, entry 2: match`."""
     name = ""
     for part in location:
         if isinstance(part, int):

@@ -6,10 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.settings.integrity import Truth, Tunnel
+from gateway.settings.integrity import Integrity, Tunnel
 from gateway.settings.table import contradiction
 from gateway.settings.tables import (
-    Admission,
     Catalog,
     Keys,
     Limits,
@@ -17,6 +16,7 @@ from gateway.settings.tables import (
     Log,
     Ollama,
     Proxies,
+    Scheduler,
     State,
 )
 from gateway.settings.timeouts import Clocks, ModelRule
@@ -37,12 +37,12 @@ class Settings(BaseSettings):
     listen: Listen = Listen()
     ollama: Ollama = Ollama()
     keys: Keys = Keys()
-    admission: Admission = Admission()
+    scheduler: Scheduler = Scheduler()
     limits: Limits = Limits()
-    clocks: Clocks = Clocks()
+    timeouts: Clocks = Clocks()
     models: Annotated[tuple[ModelRule, ...], AfterValidator(_each_counts)] = ()
     tunnel: Tunnel = Tunnel()
-    truth: Truth = Truth()
+    integrity: Integrity = Integrity()
     catalog: Catalog = Catalog()
     proxies: Proxies = Proxies()
     state: State = State()

@@ -80,7 +80,7 @@ class Keys(BaseModel):
     folder. It is made by `ollama-gateway init` and `ollama-gateway keys create`."""
 
 
-class Admission(BaseModel):
+class Scheduler(BaseModel):
     model_config = TABLE
 
     max_active: Annotated[int, whole_number(1, 1024)] = 2
@@ -105,7 +105,7 @@ class Admission(BaseModel):
     """How many models are in memory at once. "auto" learns it from what Ollama shows. Give the
     number where you know it better, such as 1 for a GPU that holds one model at a time."""
 
-    affinity_patience: Annotated[float, BeforeValidator(parse_seconds_or_zero)] = 30.0
+    max_affinity_delay: Annotated[float, BeforeValidator(parse_seconds_or_zero)] = 30.0
     """How long a request may be passed over by others whose model is loaded already, because
     loading takes long. 0 swaps models at every turn; longer swaps less often."""
 

@@ -86,10 +86,10 @@ class ModelRule(BaseModel):
     several entries that match, the first counts."""
 
     total_timeout: Seconds | None = None
-    """As in [clocks], for these models; it holds as it is, whatever a caller says."""
+    """As in [timeouts], for these models; it holds as it is, whatever a caller says."""
 
     first_byte_timeout: Seconds | None = None
-    """As in [clocks], for these models; it holds as it is, whatever a caller says."""
+    """As in [timeouts], for these models; it holds as it is, whatever a caller says."""
 
     max_active: Annotated[int, whole_number(1, 1024)] | None = None
     """How many requests may use each of these models at once."""

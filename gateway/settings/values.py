@@ -2,7 +2,7 @@
 
 Every kind takes text as well as TOML's own types, for the environment knows nothing but text, and
 refuses with one sentence that says all that is allowed: it becomes the second half of a line such
-as `admission.max_active = 0 must be a whole number from 1 to 1024`.
+as `scheduler.max_active = 0 must be a whole number from 1 to 1024`.
 """
 
 import ipaddress

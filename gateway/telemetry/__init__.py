@@ -7,15 +7,15 @@ interpret the one frozen value, each in its way; ``redact`` keeps secrets out of
 from collections import Counter
 from typing import Protocol
 
-from gateway.telemetry.record import Exchange, Facts, Phase
+from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
 
-__all__ = ["Exchange", "Facts", "Phase", "Sink", "Telemetry"]
+__all__ = ["FinishedRequest", "Phase", "RequestRecord", "Sink", "Telemetry"]
 
 
 class Sink(Protocol):
     """Something that wants to know of each request that ended."""
 
-    def observe(self, facts: Facts) -> None: ...
+    def observe(self, facts: FinishedRequest) -> None: ...
 
 
 class Telemetry:
@@ -32,7 +32,7 @@ class Telemetry:
         # All mutable state.
         self.failures: Counter[str] = Counter()
 
-    def finished(self, facts: Facts) -> None:
+    def finished(self, facts: FinishedRequest) -> None:
         """Tell all sinks. Never raises."""
         for sink in self._sinks:
             try:

@@ -22,7 +22,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from gateway.errors import Draining, InternalError, NoModelsPulled, Shutdown
-from gateway.telemetry.record import OK, UPSTREAM_4XX, Facts
+from gateway.telemetry.record import OK, UPSTREAM_4XX, FinishedRequest
 from gateway.telemetry.redaction import MAX_TRACEBACK, harmless, redact, redact_record
 
 Logger: TypeAlias = FilteringBoundLogger
@@ -104,11 +104,11 @@ class RequestLog:
     def __init__(self, logger: Logger) -> None:
         self._write = {"info": logger.info, "warning": logger.warning, "error": logger.error}
 
-    def observe(self, facts: Facts) -> None:
+    def observe(self, facts: FinishedRequest) -> None:
         self._write[severity(facts)](FINISHED, facts=facts)
 
 
-def severity(facts: Facts) -> Literal["info", "warning", "error"]:
+def severity(facts: FinishedRequest) -> Literal["info", "warning", "error"]:
     """How loudly an ending is told.
 
     ``error`` is a bug; ``warning`` is what the owner should look at: Ollama failed, or there is
@@ -158,7 +158,7 @@ def _in_order(_logger: object, level: str, event: EventDict) -> EventDict:
         "event": told if told == FINISHED else harmless(told),
     }
     facts = event.pop("facts", None)
-    if isinstance(facts, Facts):
+    if isinstance(facts, FinishedRequest):
         line |= _fit_facts(facts.present())
     exception = event.pop("exception", None) or _text_of(event.pop("exc_info", None))
     for name, value in event.items():

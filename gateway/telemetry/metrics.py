@@ -26,7 +26,7 @@ from prometheus_client.metrics_core import Metric
 from gateway.errors import ClientDisconnected
 from gateway.telemetry.histogram import Histogram
 from gateway.telemetry.labels import Names
-from gateway.telemetry.record import OK, Facts
+from gateway.telemetry.record import OK, FinishedRequest
 
 NO_KEY: Final = "none"
 """The label ``key`` of a request without a valid one."""
@@ -151,7 +151,7 @@ class Metrics:
             "gateway_heartbeats_total", "Bytes that kept a silent answer alive.", "model", "key"
         )
         self._retold = self._counter(
-            "gateway_retold_failures_total",
+            "gateway_replayed_failures_total",
             "Retries that were told how the attempt before them failed.",
             "model",
             "key",
@@ -170,7 +170,7 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
 
-    def observe(self, facts: Facts) -> None:
+    def observe(self, facts: FinishedRequest) -> None:
         """Count one request that ended."""
         model = self._models.admit(facts.model) if facts.model is not None else NO_MODEL
         key = self._keys.admit(facts.key) if facts.key is not None else NO_KEY
@@ -191,7 +191,7 @@ class Metrics:
             self._prompts_truncated.at(model, key).inc()
         if facts.heartbeats:
             self._heartbeats.at(model, key).inc(facts.heartbeats)
-        if facts.retold:
+        if facts.replayed:
             self._retold.at(model, key).inc()
         if outcome == ClientDisconnected.code:
             self._disconnects.at(facts.phase.value).inc()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.errors import ContextLengthExceeded
 from gateway.telemetry.labels import Names
-from gateway.telemetry.record import OK, Facts
+from gateway.telemetry.record import OK, FinishedRequest
 from gateway.telemetry.redaction import harmless
 
 KEPT: Final = 50
@@ -44,7 +44,7 @@ class _Totals:
         self.prompts_cut = self.prompts_refused = 0
         self.too_long_at: str | None = None
 
-    def add(self, facts: Facts, ended_at: float) -> None:
+    def add(self, facts: FinishedRequest, ended_at: float) -> None:
         self.requests += 1
         self.failed += facts.outcome != OK
         self.tokens_in += facts.tokens_in or 0
@@ -76,8 +76,8 @@ class Recent:
         """``wall_clock`` gives seconds since the epoch: a reader wants to know when."""
         self._wall_clock = wall_clock
         # All mutable state, each with its bound.
-        self._last: deque[tuple[float, Facts]] = deque(maxlen=kept)
-        self._failures: deque[tuple[float, Facts]] = deque(maxlen=kept)
+        self._last: deque[tuple[float, FinishedRequest]] = deque(maxlen=kept)
+        self._failures: deque[tuple[float, FinishedRequest]] = deque(maxlen=kept)
         self._outcomes: Counter[str] = Counter()
         self._keys: dict[str, _Totals] = {}
         self._models: dict[str, _Totals] = {}
@@ -87,7 +87,7 @@ class Recent:
             "outcome": Names(MAX_NAMES),
         }
 
-    def observe(self, facts: Facts) -> None:
+    def observe(self, facts: FinishedRequest) -> None:
         now = self._wall_clock()
         entry = (now, facts)
         self._last.append(entry)
@@ -129,7 +129,7 @@ def _iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
-def _shown(ended_at: float, facts: Facts) -> dict[str, Any]:
+def _shown(ended_at: float, facts: FinishedRequest) -> dict[str, Any]:
     fields = facts.present().items()
     return {"ended_at": _iso(ended_at)} | {
         name: harmless(value) if isinstance(value, str) else value for name, value in fields

@@ -67,7 +67,7 @@ class Phase(StrEnum):
     """The whole answer was handed to the caller's connection."""
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class FinishedRequest(Struct, frozen=True, kw_only=True):
     """What became of one request. An absent fact is None.
 
     Times are in seconds. ``key`` and ``model`` are names of ours: a key's name in the store, a
@@ -99,7 +99,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     prompt_truncated: bool | None = None
     retry: int | None = None
     heartbeats: int | None = None
-    retold: bool | None = None
+    replayed: bool | None = None
 
     def present(self) -> dict[str, str | float | bool]:
         """The facts that are there, by name, in their order.
@@ -122,7 +122,7 @@ def _word(text: str) -> str:
     return harmless(text, MAX_WORD)
 
 
-class Exchange(Struct, kw_only=True):
+class RequestRecord(Struct, kw_only=True):
     """The collector of one request's facts; every attribute may be written until ``finish``.
 
     ``started``, ``arrived_at`` (the whole request was there) and ``first_byte_at`` are instants;
@@ -132,7 +132,7 @@ class Exchange(Struct, kw_only=True):
     would take, when it came. ``prompt_truncated``: Ollama surely cut the prompt; ``judged``: that
     was looked at before the answer was sent. ``timings`` are for what learns from them, and no fact
     for the log; nor is ``place``, which tells where in the queue it is while it waits.
-    ``heartbeats`` were sent while Ollama was silent; ``retold``: it got the failure of an earlier
+    ``heartbeats`` were sent while Ollama was silent; ``replayed``: it got the failure of an earlier
     attempt, and Ollama did nothing.
     """
 
@@ -162,7 +162,7 @@ class Exchange(Struct, kw_only=True):
     judged: bool = False
     retry: int | None = None
     heartbeats: int | None = None
-    retold: bool | None = None
+    replayed: bool | None = None
     timings: Timings | None = None
     place: Callable[[], Place | None] | None = None
 
@@ -179,9 +179,9 @@ class Exchange(Struct, kw_only=True):
         if self.status is None or error.status == _CALLER_IS_GONE:
             self.status = error.status
 
-    def finish(self, now: float) -> Facts:
+    def finish(self, now: float) -> FinishedRequest:
         """The facts as they stand at the instant ``now``."""
-        return Facts(
+        return FinishedRequest(
             request_id=harmless(self.request_id, MAX_WORD),
             method=_word(self.method),
             route=self.route,
@@ -206,7 +206,7 @@ class Exchange(Struct, kw_only=True):
             prompt_truncated=self.prompt_truncated,
             retry=self.retry,
             heartbeats=self.heartbeats or None,
-            retold=self.retold,
+            replayed=self.replayed,
         )
 
     def _verdict(self) -> str:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from yarl import URL
 
 from gateway.errors import UpstreamProtocolError
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream.connection import Connection
 from gateway.upstream.deadlines import Deadlines
 from gateway.upstream.pool import Pool
@@ -39,7 +39,7 @@ class Upstream:
             f"Host: {host}\r\nUser-Agent: ollama-gateway/{version}\r\nAccept: */*\r\n"
         ).encode("ascii")
 
-    def open(self, request: Outgoing, clocks: CallClocks) -> "_Opening":
+    def open(self, request: Outgoing, timeouts: RequestTimeouts) -> "_Opening":
         """``async with upstream.open(...) as reply``: send it, wait for the head, lend the reply.
 
         Leaving the block gives the connection back, or closes it if the reply is not whole,
@@ -50,15 +50,15 @@ class Upstream:
             UpstreamProtocolError: it was sent, and Ollama closed or spoke nonsense.
             UpstreamFirstByteTimeout, UpstreamTimeout: a clock of ``clocks`` ran out.
         """
-        return _Opening(self.pool, self._render(request), request.body, clocks)
+        return _Opening(self.pool, self._render(request), request.body, timeouts)
 
-    async def fetch(self, request: Outgoing, clocks: CallClocks) -> tuple[int, bytes]:
+    async def fetch(self, request: Outgoing, timeouts: RequestTimeouts) -> tuple[int, bytes]:
         """Status and whole body of a small answer (lists, probes).
 
         Raises, besides what ``open`` and ``Reply.read`` raise, UpstreamProtocolError for an
         answer of more than ``MAX_PROBE_BYTES``.
         """
-        async with self.open(request, clocks) as reply:
+        async with self.open(request, timeouts) as reply:
             chunks: list[bytes] = []
             size = 0
             while data := await reply.read():
@@ -79,25 +79,25 @@ class Upstream:
 class _Opening:
     """One exchange as a context: acquire, send, head; release whatever happens."""
 
-    __slots__ = ("_body", "_clocks", "_connection", "_head", "_pool")
+    __slots__ = ("_body", "_connection", "_head", "_pool", "_timeouts")
 
-    def __init__(self, pool: Pool, head: bytes, body: bytes, clocks: CallClocks) -> None:
+    def __init__(self, pool: Pool, head: bytes, body: bytes, timeouts: RequestTimeouts) -> None:
         self._pool = pool
         self._head = head
         self._body = body
-        self._clocks = clocks
+        self._timeouts = timeouts
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Reply:
-        clocks = self._clocks
-        connection = await self._pool.acquire(clocks.connect_timeout)
+        timeouts = self._timeouts
+        connection = await self._pool.acquire(timeouts.connect_timeout)
         try:
             now = asyncio.get_running_loop().time()
             deadlines = Deadlines(
                 sent_at=now,
-                first_byte_timeout=clocks.first_byte_timeout,
-                idle_timeout=clocks.idle_timeout,
-                total_timeout=clocks.total_timeout,
+                first_byte_timeout=timeouts.first_byte_timeout,
+                idle_timeout=timeouts.idle_timeout,
+                total_timeout=timeouts.total_timeout,
             )
             reply = connection.send(self._head, self._body, deadlines)
             self._body = b""

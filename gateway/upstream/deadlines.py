@@ -56,5 +56,5 @@ class Deadlines:
         return UpstreamIdleTimeout(
             f"Ollama stopped in the middle of the answer and sent nothing for "
             f"{self.idle_timeout:g} s. The owner can allow longer silences with "
-            "`clocks.idle_timeout`."
+            "`timeouts.idle_timeout`."
         )

@@ -3,10 +3,10 @@
 import json
 
 from gateway.errors import UpstreamProtocolError
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream.client import Outgoing, Upstream
 
-_CLOCKS = CallClocks(
+_CLOCKS = RequestTimeouts(
     queue_timeout=0.0,
     connect_timeout=2.0,
     first_byte_timeout=10.0,

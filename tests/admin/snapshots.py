@@ -9,16 +9,16 @@ import msgspec
 
 from gateway.admin.snapshot import Keys, Ollama, Standing
 from gateway.auth.keys import Key
-from gateway.models.list_cache import Served
+from gateway.models.list_cache import CachedList
 from gateway.models.listing import Listing, parse_listing
-from gateway.models.residency import ResidentsView
-from gateway.models.statistics import Figures
-from gateway.proxy.pipeline import Terms
+from gateway.models.residency import ResidencyView
+from gateway.models.statistics import ModelStats
+from gateway.proxy.pipeline import RequestPolicy
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
 from gateway.telemetry.recent import Recent
-from gateway.telemetry.record import Facts, Phase
-from gateway.timeouts import ClockSettings, Estimate, Override
+from gateway.telemetry.record import FinishedRequest, Phase
+from gateway.timeouts import Estimate, ModelOverride, TimeoutSettings
 from tests.auth.fakes import NOW, a_key
 from tests.models.fakes import tags_of
 
@@ -29,12 +29,12 @@ def listing(*names: str) -> Listing:
     return parse_listing(tags_of(*names), fetched_at=0.0)
 
 
-def served(*names: str, age: float = 12.0, stale: bool = False) -> Served:
-    return Served(listing(*names), age, stale)
+def served(*names: str, age: float = 12.0, stale: bool = False) -> CachedList:
+    return CachedList(listing(*names), age, stale)
 
 
-def terms(*overrides: Override, total_timeout: float | None = None) -> Terms:
-    clocks = ClockSettings(
+def terms(*overrides: ModelOverride, total_timeout: float | None = None) -> RequestPolicy:
+    timeouts = TimeoutSettings(
         queue_timeout=300.0,
         connect_timeout=5.0,
         first_byte_timeout=None,
@@ -44,7 +44,9 @@ def terms(*overrides: Override, total_timeout: float | None = None) -> Terms:
         ceiling=1800.0,
         write_timeout=30.0,
     )
-    return Terms(clocks=clocks, overrides=overrides, max_active_per_model=1, answer_bytes=1 << 20)
+    return RequestPolicy(
+        timeouts=timeouts, overrides=overrides, max_active_per_model=1, answer_bytes=1 << 20
+    )
 
 
 def queue(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
@@ -60,13 +62,13 @@ def queue(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
 
 def figures(
     *, load: float = 8.0, first_byte: float = 0.5, service: float = 6.0, count: int = 9
-) -> Figures:
+) -> ModelStats:
     """Of a model that was called ``count`` times, always with the same times but for a tenth."""
 
     def seen(mean: float) -> Estimate:
         return Estimate(mean, mean / 10, count)
 
-    return Figures(
+    return ModelStats(
         load=seen(load),
         first_byte=seen(first_byte),
         service=seen(service),
@@ -74,9 +76,9 @@ def figures(
     )
 
 
-def memory(*proven: str, loading: Collection[str] = ()) -> ResidentsView:
+def memory(*proven: str, loading: Collection[str] = ()) -> ResidencyView:
     """These are loaded, and those may be, or will be."""
-    return ResidentsView(resident=frozenset({*proven, *loading}), proven=frozenset(proven))
+    return ResidencyView(resident=frozenset({*proven, *loading}), proven=frozenset(proven))
 
 
 def a_standing(**changes: Any) -> Standing:
@@ -91,8 +93,8 @@ def a_standing(**changes: Any) -> Standing:
         queue_text="<Admission 0/1 active, 0/64 queued>",
         keys=the_keys(a_key("laptop")),
         terms=terms(),
-        residents=ResidentsView(),
-        learned={},
+        residency_tracker=ResidencyView(),
+        statistics={},
         recent=recent(),
     )
     return replace(well, **changes)
@@ -102,15 +104,15 @@ def the_keys(*keys: Key, broken: str | None = None) -> Keys:
     return Keys(all=keys, broken=broken)
 
 
-def recent(*facts: Facts, at: datetime = NOW) -> dict[str, Any]:
+def recent(*facts: FinishedRequest, at: datetime = NOW) -> dict[str, Any]:
     sink = Recent(wall_clock=at.timestamp)
     for each in facts:
         sink.observe(each)
     return sink.snapshot()
 
 
-def failed(error: str, **changes: Any) -> Facts:
-    facts = Facts(
+def failed(error: str, **changes: Any) -> FinishedRequest:
+    facts = FinishedRequest(
         request_id="req_1",
         method="POST",
         route="/v1/chat/completions",

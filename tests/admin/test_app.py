@@ -35,7 +35,7 @@ async def status_of(admin: httpx.AsyncClient) -> dict[str, Any]:
 
 async def waiting_for(gateway: Running, queue: str) -> None:
     async with asyncio.timeout(5):
-        while repr(gateway.gateway.admission) != queue:  # noqa: ASYNC110  - it raises no event
+        while repr(gateway.gateway.scheduler) != queue:  # noqa: ASYNC110  - it raises no event
             await asyncio.sleep(0.005)
 
 
@@ -171,7 +171,7 @@ async def test_readiness_ends_when_the_gateway_drains(
     gateway: Running, admin: httpx.AsyncClient
 ) -> None:
     """While the process still lives and its pages can be read."""
-    gateway.gateway.front.drain()
+    gateway.gateway.handler.drain()
     answer = await admin.get("/readyz")
 
     assert (answer.status_code, answer.text.split(":")[0]) == (503, "draining")

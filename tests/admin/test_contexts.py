@@ -9,8 +9,8 @@ import pytest
 from gateway.admin.contexts import remedy
 from gateway.admin.page import render
 from gateway.admin.status import status_of
-from gateway.models.context_window import Contexts
-from gateway.telemetry.record import Facts, Phase
+from gateway.models.context_window import ContextWindows
+from gateway.telemetry.record import FinishedRequest, Phase
 
 from .snapshots import a_standing, recent, served
 
@@ -18,16 +18,16 @@ NAME = "llama3.1:8b"
 LISTED = served(NAME).listing.find(NAME)
 
 
-def contexts(context: int = 4096, longest: int = 131_072) -> Contexts:
+def contexts(context: int = 4096, longest: int = 131_072) -> ContextWindows:
     assert LISTED is not None
-    known = Contexts()
+    known = ContextWindows()
     entry = {"name": NAME, "digest": LISTED.digest, "context_length": context}
     known.listed(json.dumps({"models": [entry]}).encode())
     known.shown(LISTED, json.dumps({"model_info": {"llama.context_length": longest}}).encode())
     return known
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> FinishedRequest:
     values: dict[str, Any] = {
         "request_id": "req_1",
         "method": "POST",
@@ -37,7 +37,7 @@ def facts(**changes: Any) -> Facts:
         "duration": 1.0,
         "model": NAME,
     }
-    return Facts(**{**values, **changes})
+    return FinishedRequest(**{**values, **changes})
 
 
 CUT = facts(prompt_truncated=True)

@@ -106,15 +106,15 @@ def test_a_long_queue_does_not_make_a_long_page() -> None:
     ("changes", "said"),
     [
         ({}, "no model in memory, as far as is known"),
-        ({"residents": memory("llama3.1:8b", loading=["b"])}, "in memory: b, llama3.1:8b"),
-        ({"residents": memory("llama3.1:8b")}, "loaded"),
-        ({"residents": memory(loading=["llama3.1:8b"])}, "loading"),
-        ({"learned": {"llama3.1:8b": figures()}}, "loads in 8.0 s"),
-        ({"learned": {"llama3.1:8b": figures()}}, "48 tokens/s"),
-        ({"learned": {"llama3.1:8b": figures()}}, "6.0 s an answer"),
+        ({"residency_tracker": memory("llama3.1:8b", loading=["b"])}, "in memory: b, llama3.1:8b"),
+        ({"residency_tracker": memory("llama3.1:8b")}, "loaded"),
+        ({"residency_tracker": memory(loading=["llama3.1:8b"])}, "loading"),
+        ({"statistics": {"llama3.1:8b": figures()}}, "loads in 8.0 s"),
+        ({"statistics": {"llama3.1:8b": figures()}}, "48 tokens/s"),
+        ({"statistics": {"llama3.1:8b": figures()}}, "6.0 s an answer"),
         ({}, "8B parameters"),
         (
-            {"residents": memory("llama3.1:8b"), "learned": {"llama3.1:8b": figures()}},
+            {"residency_tracker": memory("llama3.1:8b"), "statistics": {"llama3.1:8b": figures()}},
             "first byte of a stream: 60 s, loaded: half of 120 s for 8B parameters",
         ),
     ],
@@ -155,7 +155,7 @@ def test_texts_of_strangers_stay_text() -> None:
         ollama=Ollama(url=HOSTILE, up=False, served=served(HOSTILE), trouble=HOSTILE),
         recent=recent(failed(HOSTILE, model=HOSTILE, key=HOSTILE)),
         queue=queue(active={HOSTILE + "2": 1}, queued={HOSTILE + "3": 1}),
-        residents=memory(HOSTILE + "4"),
+        residency_tracker=memory(HOSTILE + "4"),
         keys=the_keys(a_key("laptop"), broken=HOSTILE),
     )
     read = Reader(hostile)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.admin.snapshot import Ollama
 from gateway.admin.status import not_ready, status_of
-from gateway.models.residency import ResidentsView
+from gateway.models.residency import ResidencyView
 from gateway.scheduler.snapshot import LaneState
 from tests.admin.snapshots import (
     URL,
@@ -78,8 +78,8 @@ def test_the_status_is_plain_json() -> None:
     standing = a_standing(
         recent=recent(failed("runner died")),
         queue=queue(active={"gone": 1}, queued={"llama3.1:8b": 1}),
-        residents=memory("llama3.1:8b"),
-        learned={"llama3.1:8b": figures()},
+        residency_tracker=memory("llama3.1:8b"),
+        statistics={"llama3.1:8b": figures()},
     )
     status = status_of(standing)
 
@@ -136,12 +136,12 @@ def test_lanes_are_told_with_the_longest_wait_first() -> None:
 
 def test_what_is_in_memory_is_told() -> None:
     """Also what fits there together, as far as it is known."""
-    view = ResidentsView(
+    view = ResidencyView(
         resident=frozenset({"b", "a"}),
         together=frozenset({frozenset({"b", "a"}), frozenset({"a", "c"})}),
         max_loaded=2,
     )
-    told = status_of(a_standing(residents=view))["ollama"]
+    told = status_of(a_standing(residency_tracker=view))["ollama"]
 
     assert told["loaded"] == ["a", "b"]
     assert told["loaded_together"] == [["a", "b"], ["a", "c"]]

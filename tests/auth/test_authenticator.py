@@ -31,7 +31,7 @@ class Keys:
         return self._index.get(digest_of(secret))
 
 
-class Gate:
+class AccessControl:
     """An authenticator with its clock, asked as a request asks it."""
 
     def __init__(self, *keys: Key, limit: int = 1000) -> None:
@@ -66,23 +66,23 @@ def x_api_key(secret: str) -> tuple[str, str]:
 )
 def test_a_key_is_taken_in_every_header(pair: tuple[str, str]) -> None:
     """One kind of key, however it is presented."""
-    assert Gate().ask(pair).key == "laptop"
+    assert AccessControl().ask(pair).key == "laptop"
 
 
 def test_a_discovery_key_is_taken_in_the_path() -> None:
     """The caller's probes send no header at all."""
-    assert Gate().ask(path=PATH_KEY) == KEYS[1].principal
+    assert AccessControl().ask(path=PATH_KEY) == KEYS[1].principal
 
 
 def test_the_header_decides_over_the_path() -> None:
     """Who he is, and so what he may do, is what the header says."""
-    assert Gate().ask(bearer(INFERENCE), path=PATH_KEY).key == "laptop"
-    assert Gate().ask(x_api_key(INFERENCE), path=PATH_KEY).key == "laptop"
+    assert AccessControl().ask(bearer(INFERENCE), path=PATH_KEY).key == "laptop"
+    assert AccessControl().ask(x_api_key(INFERENCE), path=PATH_KEY).key == "laptop"
 
 
 def test_authorization_decides_over_x_api_key() -> None:
     """If both are valid; a client that sends both has one of them from its environment."""
-    assert Gate().ask(x_api_key(OTHER), bearer(INFERENCE)).key == "laptop"
+    assert AccessControl().ask(x_api_key(OTHER), bearer(INFERENCE)).key == "laptop"
 
 
 @pytest.mark.parametrize(
@@ -100,18 +100,20 @@ def test_one_bad_credential_spoils_the_good_ones(
     pairs: list[tuple[str, str]], path: str | None
 ) -> None:
     """All that is presented must be valid, wherever it stands."""
-    assert Gate().refusal(*pairs, path=path).status == 401
+    assert AccessControl().refusal(*pairs, path=path).status == 401
 
 
 def test_a_refusal_names_the_place() -> None:
     """With two credentials it is not plain which one is wrong."""
-    assert "`x-api-key`" in Gate().refusal(bearer(INFERENCE), x_api_key("ogw_wrong")).message
-    assert "the path" in Gate().refusal(bearer(INFERENCE), path="ogw_wrong").message
+    assert (
+        "`x-api-key`" in AccessControl().refusal(bearer(INFERENCE), x_api_key("ogw_wrong")).message
+    )
+    assert "the path" in AccessControl().refusal(bearer(INFERENCE), path="ogw_wrong").message
 
 
 def test_nothing_presented_is_refused_with_what_to_send() -> None:
     """And with how a lost key is replaced."""
-    error = Gate().refusal()
+    error = AccessControl().refusal()
 
     assert error.reason == "missing"
     assert "Authorization: Bearer <key>" in error.message
@@ -120,7 +122,10 @@ def test_nothing_presented_is_refused_with_what_to_send() -> None:
 
 def test_an_inference_key_in_the_path_is_refused() -> None:
     """Even next to a good header: it is in the logs of everything between, and must be replaced."""
-    for error in (Gate().refusal(path=INFERENCE), Gate().refusal(bearer(OTHER), path=INFERENCE)):
+    for error in (
+        AccessControl().refusal(path=INFERENCE),
+        AccessControl().refusal(bearer(OTHER), path=INFERENCE),
+    ):
         assert error.reason == "path"
         assert "must count as exposed" in error.message
         assert "`ollama-gateway keys rotate laptop`" in error.message
@@ -137,21 +142,21 @@ def test_an_inference_key_in_the_path_is_refused() -> None:
 )
 def test_only_discovery_alone_may_stand_in_the_path(scopes: set[Scope]) -> None:
     """Discovery and anything else is anything else."""
-    gate = Gate(a_key("n", secret="ogw_n", scopes=frozenset(scopes)))
+    access_control = AccessControl(a_key("n", secret="ogw_n", scopes=frozenset(scopes)))
 
-    assert gate.refusal(path="ogw_n").reason == "path"
+    assert access_control.refusal(path="ogw_n").reason == "path"
 
 
 @pytest.mark.parametrize("name", ["laptop", "Laptop"])
 def test_the_name_of_basic_is_the_keys(name: str) -> None:
     """Without regard to case, as names are unique."""
-    assert Gate().ask(("Authorization", basic(f"{name}:{INFERENCE}"))).key == "laptop"
+    assert AccessControl().ask(("Authorization", basic(f"{name}:{INFERENCE}"))).key == "laptop"
 
 
 @pytest.mark.parametrize("name", ["other", "", "lap", "*", "laptop "])
 def test_another_name_in_basic_is_refused(name: str) -> None:
     """A key of another name is not whom he says he is; which one it is, is not told."""
-    error = Gate().refusal(("Authorization", basic(f"{name}:{INFERENCE}")))
+    error = AccessControl().refusal(("Authorization", basic(f"{name}:{INFERENCE}")))
 
     assert "must be the name of the key" in error.message
     assert "laptop" not in error.message
@@ -168,7 +173,7 @@ def test_another_name_in_basic_is_refused(name: str) -> None:
 )
 def test_the_placeholder_gets_its_own_words(pair: tuple[str, str]) -> None:
     """The most common mistake of all has an answer that names it."""
-    error = Gate().refusal(pair)
+    error = AccessControl().refusal(pair)
 
     assert error.reason == "placeholder"
     assert "the placeholder that many tools put where a key belongs" in error.message
@@ -180,20 +185,20 @@ unknown_secrets = st.text(st.characters(codec="utf-8", exclude_characters=" \t")
 @given(unknown_secrets.filter(lambda text: text.lower() != "ollama"))
 def test_every_unknown_key_gets_the_same_answer(secret: str) -> None:
     """Whatever it looks like, the answer says nothing of how near it came."""
-    expected = Gate().refusal(bearer("ogw_wrong"))
-    error = Gate().refusal(bearer(secret))
+    expected = AccessControl().refusal(bearer("ogw_wrong"))
+    error = AccessControl().refusal(bearer(secret))
 
     assert (error.message, error.headers) == (expected.message, expected.headers)
 
 
 def test_a_key_expires_between_two_requests() -> None:
     """The second one is refused, with what to do; the name is his who showed the key."""
-    gate = Gate(a_key(secret=INFERENCE, expires=NOW + timedelta(seconds=5)))
-    assert gate.ask(bearer(INFERENCE)).key == "laptop"
+    access_control = AccessControl(a_key(secret=INFERENCE, expires=NOW + timedelta(seconds=5)))
+    assert access_control.ask(bearer(INFERENCE)).key == "laptop"
 
-    gate.clock.seconds += 5
+    access_control.clock.seconds += 5
 
-    error = gate.refusal(bearer(INFERENCE))
+    error = access_control.refusal(bearer(INFERENCE))
     assert error.reason == "expired"
     assert "has expired" in error.message
     assert "`ollama-gateway keys rotate laptop`" in error.message
@@ -201,7 +206,7 @@ def test_a_key_expires_between_two_requests() -> None:
 
 def test_a_revoked_key_is_refused() -> None:
     """Rotating would not help, so it is not advised."""
-    error = Gate(a_key(secret=INFERENCE, revoked=NOW)).refusal(bearer(INFERENCE))
+    error = AccessControl(a_key(secret=INFERENCE, revoked=NOW)).refusal(bearer(INFERENCE))
 
     assert error.reason == "revoked"
     assert "was revoked" in error.message
@@ -211,25 +216,25 @@ def test_a_revoked_key_is_refused() -> None:
 def test_a_rotated_key_holds_until_its_overlap_ends() -> None:
     """Both secrets do, and then the old one's bearer reads that there is a new one."""
     key = a_key(secret=INFERENCE).rotated(digest=digest_of("ogw_new"), now=NOW, overlap=DAY)
-    gate = Gate(key)
-    assert gate.ask(bearer(INFERENCE)) == gate.ask(bearer("ogw_new"))
+    access_control = AccessControl(key)
+    assert access_control.ask(bearer(INFERENCE)) == access_control.ask(bearer("ogw_new"))
 
-    gate.clock.seconds += DAY.total_seconds()
+    access_control.clock.seconds += DAY.total_seconds()
 
-    assert gate.ask(bearer("ogw_new")).key == "laptop"
-    error = gate.refusal(bearer(INFERENCE))
+    assert access_control.ask(bearer("ogw_new")).key == "laptop"
+    error = access_control.refusal(bearer(INFERENCE))
     assert error.reason == "rotated"
     assert "was replaced by a new one" in error.message
 
 
 def test_too_many_failures_are_answered_as_such() -> None:
     """With how long to wait, and with the last failure as its cause, for the metric."""
-    gate = Gate(limit=3)
+    access_control = AccessControl(limit=3)
     for _ in range(3):
-        gate.refusal(bearer("ogw_wrong"))
+        access_control.refusal(bearer("ogw_wrong"))
 
     with pytest.raises(TooManyFailures) as caught:
-        gate.ask(bearer("ollama"))
+        access_control.ask(bearer("ollama"))
 
     assert caught.value.headers["Retry-After"] == "20"
     assert isinstance(caught.value.__cause__, InvalidApiKey)
@@ -238,26 +243,26 @@ def test_too_many_failures_are_answered_as_such() -> None:
 
 def test_a_valid_key_is_never_refused_for_failures() -> None:
     """All tunnels come from one address: one bad caller must not shut out the others."""
-    gate = Gate(limit=1)
-    gate.refusal(bearer("ogw_wrong"))
+    access_control = AccessControl(limit=1)
+    access_control.refusal(bearer("ogw_wrong"))
     with pytest.raises(TooManyFailures):
-        gate.ask(bearer("ogw_wrong"))
+        access_control.ask(bearer("ogw_wrong"))
 
-    assert gate.ask(bearer(INFERENCE)).key == "laptop"
-    assert gate.ask(path=PATH_KEY).key == "engramia"
+    assert access_control.ask(bearer(INFERENCE)).key == "laptop"
+    assert access_control.ask(path=PATH_KEY).key == "engramia"
 
 
 def test_a_success_neither_counts_nor_forgives() -> None:
     """Only failures are counted, and a good caller behind the same address hides no bad one."""
-    gate = Gate(limit=2)
+    access_control = AccessControl(limit=2)
     for _ in range(10):
-        gate.ask(bearer(INFERENCE))
-    gate.refusal(bearer("ogw_wrong"))
-    gate.ask(bearer(INFERENCE))
-    gate.refusal(bearer("ogw_wrong"))
+        access_control.ask(bearer(INFERENCE))
+    access_control.refusal(bearer("ogw_wrong"))
+    access_control.ask(bearer(INFERENCE))
+    access_control.refusal(bearer("ogw_wrong"))
 
     with pytest.raises(TooManyFailures):
-        gate.ask(bearer("ogw_wrong"))
+        access_control.ask(bearer("ogw_wrong"))
 
 
 @pytest.mark.parametrize(
@@ -265,13 +270,13 @@ def test_a_success_neither_counts_nor_forgives() -> None:
 )
 def test_every_kind_of_failure_counts(pairs: list[tuple[str, str]]) -> None:
     """Missing and malformed ones too, and from another address they start anew."""
-    gate = Gate(limit=1)
-    gate.refusal(*pairs)
+    access_control = AccessControl(limit=1)
+    access_control.refusal(*pairs)
 
     with pytest.raises(TooManyFailures):
-        gate.ask(*pairs)
+        access_control.ask(*pairs)
     with pytest.raises(InvalidApiKey):
-        gate.ask(*pairs, client="192.0.2.2")
+        access_control.ask(*pairs, client="192.0.2.2")
 
 
 @given(
@@ -280,7 +285,7 @@ def test_every_kind_of_failure_counts(pairs: list[tuple[str, str]]) -> None:
 )
 def test_a_stranger_gets_in_by_no_text(pairs: list[tuple[str, str]], path: str | None) -> None:
     """And nothing but a refusal comes of it, which repeats nothing that he sent."""
-    error = Gate().refusal(*pairs, path=path)
+    error = AccessControl().refusal(*pairs, path=path)
 
     sent = [value for _, value in pairs if len(value) > 20]
     assert not any(value in error.message for value in sent)

@@ -46,9 +46,12 @@ class Tenant:
         wanted = default_model if ":" in default_model else f"{default_model}:latest"
         return "ok" if wanted in names else "model_missing"
 
-    def client(self, *, patience: float = 300.0, retries: int = 0) -> openai.AsyncOpenAI:
+    def client(self, *, client_timeout: float = 300.0, retries: int = 0) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=self.api_key, timeout=patience, max_retries=retries
+            base_url=self.base_url,
+            api_key=self.api_key,
+            timeout=client_timeout,
+            max_retries=retries,
         )
 
 

@@ -68,14 +68,14 @@ class Scene:
 
     async def queued(self, count: int) -> None:
         """Wait until so many calls wait for a place."""
-        admission = self.gateway.gateway.admission
-        await until(lambda: sum(admission.snapshot().queued.values()) == count)
+        scheduler = self.gateway.gateway.scheduler
+        await until(lambda: sum(scheduler.snapshot().queued.values()) == count)
 
 
 def measured(gateway: Running, seconds: float, model: str = MODEL) -> None:
     """As if calls to ``model`` had held a place for so many seconds, time after time."""
     for _ in range(60):
-        gateway.gateway.admission._holders.service.add(model, seconds, resident=True)
+        gateway.gateway.scheduler._holders.service.add(model, seconds, resident=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -50,14 +50,14 @@ async def buffers_are_full(scene: Scene) -> Told:
     async with caller(scene.gateway.port) as first:
         head = {**scene.gateway.bearer, "Content-Length": "1000"}
         first.send(request(scene.speech.path, b"{", headers=head))
-        buffers = scene.gateway.gateway.front._buffers
-        while buffers.used < 1000:  # noqa: ASYNC110  - the gateway raises no events for tests
+        memory_budget = scene.gateway.gateway.handler._buffers
+        while memory_budget.used < 1000:  # noqa: ASYNC110  - the gateway raises no events for tests
             await asyncio.sleep(0.002)
         return await scene.ask()
 
 
 async def while_draining(scene: Scene) -> Told:
-    scene.gateway.gateway.front.drain()
+    scene.gateway.gateway.handler.drain()
     return await scene.ask()
 
 
@@ -139,13 +139,13 @@ async def shut_down_in_the_middle(scene: Scene) -> Told:
 
 
 async def bug(scene: Scene) -> Told:
-    scene.gateway.gateway.front._inference = None  # type: ignore[assignment]  # a bug
+    scene.gateway.gateway.handler._inference = None  # type: ignore[assignment]  # a bug
     return await scene.ask()
 
 
 async def bug_in_the_middle(scene: Scene) -> Told:
     """An upstream whose replies break when they are read again, after their first line."""
-    pipeline = scene.gateway.gateway.front._inference._pipeline
+    pipeline = scene.gateway.gateway.handler._inference._pipeline
     lines: list[bytes] = []
 
     class Broken:
@@ -225,7 +225,7 @@ def _late(
     )
 
 
-_DRAINED = {"clocks": {"drain_timeout": SHORT}}
+_DRAINED = {"timeouts": {"drain_timeout": SHORT}}
 _INCOMPLETE = "not the whole answer"
 
 ROWS = (
@@ -235,7 +235,7 @@ ROWS = (
         queue_is_full,
         "Try again later",
         headers=IN_LINE,
-        settings={"admission": {"max_queued": 1, "max_queued_per_key": 1}},
+        settings={"scheduler": {"max_queued": 1, "max_queued_per_key": 1}},
     ),
     _busy(
         "waited too long",
@@ -244,7 +244,7 @@ ROWS = (
         "within 0.1 s",
         "Try again later",
         headers=IN_LINE,
-        settings={"clocks": {"queue_timeout": SHORT}},
+        settings={"timeouts": {"queue_timeout": SHORT}},
     ),
     _busy(
         "would wait too long",
@@ -253,7 +253,7 @@ ROWS = (
         "would certainly wait more than 100 s",
         "Try again later",
         headers=IN_LINE,
-        settings={"clocks": {"queue_timeout": 100.0}},
+        settings={"timeouts": {"queue_timeout": 100.0}},
     ),
     _busy(
         "would be too late",
@@ -263,7 +263,7 @@ ROWS = (
         "this caller waits 30 s",
         "Try again later, or wait longer",
         headers=IN_LINE,
-        settings={"admission": {"max_active": 1}, "tunnel": {"patience": "respect"}},
+        settings={"scheduler": {"max_active": 1}, "tunnel": {"client_timeout": "respect"}},
     ),
     _busy(
         "busy with others",
@@ -271,7 +271,7 @@ ROWS = (
         ollama_is_busy,
         "Ollama is busy with calls that did not come through this gateway",
         "Try again later",
-        settings={"clocks": {"queue_timeout": SHORT}},
+        settings={"timeouts": {"queue_timeout": SHORT}},
     ),
     _busy(
         "full buffers",
@@ -308,7 +308,7 @@ ROWS = (
         provoke=no_first_byte,
         says=("within 0.1 s", "`first_byte_timeout`", "[[models]]"),
         headers=NO_RETRY,
-        settings={"clocks": {"first_byte_timeout": SHORT}},
+        settings={"timeouts": {"first_byte_timeout": SHORT}},
     ),
     Row(
         name="never finished",
@@ -318,7 +318,7 @@ ROWS = (
         provoke=never_finished,
         says=("within 0.1 s", "`total_timeout`", "[[models]]"),
         headers=NO_RETRY,
-        settings={"clocks": {"total_timeout": SHORT}},
+        settings={"timeouts": {"total_timeout": SHORT}},
     ),
     Row(
         name="shut down while waiting",
@@ -342,9 +342,9 @@ ROWS = (
         "upstream_idle_timeout",
         stops_in_the_middle,
         "nothing for 0.1 s",
-        "`clocks.idle_timeout`",
+        "`timeouts.idle_timeout`",
         kind="timeout_error",
-        settings={"clocks": {"idle_timeout": SHORT}},
+        settings={"timeouts": {"idle_timeout": SHORT}},
     ),
     _late(
         "late: goes on for ever",
@@ -353,7 +353,7 @@ ROWS = (
         "within 0.2 s",
         "`total_timeout`",
         kind="timeout_error",
-        settings={"clocks": {"stream_total_timeout": 0.2, "first_byte_timeout": 0.2}},
+        settings={"timeouts": {"stream_total_timeout": 0.2, "first_byte_timeout": 0.2}},
     ),
     _late("late: dead runner", "upstream_incomplete", runner_dies, _INCOMPLETE, speeches=EVENTS),
     _late("late: repeats itself", "upstream_incomplete", repeats_itself, _INCOMPLETE),

@@ -43,7 +43,7 @@ async def raw_ollama(*answers: bytes, close_after: bool = False) -> AsyncIterato
         ollama.connections += 1
         open_ones.add(writer)
         try:
-            while await _exchange(ollama, reader, writer):
+            while await _record(ollama, reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -62,7 +62,7 @@ async def raw_ollama(*answers: bytes, close_after: bool = False) -> AsyncIterato
         await asyncio.gather(*(w.wait_closed() for w in open_ones), return_exceptions=True)
 
 
-async def _exchange(
+async def _record(
     ollama: RawOllama, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> bool:
     head = await reader.readuntil(b"\r\n\r\n")

@@ -80,7 +80,7 @@ class ScriptedOllama:
         assert task is not None
         self._tasks.add(task)
         try:
-            while await self._exchange(reader, writer):
+            while await self._record(reader, writer):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the gateway or the test is through with it
@@ -88,7 +88,7 @@ class ScriptedOllama:
             self._tasks.discard(task)
             writer.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _record(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request. False if the connection is to be closed after it."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.lower().split("\r\n")

@@ -18,8 +18,8 @@ from .speech import OPENAI
 
 async def test_thirty_callers_are_answered_one_after_another(tmp_path: Path) -> None:
     """One place: each gets his own answer, in the order of arrival, and Ollama sees one at once."""
-    admission = {"max_queued_per_key": 64}
-    async with house(tmp_path, admission=admission) as (sim, gateway):
+    scheduler = {"max_queued_per_key": 64}
+    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = []
@@ -56,7 +56,7 @@ async def test_the_wait_is_told_in_answer_and_log(tmp_path: Path) -> None:
 
 async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> None:
     """Many callers, one connection, used again and again."""
-    async with house(tmp_path, admission={"max_queued_per_key": 64}) as (sim, gateway):
+    async with house(tmp_path, scheduler={"max_queued_per_key": 64}) as (sim, gateway):
         before = sim.stats.connections
         answers = await asyncio.gather(*[say(gateway) for _ in range(20)])
 
@@ -69,15 +69,15 @@ async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> Non
 
 async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
     """Three places, two per model: the third call for one waits, a call for another does not."""
-    admission = {"max_active": 3, "max_active_per_model": 2, "max_loaded_models": 2}
-    async with house(tmp_path, admission=admission) as (sim, gateway):
+    scheduler = {"max_active": 3, "max_active_per_model": 2, "max_loaded_models": 2}
+    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(3)]
                 await in_house(gateway, 2, 1)
                 calls.append(started(group, gateway, model=OTHER))
                 await in_house(gateway, 3, 1)
-                held = gateway.gateway.admission.snapshot().active
+                held = gateway.gateway.scheduler.snapshot().active
                 hold.end()
 
         assert sorted(held.values()) == [1, 2]
@@ -87,7 +87,7 @@ async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
 async def test_a_model_can_have_a_number_of_its_own(tmp_path: Path) -> None:
     """``[[models]] max_active`` stands above ``max_active_per_model``."""
     tables: dict[str, Any] = {
-        "admission": {"max_active": 4, "max_active_per_model": 1},
+        "scheduler": {"max_active": 4, "max_active_per_model": 1},
         "models": [{"match": "llama3.2*", "max_active": 3}],
     }
     async with house(tmp_path, **tables) as (sim, gateway):
@@ -102,8 +102,8 @@ async def test_a_model_can_have_a_number_of_its_own(tmp_path: Path) -> None:
 
 async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
     """Nobody is refused for it, and other keys pass."""
-    admission = {"max_active": 4, "max_active_per_model": 4}
-    async with house(tmp_path, admission=admission) as (sim, gateway):
+    scheduler = {"max_active": 4, "max_active_per_model": 4}
+    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         capped = gateway.new_key("capped", max_active=1)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -121,8 +121,8 @@ async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
 
 async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
     """503 ``queue_full``; those who wait are not touched where none has more than the new one."""
-    admission = {"max_queued": 2, "max_queued_per_key": 2}
-    async with house(tmp_path, admission=admission) as (sim, gateway):
+    scheduler = {"max_queued": 2, "max_queued_per_key": 2}
+    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         one, two = gateway.new_key("one"), gateway.new_key("two")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -140,8 +140,8 @@ async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
 
 async def test_of_a_full_queue_the_one_with_most_waiting_makes_room(tmp_path: Path) -> None:
     """His newest call is told 503 ``queue_full``; a modest key's first call takes its room."""
-    admission = {"max_queued": 2, "max_queued_per_key": 2}
-    async with house(tmp_path, admission=admission) as (sim, gateway):
+    scheduler = {"max_queued": 2, "max_queued_per_key": 2}
+    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = []
@@ -159,7 +159,7 @@ async def test_of_a_full_queue_the_one_with_most_waiting_makes_room(tmp_path: Pa
 
 async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
     """429 ``rate_limit_exceeded`` for it, room for the others."""
-    async with house(tmp_path, admission={"max_queued_per_key": 2}) as (sim, gateway):
+    async with house(tmp_path, scheduler={"max_queued_per_key": 2}) as (sim, gateway):
         other = gateway.new_key("other")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -177,8 +177,8 @@ async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
 
 async def test_who_waits_too_long_is_told_so(tmp_path: Path) -> None:
     """503 ``queue_timeout``, by its own timer, while nothing else happens."""
-    clocks = {"queue_timeout": 0.2}
-    async with house(tmp_path, clocks=clocks) as (sim, gateway):
+    timeouts = {"queue_timeout": 0.2}
+    async with house(tmp_path, timeouts=timeouts) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = started(group, gateway)
@@ -195,8 +195,8 @@ async def test_who_waits_too_long_is_told_so(tmp_path: Path) -> None:
 async def test_who_would_certainly_wait_too_long_is_told_on_arrival(tmp_path: Path) -> None:
     """Before his clock has run, from what leases were measured to take."""
     tables: dict[str, Any] = {
-        "admission": {"max_queued_per_key": 64},
-        "clocks": {"queue_timeout": 50.0},
+        "scheduler": {"max_queued_per_key": 64},
+        "timeouts": {"queue_timeout": 50.0},
     }
     async with house(tmp_path, **tables) as (sim, gateway):
         measured(gateway, 20.0)
@@ -217,7 +217,7 @@ async def test_the_advice_grows_with_the_queue(tmp_path: Path) -> None:
     """The lease time that was measured, for each who is before him and the one who is served;
     ``Retry-After`` is that and up to half of it more, so that the refused come back apart.
     """
-    tables: dict[str, Any] = {"admission": {"max_queued": 3, "max_queued_per_key": 3}}
+    tables: dict[str, Any] = {"scheduler": {"max_queued": 3, "max_queued_per_key": 3}}
     async with house(tmp_path, **tables) as (sim, gateway):
         keys = [gateway.new_key(f"number{n}") for n in range(4)]
         measured(gateway, 5.0)
@@ -245,7 +245,7 @@ async def test_two_hundred_callers_of_whom_some_leave(tmp_path: Path, seed: int)
     """At any moment of their calls: those who stay are answered, and no place is lost."""
     dice = random.Random(seed)  # noqa: S311  - a crowd, not a secret
     tables: dict[str, Any] = {
-        "admission": {
+        "scheduler": {
             "max_active": 3,
             "max_active_per_model": 2,
             "max_queued": 400,

@@ -18,7 +18,7 @@ LONGISH = [user("word " * 400)]
 @pytest.mark.parametrize("how", ["leaves", "drain"])
 async def test_who_has_all_of_his_answer_may_go(tmp_path: Path, how: str) -> None:
     """Its end does not wait for what Ollama is asked then, and no failure is made of it."""
-    async with scene_of(tmp_path, OPENAI, {"clocks": {"drain_timeout": 0.1}}) as scene:
+    async with scene_of(tmp_path, OPENAI, {"timeouts": {"drain_timeout": 0.1}}) as scene:
         scene.sim.fault(Fault.slow_headers(), path="/api/ps")
         body = OPENAI.body(stream=True, messages=LONGISH, stream_options={"include_usage": True})
         async with scene.waiting(body) as one:

@@ -148,7 +148,7 @@ async def test_counting_tokens_is_not_served(client: anthropic.AsyncAnthropic) -
 
 async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None:
     """With its retries on: the SDK obeys ``x-should-retry`` too."""
-    async with running(sim.url, tmp_path, clocks={"first_byte_timeout": 0.2}) as gateway:
+    async with running(sim.url, tmp_path, timeouts={"first_byte_timeout": 0.2}) as gateway:
         async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.key) as client:
             with sim.hold(), pytest.raises(anthropic.APIStatusError) as caught:
                 await client.messages.create(model=MODEL, max_tokens=50, messages=WELL, stream=True)

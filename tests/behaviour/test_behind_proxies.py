@@ -144,7 +144,7 @@ async def test_a_caller_who_leaves_frees_the_model(
                 one.send(request("/v1/chat/completions", body, headers=here.gateway.bearer))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
             await here.sim.wait_for(lambda: here.sim.stats.generations_abandoned == 1)
-        await until(lambda: here.gateway.gateway.admission.idle)
+        await until(lambda: here.gateway.gateway.scheduler.idle)
         line = (await here.gateway.finished())[-1]
 
     assert line["outcome"] == "client_disconnected"
@@ -253,7 +253,7 @@ async def test_whoever_waits_long_gets_what_he_would_have_got_at_once(
 ) -> None:
     """Whole or streamed, in every client's family: the silence before the first byte passes."""
     wide = {"max_active": 8, "max_active_per_model": 8}
-    async with house(product, tmp_path, tunnel=PULSE, admission=wide) as here:
+    async with house(product, tmp_path, tunnel=PULSE, scheduler=wide) as here:
         at_once = await all_of_them(here, here.gateway.port)
         here.sim.fault(Fault.slow_headers(), times=len(SAYINGS))
         async with asyncio.TaskGroup() as group:
@@ -273,14 +273,14 @@ async def test_whoever_waits_long_gets_what_he_would_have_got_at_once(
 @every_proxy_in_1_1
 async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Path) -> None:
     """Behind another call, which holds the only place, and is kept alive itself."""
-    async with house(product, tmp_path, tunnel=PULSE, admission={"max_active": 1}) as here:
+    async with house(product, tmp_path, tunnel=PULSE, scheduler={"max_active": 1}) as here:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(says_whole(here, here.proxy.port))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 second = group.create_task(says_whole(here, here.proxy.port))
                 await asyncio.sleep(LONG)
-                assert repr(here.gateway.gateway.admission) == "<Admission 1/1 active, 1/64 queued>"
+                assert repr(here.gateway.gateway.scheduler) == "<Admission 1/1 active, 1/64 queued>"
                 hold.end()
         lines = await here.gateway.finished(2)
 

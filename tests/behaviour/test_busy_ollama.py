@@ -64,7 +64,7 @@ async def test_those_behind_it_in_its_lane_wait_with_it(tmp_path: Path) -> None:
 
 async def test_another_model_need_not_wait_for_it(tmp_path: Path) -> None:
     """The place is free meanwhile."""
-    async with house(tmp_path, admission={"max_active": 1}) as (sim, gateway):
+    async with house(tmp_path, scheduler={"max_active": 1}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]))
         async with asyncio.TaskGroup() as group:
             waits = started(group, gateway)
@@ -79,7 +79,7 @@ async def test_another_model_need_not_wait_for_it(tmp_path: Path) -> None:
 
 async def test_where_it_lasts_the_caller_is_told_the_truth(tmp_path: Path) -> None:
     """503 ``queue_timeout`` when its clock leaves no time for another attempt."""
-    async with house(tmp_path, clocks={"queue_timeout": 1.5}) as (sim, gateway):
+    async with house(tmp_path, timeouts={"queue_timeout": 1.5}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]), times=100)
         told = await say(gateway)
         sim.clear_faults()

@@ -108,15 +108,15 @@ def test_serve_names_every_mistake_in_the_settings(tmp_path: Path) -> None:
     """Exit code 2, and a line for each: which setting, what it says, what it may say."""
     home = Home(tmp_path)
     home.config.parent.mkdir(parents=True)
-    home.config.write_text('[admission]\nmax_activ = 2\n[log]\nlevel = "loud"\n')
-    done = home.run("serve", GATEWAY_CLOCKS__QUEUE_TIMOUT="3")
+    home.config.write_text('[scheduler]\nmax_activ = 2\n[log]\nlevel = "loud"\n')
+    done = home.run("serve", GATEWAY_TIMEOUTS__QUEUE_TIMOUT="3")
 
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 3)
     assert all(line.startswith("ollama-gateway: ") for line in lines)
-    assert re.search(r"admission\.max_activ\b.*max_active", done.stderr)
+    assert re.search(r"scheduler\.max_activ\b.*max_active", done.stderr)
     assert re.search(r"log\.level.*loud.*debug", done.stderr)
-    assert "GATEWAY_CLOCKS__QUEUE_TIMOUT" in done.stderr
+    assert "GATEWAY_TIMEOUTS__QUEUE_TIMOUT" in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["public", "admin"])
@@ -155,12 +155,12 @@ def test_serve_with_a_config_file_that_is_not_there_says_how_to_make_it(tmp_path
 
 def test_print_config_shows_what_is_in_force_and_why(home: Home) -> None:
     """As a config file again, with the origin of each setting beside it."""
-    variables = {"GATEWAY_CLOCKS__QUEUE_TIMEOUT": "7"}
+    variables = {"GATEWAY_TIMEOUTS__QUEUE_TIMEOUT": "7"}
     done = home.run("serve", "--print-config", **variables)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert tomllib.loads(done.stdout)["clocks"]["queue_timeout"] == 7
-    assert re.search(r"queue_timeout = 7 +# .*GATEWAY_CLOCKS__QUEUE_TIMEOUT", done.stdout)
+    assert tomllib.loads(done.stdout)["timeouts"]["queue_timeout"] == 7
+    assert re.search(r"queue_timeout = 7 +# .*GATEWAY_TIMEOUTS__QUEUE_TIMEOUT", done.stdout)
     assert str(home.config) in done.stdout
 
 

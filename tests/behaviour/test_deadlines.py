@@ -13,8 +13,8 @@ from .failing import Scene, measured, scene_of
 from .speech import OPENAI
 from .wire import Told
 
-ONE_PLACE = {"admission": {"max_active": 1}}
-RESPECT = {**ONE_PLACE, "tunnel": {"patience": "respect"}}
+ONE_PLACE = {"scheduler": {"max_active": 1}}
+RESPECT = {**ONE_PLACE, "tunnel": {"client_timeout": "respect"}}
 UNHELD = {**ONE_PLACE, "tunnel": {"profile": "none"}}
 HEADERS = ["x-stainless-read-timeout", "X-Request-Timeout"]
 
@@ -81,13 +81,13 @@ async def test_a_limit_for_the_whole_answer_is_one(tmp_path: Path) -> None:
     assert (told.status, code_of(told)) == (503, "deadline_unreachable")
 
 
-@pytest.mark.parametrize("patience", ["120", ""], ids=["long", "undeclared"])
-async def test_who_has_the_time_waits(patience: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client_timeout", ["120", ""], ids=["long", "undeclared"])
+async def test_who_has_the_time_waits(client_timeout: str, tmp_path: Path) -> None:
     """And is served."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0)
         async with scene.occupied() as (_, hold):
-            call = group.create_task(_with_patience(scene, patience))
+            call = group.create_task(_with_patience(scene, client_timeout))
             await scene.queued(1)
             hold.end()
 
@@ -130,7 +130,7 @@ async def test_who_has_waited_until_it_was_too_late_is_told_before_he_leaves(
 
 async def test_what_was_predicted_stands_beside_what_happened(tmp_path: Path) -> None:
     """In the log of each call, and as a metric of how far off it was."""
-    async with house(tmp_path, admission=ONE_PLACE["admission"]) as (sim, gateway):
+    async with house(tmp_path, scheduler=ONE_PLACE["scheduler"]) as (sim, gateway):
         measured(gateway, 60.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:

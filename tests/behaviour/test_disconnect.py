@@ -35,7 +35,7 @@ async def test_while_he_uploads(tmp_path: Path, leave: Leave) -> None:
     async with scene(tmp_path) as here, caller(here.gateway.port) as one:
         data = request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer)
         one.send(data[:-10])
-        await until(lambda: "1 requests" in repr(here.gateway.gateway.front))
+        await until(lambda: "1 requests" in repr(here.gateway.gateway.handler))
         leave(one)
         await is_logged(here, "body")
 
@@ -45,14 +45,14 @@ async def test_while_he_uploads(tmp_path: Path, leave: Leave) -> None:
 async def test_while_he_uploads_megabytes(tmp_path: Path) -> None:
     """The memory that he was given is free again."""
     async with scene(tmp_path) as here, caller(here.gateway.port) as one:
-        buffers = here.gateway.gateway.front._buffers
+        memory_budget = here.gateway.gateway.handler._buffers
         headers = {**here.gateway.bearer, "Content-Length": str(20 * MIB)}
         one.send(request(OPENAI.path, bytes(10 * MIB), headers=headers))
-        await until(lambda: buffers.used == 20 * MIB)
+        await until(lambda: memory_budget.used == 20 * MIB)
         is_killed(one)
         await is_logged(here, "body")
 
-        assert buffers.used == 0
+        assert memory_budget.used == 0
 
 
 # (b) While he waits for his turn.
@@ -114,7 +114,7 @@ async def test_while_the_model_loads(tmp_path: Path, leave: Leave) -> None:
         await here.sim.wait_for(lambda: len(asked(here.sim)) == 1)
         leave(one)
         await is_logged(here, "first_byte")
-        await until(lambda: here.gateway.gateway.admission.idle)
+        await until(lambda: here.gateway.gateway.scheduler.idle)
 
         assert repr(here.gateway.gateway.upstream.pool).startswith("<Pool 0 lent")
 
@@ -184,8 +184,8 @@ async def test_while_the_end_is_flushed(tmp_path: Path, leave: Leave) -> None:
         async with caller(here.gateway.port, limit=1 << 16) as one:
             one.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.generations_finished == 1)
-            await until(lambda: here.gateway.gateway.admission.idle)
-            still = repr(here.gateway.gateway.front)
+            await until(lambda: here.gateway.gateway.scheduler.idle)
+            still = repr(here.gateway.gateway.handler)
             leave(one)
             await is_logged(here, "relay")
 

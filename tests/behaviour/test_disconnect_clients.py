@@ -87,7 +87,7 @@ async def test_a_stream_of_a_real_client_that_is_left_early(tmp_path: Path) -> N
 
 async def test_thirty_who_leave_at_once_leave_nothing(sim: Simulator, tmp_path: Path) -> None:
     """Whatever each of them was waiting for."""
-    async with running(sim.url, tmp_path, admission={"max_queued_per_key": 64}) as gateway:
+    async with running(sim.url, tmp_path, scheduler={"max_queued_per_key": 64}) as gateway:
         with sim.hold() as hold:
             async with httpx.AsyncClient(headers=gateway.bearer, timeout=30) as client:
                 url = gateway.url + OPENAI.path
@@ -96,7 +96,7 @@ async def test_thirty_who_leave_at_once_leave_nothing(sim: Simulator, tmp_path: 
                     for _ in range(30)
                 ]
                 await sim.wait_for(lambda: hold.waiting == 1)
-                await until(lambda: "29/64 queued" in repr(gateway.gateway.admission))
+                await until(lambda: "29/64 queued" in repr(gateway.gateway.scheduler))
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -83,7 +83,7 @@ async def test_what_runs_for_too_long_is_cut(
     number: signal.Signals, home: Home, key: str, sim: Simulator, hold: Hold
 ) -> None:
     """``drain_timeout``: the stream ends with an error event and a cut."""
-    with home.serves(sim.url, GATEWAY_CLOCKS__DRAIN_TIMEOUT="0.2") as process:
+    with home.serves(sim.url, GATEWAY_TIMEOUTS__DRAIN_TIMEOUT="0.2") as process:
         async with streaming(process, key) as stream:
             process.signal(number)
             rest, whole = await stream.rest()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import SimulatedModel, Simulator
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream import Outgoing, Reply
 from tests.harness import Running, running
 
@@ -16,15 +16,15 @@ from .clients import user
 from .engramia import by_path
 
 
-def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[CallClocks]:
+def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[RequestTimeouts]:
     """The clocks of every call that goes to Ollama from here on."""
-    used: list[CallClocks] = []
+    used: list[RequestTimeouts] = []
     upstream = gateway.gateway.upstream
     really = upstream.open
 
-    def open_(request: Outgoing, clocks: CallClocks) -> AbstractAsyncContextManager[Reply]:
-        used.append(clocks)
-        return really(request, clocks)
+    def open_(request: Outgoing, timeouts: RequestTimeouts) -> AbstractAsyncContextManager[Reply]:
+        used.append(timeouts)
+        return really(request, timeouts)
 
     monkeypatch.setattr(upstream, "open", open_)
     return used
@@ -35,7 +35,7 @@ class Waiting:
     """What Ollama says of a model's size, what the caller waits, and the clock that results."""
 
     size: str
-    patience: float
+    client_timeout: float
     clock: float
 
 
@@ -58,30 +58,30 @@ async def test_its_patience_raises_the_clock(
     """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
     what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
     """
-    async with running(sim.url, tmp_path, tunnel={"patience": "respect"}) as gateway:
-        clocks = await _clocks_of_one(gateway, sim, monkeypatch, waiting)
+    async with running(sim.url, tmp_path, tunnel={"client_timeout": "respect"}) as gateway:
+        timeouts = await _clocks_of_one(gateway, sim, monkeypatch, waiting)
 
-    assert (clocks.total_timeout, clocks.first_byte_timeout) == (waiting.clock, waiting.clock)
-    assert clocks.queue_timeout == min(waiting.patience, 300.0)
+    assert (timeouts.total_timeout, timeouts.first_byte_timeout) == (waiting.clock, waiting.clock)
+    assert timeouts.queue_timeout == min(waiting.client_timeout, 300.0)
 
 
 async def test_heartbeats_give_it_time(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour of work within 60 s of silence at a time, but for the ceiling."""
-    clocks = await _clocks_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
+    timeouts = await _clocks_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
 
-    assert (clocks.queue_timeout, clocks.total_timeout) == (300.0, 1800.0)
+    assert (timeouts.queue_timeout, timeouts.total_timeout) == (300.0, 1800.0)
 
 
 async def _clocks_of_one(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
-) -> CallClocks:
+) -> RequestTimeouts:
     sim.pull(SimulatedModel(name="sized", parameter_size=waiting.size, size=1_000_000_000))
     used = clocks_used(gateway, monkeypatch)
-    async with by_path(gateway).client(patience=waiting.patience) as client:
+    async with by_path(gateway).client(client_timeout=waiting.client_timeout) as client:
         await client.models.list(extra_headers={"Cache-Control": "no-cache"})
         lists = len(used)
         await client.chat.completions.create(model="sized", messages=[user("SAY: done")])
-    (clocks,) = used[lists:]
-    return clocks
+    (timeouts,) = used[lists:]
+    return timeouts

@@ -182,7 +182,7 @@ async def test_a_caller_who_left_is_only_logged(speech: Speech, tmp_path: Path) 
 
 async def test_a_caller_who_takes_nothing_is_only_logged(tmp_path: Path) -> None:
     """He is cut off, and the log says why."""
-    settings = {"clocks": {"write_timeout": 0.2}}
+    settings = {"timeouts": {"write_timeout": 0.2}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 << 20))
         async with scene.waiting():
@@ -215,7 +215,7 @@ async def test_a_valid_key_passes_among_failures(tmp_path: Path) -> None:
 async def test_a_drained_connection_is_closed(tmp_path: Path) -> None:
     """``Connection: close`` is said and done."""
     async with scene_of(tmp_path, OPENAI) as scene, caller(scene.gateway.port) as one:
-        scene.gateway.gateway.front.drain()
+        scene.gateway.gateway.handler.drain()
         one.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
         told = await one.answer()
 

@@ -24,8 +24,8 @@ MIB = 1 << 20
 STAINLESS = "x-stainless-read-timeout"
 
 
-def held(**clocks: float) -> dict[str, Any]:
-    return {"tunnel": QUICK, "clocks": clocks}
+def held(**timeouts: float) -> dict[str, Any]:
+    return {"tunnel": QUICK, "timeouts": timeouts}
 
 
 async def code_of_last(scene: Scene, count: int = 1) -> tuple[str, int, bool]:
@@ -57,9 +57,9 @@ async def test_nobody_gives_up_while_we_hold_his_call(tmp_path: Path) -> None:
     """However short his patience, and though no setting says a word of it: one waits for the first
     token of all, the others for their turn, for longer than most of them would.
     """
-    admission = {"admission": {"max_active": 1}}
+    scheduler = {"scheduler": {"max_active": 1}}
     async with (
-        scene_of(tmp_path, OPENAI, admission) as scene,
+        scene_of(tmp_path, OPENAI, scheduler) as scene,
         clients_with(scene, 1.0, 1.2, 1.5, 60.0) as clients,
         asyncio.TaskGroup() as group,
     ):
@@ -87,7 +87,7 @@ async def test_nobody_gives_up_while_we_hold_his_call(tmp_path: Path) -> None:
 
 async def test_without_heartbeats_everything_keeps_its_status(tmp_path: Path) -> None:
     """``tunnel.profile = "none"``: whoever has neither a tunnel nor impatient callers."""
-    settings = {"tunnel": {"profile": "none"}, "clocks": {"total_timeout": 0.8}}
+    settings = {"tunnel": {"profile": "none"}, "timeouts": {"total_timeout": 0.8}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
             told = await scene.ask(headers={STAINLESS: "1"})
@@ -139,7 +139,7 @@ async def test_an_answer_in_one_piece_that_never_comes_ends_by_our_clock(tmp_pat
 
 async def test_who_waits_for_his_turn_for_ever_ends_by_our_clock(tmp_path: Path) -> None:
     """``queue_timeout``, and not what he says he waits."""
-    settings = {**held(queue_timeout=1.3), "admission": {"max_active": 1}}
+    settings = {**held(queue_timeout=1.3), "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
         told = await scene.ask(stream=True, headers={STAINLESS: "1"})
         ending = await code_of_last(scene)
@@ -228,7 +228,7 @@ async def test_no_fact_is_a_heartbeats(tmp_path: Path, stream: bool) -> None:
 
 async def test_a_drain_ends_those_who_are_held(tmp_path: Path) -> None:
     """Who is served has until its clock runs out, who waits has not; a stream is told why."""
-    settings = {**held(drain_timeout=0.3), "admission": {"max_active": 1}}
+    settings = {**held(drain_timeout=0.3), "scheduler": {"max_active": 1}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         scene.occupied() as (served, _),

@@ -129,7 +129,7 @@ async def test_what_he_left_is_remembered_by_nobody(tmp_path: Path) -> None:
                 await beats(one, OPENAI, stream=False)
                 is_killed(one)
                 await is_abandoned(scene)
-        await until(lambda: scene.gateway.gateway.admission.idle)
+        await until(lambda: scene.gateway.gateway.scheduler.idle)
         again = await scene.ask(headers={"x-stainless-retry-count": "1"})
 
     assert again.status == 200

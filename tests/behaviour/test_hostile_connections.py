@@ -25,7 +25,7 @@ def chat(gateway: Running, **headers: str) -> bytes:
 async def until_read(gateway: Running, count: int = 1) -> None:
     """Until so many requests are under way."""
     async with asyncio.timeout(5):
-        while len(gateway.gateway.front._active) < count:  # noqa: ASYNC110  - no event for tests
+        while len(gateway.gateway.handler._active) < count:  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
 
 
@@ -162,7 +162,7 @@ async def test_who_leaves_while_uploading_leaves_nothing(
         (line,) = await gateway.finished()
 
     assert (line["outcome"], line["phase"]) == ("client_disconnected", "body")
-    assert repr(gateway.gateway.front._buffers) == "<Buffers 0/536870912 bytes>"
+    assert repr(gateway.gateway.handler._buffers) == "<Buffers 0/536870912 bytes>"
     assert generations(sim) == 0
 
 
@@ -171,7 +171,7 @@ async def test_slow_uploads_end_at_their_clock_and_free_their_memory(
 ) -> None:
     """A byte now and then does not extend it; others are served meanwhile."""
     async with (
-        running(sim.url, tmp_path, clocks={"body_timeout": 0.3}) as gateway,
+        running(sim.url, tmp_path, timeouts={"body_timeout": 0.3}) as gateway,
         contextlib.AsyncExitStack() as stack,
     ):
         slow = [await stack.enter_async_context(caller(gateway.port)) for _ in range(20)]
@@ -187,7 +187,7 @@ async def test_slow_uploads_end_at_their_clock_and_free_their_memory(
             await asyncio.sleep(0.02)
 
         assert {(await one.answer()).status for one in slow} == {408}
-        assert gateway.gateway.front._buffers.used == 0
+        assert gateway.gateway.handler._buffers.used == 0
         await left_empty(gateway)
 
 
@@ -203,14 +203,14 @@ async def test_a_stranger_is_refused_before_his_body_is_read(
         rest = await one.hung_up()
 
     assert (told.status, rest) == (401, b"")
-    assert gateway.gateway.front._buffers.used == 0
+    assert gateway.gateway.handler._buffers.used == 0
     assert generations(sim) == 0
 
 
 async def test_heads_that_trickle_end_at_their_clock(sim: Simulator, tmp_path: Path) -> None:
     """A connection is not held by a header every now and then."""
     async with (
-        running(sim.url, tmp_path, clocks={"head_timeout": 0.2}) as gateway,
+        running(sim.url, tmp_path, timeouts={"head_timeout": 0.2}) as gateway,
         caller(gateway.port) as one,
     ):
         one.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
@@ -262,7 +262,7 @@ async def test_a_second_head_that_trickles_ends_with_the_idle_clock(
 ) -> None:
     """Having asked once buys no more time than being idle does."""
     async with (
-        running(sim.url, tmp_path, clocks={"keepalive_timeout": 0.2}) as gateway,
+        running(sim.url, tmp_path, timeouts={"keepalive_timeout": 0.2}) as gateway,
         caller(gateway.port) as one,
     ):
         one.send(HEALTH)

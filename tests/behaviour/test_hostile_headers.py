@@ -135,10 +135,10 @@ async def test_an_answer_that_is_broken_http_is_502_and_nothing_of_it_comes_down
     what: str, tmp_path: Path
 ) -> None:
     """The caller's connection stays usable, and no half of it is taken for the next answer."""
-    clocks = {"first_byte_timeout": 1.0, "total_timeout": 1.0, "idle_timeout": 1.0}
+    timeouts = {"first_byte_timeout": 1.0, "total_timeout": 1.0, "idle_timeout": 1.0}
     async with (
         raw_ollama(INJECTIONS[what], whole(), close_after=True) as ollama,
-        running(ollama.url, tmp_path, clocks=clocks) as gateway,
+        running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
         caller(gateway.port) as one,
     ):
         one.send(request("/api/chat", CHAT, headers=gateway.bearer))
@@ -155,10 +155,10 @@ async def test_an_answer_that_is_broken_http_is_502_and_nothing_of_it_comes_down
 @pytest.mark.parametrize("status", [b"000", b"099", b"600", b"999"])
 async def test_a_status_that_is_none_is_502(tmp_path: Path, status: bytes) -> None:
     """And the place is free again: a number that is no status is broken HTTP."""
-    clocks = {"first_byte_timeout": 0.2, "total_timeout": 0.2, "idle_timeout": 0.2}
+    timeouts = {"first_byte_timeout": 0.2, "total_timeout": 0.2, "idle_timeout": 0.2}
     async with (
         raw_ollama(b"HTTP/1.1 " + status + b" OK\r\n" + TWO) as ollama,
-        running(ollama.url, tmp_path, clocks=clocks) as gateway,
+        running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
         caller(gateway.port) as one,
         asyncio.timeout(0.5),
     ):

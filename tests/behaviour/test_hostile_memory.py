@@ -47,7 +47,7 @@ async def slow_reader(port: int) -> AsyncIterator[Caller]:
 async def until_idle(gateway: Running) -> None:
     """Until nobody holds a place, whoever still reads."""
     async with asyncio.timeout(5):
-        while not gateway.gateway.admission.idle:  # noqa: ASYNC110  - no event for tests
+        while not gateway.gateway.scheduler.idle:  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
 
 
@@ -92,7 +92,7 @@ async def test_64_callers_with_large_bodies_stay_within_the_limit(
     home, outcomes = Home(tmp_path), list[bytes]()
     key = home.key("one")
     settings = {
-        "GATEWAY_ADMISSION__MAX_QUEUED_PER_KEY": str(callers),
+        "GATEWAY_SCHEDULER__MAX_QUEUED_PER_KEY": str(callers),
         "GATEWAY_LIMITS__BODY_BYTES": str(2 * size),
         "GATEWAY_LIMITS__BUFFERED_BYTES": str(limit),
     }
@@ -149,7 +149,7 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
                 slow.send(request(PATH, CHAT, headers=gateway.bearer))
                 head = await slow.head()
                 await until_idle(gateway)
-                held = gateway.gateway.front._buffers.used
+                held = gateway.gateway.handler._buffers.used
                 async with slow_reader(gateway.port) as next_one:
                     next_one.send(request(PATH, CHAT, headers=gateway.bearer))
                     assert (await next_one.answer()).status == 200
@@ -158,7 +158,7 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
             assert (head[0], body == text, ended) == (200, True, True)
             assert held > 6_000_000  # what he has not read counts, as bodies of requests do
             await left_empty(gateway)
-            assert gateway.gateway.front._buffers.used == 0
+            assert gateway.gateway.handler._buffers.used == 0
 
     with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]  # either factory
         runner.run(scene())
@@ -183,7 +183,7 @@ async def test_without_room_a_slow_reader_is_waited_for(tmp_path: Path, room: bo
         if room:
             await until_idle(gateway)
         else:
-            assert not gateway.gateway.admission.idle
+            assert not gateway.gateway.scheduler.idle
         body, ended = await slow._body(headers, "POST")
 
     assert (body == text, ended) == (True, True)
@@ -193,7 +193,7 @@ async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
     sim: Simulator, tmp_path: Path
 ) -> None:
     """After `write_timeout`; the place was free long before."""
-    async with running(sim.url, tmp_path, clocks={"write_timeout": 0.3}) as gateway:
+    async with running(sim.url, tmp_path, timeouts={"write_timeout": 0.3}) as gateway:
         sim.fault(Fault.huge(12_000_000))
         async with slow_reader(gateway.port) as slow:
             slow.send(request(PATH, CHAT, headers=gateway.bearer))
@@ -203,7 +203,7 @@ async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
             (line,) = await gateway.finished()
 
         assert line["outcome"] == "client_write_timeout"
-        assert gateway.gateway.front._buffers.used == 0
+        assert gateway.gateway.handler._buffers.used == 0
         await left_empty(gateway)
 
 
@@ -224,7 +224,7 @@ async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
             statuses.append((await one.head())[0])
 
         assert statuses == [200, 200, *[503] * 8]
-        assert gateway.gateway.front._buffers.used <= limits["buffered_bytes"]
+        assert gateway.gateway.handler._buffers.used <= limits["buffered_bytes"]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ async def late_scene(
     """A scene whose only place is taken. What comes waits; the second value lets it go as soon as
     its answer has been begun by a heartbeat.
     """
-    settings = {"tunnel": QUICK, "admission": {"max_active": 1}, **tables}
+    settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}, **tables}
     async with scene_of(folder, speech, settings) as scene:
         with scene.sim.hold() as hold:
             async with scene.waiting(speech.body(seed=0)) as first:
@@ -132,7 +132,7 @@ LATE = [
     Failing(
         name="too-slow",
         fault=Fault.slow_headers(),
-        tables={"clocks": {"total_timeout": 0.3}},
+        tables={"timeouts": {"total_timeout": 0.3}},
         error=openai.InternalServerError,
         status=504,
         code="upstream_timeout",
@@ -187,7 +187,7 @@ async def test_ollama_fails_after_the_commit(tmp_path: Path, failing: Failing) -
     outcome = failing.outcome or failing.code
     assert (first["outcome"], first["status"], first["retry"]) == (outcome, 200, 0)
     assert (again["outcome"], again["status"], again["retry"]) == (outcome, failing.status, 1)
-    assert (first.get("retold"), again["retold"]) == (None, True)
+    assert (first.get("replayed"), again["replayed"]) == (None, True)
     assert again["error"] == first["error"]
     assert "upstream_status" not in again
 
@@ -223,8 +223,8 @@ async def test_ollama_fails_before_the_commit(tmp_path: Path, failing: Failing) 
 
 async def test_his_turn_does_not_come(tmp_path: Path) -> None:
     """The queue's clock is told like any other; nothing was generated for him."""
-    clocks = {"queue_timeout": 0.3}
-    async with late_scene(tmp_path, clocks=clocks) as (scene, _), sdk(scene) as client:
+    timeouts = {"queue_timeout": 0.3}
+    async with late_scene(tmp_path, timeouts=timeouts) as (scene, _), sdk(scene) as client:
         error = await _raised(chat(client))
 
     assert (error.status_code, error.code) == (503, "queue_timeout")
@@ -288,7 +288,7 @@ async def test_other_calls_of_the_sdk(
 async def test_anthropics_sdk(tmp_path: Path) -> None:
     """It counts its retries in the same header."""
     async with (
-        late_scene(tmp_path, ANTHROPIC, clocks={"queue_timeout": 0.3}) as (scene, _),
+        late_scene(tmp_path, ANTHROPIC, timeouts={"queue_timeout": 0.3}) as (scene, _),
         anthropic.AsyncAnthropic(base_url=scene.gateway.url, api_key=scene.gateway.key) as client,
     ):
         with pytest.raises(anthropic.APIStatusError) as caught:

@@ -19,7 +19,7 @@ from .scripted import asking
 from .speech import ALL, NATIVE, OPENAI, Speech
 from .wire import Told, ask, caller, request
 
-SOON: dict[str, Any] = {"tunnel": QUICK, "clocks": {"total_timeout": 0.3}}
+SOON: dict[str, Any] = {"tunnel": QUICK, "timeouts": {"total_timeout": 0.3}}
 FIRST, AGAIN, THIRD = ({"x-stainless-retry-count": str(count)} for count in range(3))
 NOBODY: Mapping[str, str] = {}
 ANOTHER = OPENAI.body(seed=7)
@@ -66,8 +66,12 @@ async def test_he_is_told_in_his_dialect(tmp_path: Path, speech: Speech) -> None
     assert told.headers["content-length"] == str(len(told.body))
     assert told.headers["x-should-retry"] == "false"
     assert told.headers["x-request-id"] == again["request_id"] != first["request_id"]
-    assert told.headers["x-gateway-retold"] == first["request_id"]
-    assert (again["outcome"], again["retold"], again["phase"]) == ("upstream_timeout", True, "done")
+    assert told.headers["x-gateway-replayed"] == first["request_id"]
+    assert (again["outcome"], again["replayed"], again["phase"]) == (
+        "upstream_timeout",
+        True,
+        "done",
+    )
     assert len(asked(scene.sim)) == 1
 
 
@@ -125,7 +129,7 @@ async def test_two_identical_calls_at_once(tmp_path: Path) -> None:
     room = {"max_active": 2, "max_active_per_model": 2}
     async with (
         Simulator(time_scale=0, num_parallel=2) as sim,
-        running(sim.url, tmp_path, tunnel=QUICK, admission=room) as gateway,
+        running(sim.url, tmp_path, tunnel=QUICK, scheduler=room) as gateway,
         openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client,
         asyncio.TaskGroup() as group,
     ):
@@ -166,7 +170,7 @@ async def test_many_identical_calls_that_all_fail(tmp_path: Path) -> None:
     room = {"max_active": 6, "max_active_per_model": 6}
     async with (
         Simulator(time_scale=0, num_parallel=6) as sim,
-        running(sim.url, tmp_path, settings=SOON, admission=room) as gateway,
+        running(sim.url, tmp_path, settings=SOON, scheduler=room) as gateway,
     ):
         scene = Scene(sim, gateway, OPENAI)
         with sim.hold():
@@ -190,7 +194,7 @@ async def test_too_large_to_be_kept(tmp_path: Path, large: str) -> None:
     if large == "header":
         headers.append(("x-padding", "x" * 40_000))
     said = b'{"error":{"message":"no","type":"x","param":null,"code":"y"}}' + padding
-    settings = {"tunnel": QUICK, "admission": {"max_active": 1}}
+    settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
             call = group.create_task(scene.ask(headers=FIRST, seed=1))
@@ -211,7 +215,7 @@ async def test_too_large_to_be_kept(tmp_path: Path, large: str) -> None:
 @pytest.mark.parametrize("status", [201, 204])
 async def test_a_status_that_is_no_failure_of_ollamas(tmp_path: Path, status: int) -> None:
     """It is not told again: what stood behind a 204 would be taken for the next answer."""
-    settings = {"tunnel": QUICK, "admission": {"max_active": 1}}
+    settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
             call = group.create_task(scene.ask(headers=FIRST, seed=1))
@@ -250,7 +254,7 @@ async def test_as_an_object_where_the_owner_wants_that(tmp_path: Path) -> None:
 @pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
 async def test_streams_are_told_in_themselves(tmp_path: Path, speech: Speech) -> None:
     """So nobody has to be told later: whoever comes again is served."""
-    settings = {"tunnel": QUICK, "clocks": {"first_byte_timeout": 0.15}}
+    settings = {"tunnel": QUICK, "timeouts": {"first_byte_timeout": 0.15}}
     async with scene_of(tmp_path, speech, settings) as scene:
         with scene.sim.hold():
             told = await scene.ask(stream=True, headers=FIRST)
@@ -264,7 +268,7 @@ async def test_streams_are_told_in_themselves(tmp_path: Path, speech: Speech) ->
 
 async def test_a_stream_whose_status_is_known_too_late(tmp_path: Path) -> None:
     """Ollama's words stand in the event; its status is in the log alone."""
-    settings = {"tunnel": QUICK, "admission": {"max_active": 1}}
+    settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         async with scene.occupied() as (first, hold), calling(scene, stream=True) as one:
             await one.head()
@@ -288,7 +292,7 @@ async def test_http_1_0_is_told_at_once(tmp_path: Path) -> None:
         with scene.sim.hold():
             async with asking(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
                 await old.head()
-        await until(lambda: scene.gateway.gateway.admission.idle)
+        await until(lambda: scene.gateway.gateway.scheduler.idle)
         again = await comes(scene, NOBODY)
 
     assert old.status.split()[1] == "504"

@@ -57,7 +57,7 @@ THE_SAME_AT_ONCE = [each.at_speed(tokens_per_second=inf) for each in MODELS]
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AuthorizedRequest:
     """One call: to how slow a model, what it shall say, and how it is asked for.
 
     One in a while is for tools, which these models do not have.
@@ -76,13 +76,13 @@ class Asking:
         return body
 
 
-def thousand(seed: int) -> list[Asking]:
+def thousand(seed: int) -> list[AuthorizedRequest]:
     some = random.Random(seed)  # noqa: S311  - nothing secret
     askings = []
     for _ in range(CALLS):
         stream = some.random() < 0.5
         askings.append(
-            Asking(
+            AuthorizedRequest(
                 model=some.choice(MODELS).name,
                 words=" ".join(some.choice(["one", "two", "three"]) for _ in range(WORDS)),
                 stream=stream,
@@ -97,7 +97,7 @@ Result = tuple[Any, ...]
 """All that a client can tell of an answer, but ids and times."""
 
 
-async def result(client: openai.AsyncOpenAI, asking: Asking) -> Result:
+async def result(client: openai.AsyncOpenAI, asking: AuthorizedRequest) -> Result:
     create: Any = client.chat.completions.create
     try:
         if not asking.stream:
@@ -112,12 +112,12 @@ async def result(client: openai.AsyncOpenAI, asking: Asking) -> Result:
         return type(error), error.status_code, error.code, error.message
 
 
-async def results(url: str, key: str, askings: list[Asking]) -> list[Result]:
+async def results(url: str, key: str, askings: list[AuthorizedRequest]) -> list[Result]:
     """Of all of them, ``AT_ONCE`` at a time, in the SDK as it comes."""
     room = asyncio.Semaphore(AT_ONCE)
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, timeout=20)
 
-    async def one(asking: Asking) -> Result:
+    async def one(asking: AuthorizedRequest) -> Result:
         async with room:
             return await result(client, asking)
 
@@ -129,7 +129,7 @@ async def results(url: str, key: str, askings: list[Asking]) -> list[Result]:
 async def slow_house(folder: Path) -> AsyncIterator[Running]:
     async with (
         Simulator(MODELS, num_parallel=AT_ONCE, max_loaded_models=0) as sim,
-        running(sim.url, folder, tunnel=TUNNEL, admission=ROOM) as gateway,
+        running(sim.url, folder, tunnel=TUNNEL, scheduler=ROOM) as gateway,
     ):
         yield gateway
         await left_empty(gateway)
@@ -150,10 +150,10 @@ async def test_a_thousand_calls_and_no_difference(tmp_path: Path) -> None:
     assert [each for each in zip(askings, through, strict=True) if each[1] != direct[each[0]]] == []
     # Otherwise this would have shown nothing.
     held = Counter(line.get("heartbeats", 0) > 0 for line in lines)
-    retold = sum(line.get("retold", False) for line in lines)
+    replayed = sum(line.get("replayed", False) for line in lines)
     assert min(held[True], held[False]) > CALLS / 100
-    assert retold > 0
-    assert len(lines) == CALLS + retold
+    assert replayed > 0
+    assert len(lines) == CALLS + replayed
 
 
 async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
         httpx.AsyncClient(headers=gateway.bearer, timeout=20) as client,
     ):
 
-        async def one(asking: Asking) -> None:
+        async def one(asking: AuthorizedRequest) -> None:
             body = {**asking.body, "stream": asking.stream}
             answer = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
             seen["beats"] += _read(answer, asking)
@@ -176,7 +176,7 @@ async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
     assert seen["beats"] > len(askings) / 10
 
 
-def _read(answer: httpx.Response, asking: Asking) -> int:
+def _read(answer: httpx.Response, asking: AuthorizedRequest) -> int:
     """Read one answer as strictly as can be; how many heartbeats were in it."""
     assert answer.status_code == 200
     if not asking.stream:

@@ -138,7 +138,7 @@ async def test_a_missing_model_is_asked_for_once(gateway: Running) -> None:
 
 async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None:
     """The SDK repeats every 5xx but the one that says not to: a GPU is not kept busy thrice."""
-    async with running(sim.url, tmp_path, clocks={"total_timeout": 0.2}) as gateway:
+    async with running(sim.url, tmp_path, timeouts={"total_timeout": 0.2}) as gateway:
         async with openai_at(gateway, retries=2) as client:
             with sim.hold(), pytest.raises(openai.InternalServerError) as caught:
                 await client.chat.completions.create(model=MODEL, messages=WELL)
@@ -153,15 +153,15 @@ async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None
 
 async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path: Path) -> None:
     """``Retry-After`` is obeyed: the second attempt comes no sooner, and is answered."""
-    admission = {"max_queued": 1, "max_queued_per_key": 1}
-    async with running(sim.url, tmp_path, admission=admission) as gateway:
+    scheduler = {"max_queued": 1, "max_queued_per_key": 1}
+    async with running(sim.url, tmp_path, scheduler=scheduler) as gateway:
         late = openai_at(gateway, key=gateway.new_key("late"), retries=2)
         async with openai_at(gateway) as client, late, asyncio.TaskGroup() as group:
             with sim.hold() as hold:
                 served = group.create_task(chat()(client))
                 await sim.wait_for(lambda: hold.waiting == 1)
                 waits = group.create_task(chat()(client))
-                while not gateway.gateway.admission.snapshot().queued:  # noqa: ASYNC110
+                while not gateway.gateway.scheduler.snapshot().queued:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 refused_at = time.monotonic()
                 comes_back = group.create_task(chat()(late))

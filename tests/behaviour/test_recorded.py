@@ -264,7 +264,7 @@ async def test_a_busy_ollamas_words_reach_nobody(case: Case, tmp_path: Path) -> 
     ollama = ScriptedOllama(["tiny:latest"], replace(case.script, at_once=True))
     async with (
         ollama.listening(),
-        running(ollama.url, tmp_path, clocks={"queue_timeout": 0.2}) as gateway,
+        running(ollama.url, tmp_path, timeouts={"queue_timeout": 0.2}) as gateway,
     ):
         async with asking(gateway.port, case.path, case.request, gateway.key) as answer:
             await answer.head()

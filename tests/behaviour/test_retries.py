@@ -18,7 +18,7 @@ AGAIN = {"x-stainless-retry-count": "1"}
 async def test_a_retry_waits_for_its_first_attempt(speech: Speech, tmp_path: Path) -> None:
     """Whatever places are free."""
     async with (
-        scene_of(tmp_path, speech, {"admission": ROOM}) as scene,
+        scene_of(tmp_path, speech, {"scheduler": ROOM}) as scene,
         asyncio.TaskGroup() as group,
     ):
         async with scene.occupied() as (first, hold):
@@ -36,7 +36,7 @@ async def test_a_retry_waits_for_its_first_attempt(speech: Speech, tmp_path: Pat
 async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: Path) -> None:
     """The caller's connection breaks, he asks again, and gets his answer."""
     async with (
-        scene_of(tmp_path, OPENAI, {"admission": ROOM}) as scene,
+        scene_of(tmp_path, OPENAI, {"scheduler": ROOM}) as scene,
         asyncio.TaskGroup() as group,
     ):
         async with scene.occupied() as (_, hold):
@@ -54,7 +54,7 @@ async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: P
 @pytest.mark.parametrize("other", ["body", "key", "no retry"])
 async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -> None:
     """Two callers may well ask the same; one caller may ask twice and mean it."""
-    async with house(tmp_path, admission=ROOM) as (sim, gateway):
+    async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
         key = gateway.new_key("other") if other == "key" else ""
         body = OPENAI.body(seed=1) if other == "body" else None
@@ -70,7 +70,7 @@ async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -
 
 async def test_others_pass_a_retry_that_waits(tmp_path: Path) -> None:
     """Of the same key and for the same model: it is not their call that is being stopped."""
-    async with house(tmp_path, admission=ROOM) as (sim, gateway):
+    async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
         async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
             again = group.create_task(scene.ask(headers=AGAIN))

@@ -20,7 +20,7 @@ async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
             await sim.wait_for(lambda: sim.stats.generations_finished == 1)
             await in_house(gateway, 0, 0)
             next_one = await say(gateway)
-            still = repr(gateway.gateway.front)
+            still = repr(gateway.gateway.handler)
             answer = await slow.answer()
 
         assert next_one.status == 200
@@ -70,7 +70,7 @@ async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
     """``write_timeout``: his place is free, and Ollama is let go."""
     tables: dict[str, Any] = {
         "limits": {"answer_bytes": 64 * 1024},
-        "clocks": {"write_timeout": 0.3},
+        "timeouts": {"write_timeout": 0.3},
     }
     async with house(tmp_path, **tables) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))

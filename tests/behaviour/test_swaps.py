@@ -22,10 +22,10 @@ ROOM_FOR_ONE = {"max_loaded_models": 1, "max_queued_per_key": 64}
 
 
 @asynccontextmanager
-async def one_gpu(folder: Path, **admission: Any) -> AsyncIterator[tuple[Simulator, Running]]:
+async def one_gpu(folder: Path, **scheduler: Any) -> AsyncIterator[tuple[Simulator, Running]]:
     """Memory for one model; loading one takes as long as four answers."""
     models = [replace(model, load_time=8.0, tokens_per_second=4.0) for model in USUAL_MODELS]
-    tables = {"admission": {**ROOM_FOR_ONE, **admission}}
+    tables = {"scheduler": {**ROOM_FOR_ONE, **scheduler}}
     async with (
         Simulator(models, time_scale=0.002, max_loaded_models=1, answer_tokens=8) as sim,
         running(sim.url, folder, settings=tables) as gateway,
@@ -34,9 +34,9 @@ async def one_gpu(folder: Path, **admission: Any) -> AsyncIterator[tuple[Simulat
         await left_empty(gateway)
 
 
-async def _loads_of_a_crowd(folder: Path, patience: float) -> int:
+async def _loads_of_a_crowd(folder: Path, client_timeout: float) -> int:
     """Of callers who each ask the two models in turn; half of them begin with the other one."""
-    async with one_gpu(folder, affinity_patience=patience) as (sim, gateway):
+    async with one_gpu(folder, max_affinity_delay=client_timeout) as (sim, gateway):
 
         async def alternate(number: int) -> None:
             key = gateway.new_key(f"caller{number}")
@@ -65,7 +65,7 @@ async def test_models_are_loaded_far_less_often_than_they_answer(tmp_path: Path)
 
 async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: Path) -> None:
     """Others keep the loaded model busy without a pause: the swap comes all the same."""
-    async with one_gpu(tmp_path, affinity_patience=0.3) as (sim, gateway):
+    async with one_gpu(tmp_path, max_affinity_delay=0.3) as (sim, gateway):
         modest = gateway.new_key("modest")
         await say(gateway)
 
@@ -74,7 +74,7 @@ async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: P
                 await say(gateway)
 
         others = [asyncio.get_running_loop().create_task(flood()) for _ in range(6)]
-        await until(lambda: gateway.gateway.admission.snapshot().queued.get(MODEL, 0) >= 3)
+        await until(lambda: gateway.gateway.scheduler.snapshot().queued.get(MODEL, 0) >= 3)
         async with asyncio.timeout(5):
             told = await say(gateway, key=modest, model=OTHER)
         line = next(line for line in await gateway.finished() if line["model"] == OTHER)
@@ -90,7 +90,7 @@ async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: P
 
 async def test_a_model_at_work_is_not_driven_out(tmp_path: Path) -> None:
     """A call that would do that waits here, where waiting holds no place, though one is free."""
-    async with house(tmp_path, admission=ROOM_FOR_ONE) as (sim, gateway):
+    async with house(tmp_path, scheduler=ROOM_FOR_ONE) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = started(group, gateway)
@@ -105,7 +105,7 @@ async def test_a_model_at_work_is_not_driven_out(tmp_path: Path) -> None:
 
 async def test_models_that_fit_together_work_together(tmp_path: Path) -> None:
     """By the owner's word."""
-    async with house(tmp_path, admission={"max_loaded_models": 2}) as (sim, gateway):
+    async with house(tmp_path, scheduler={"max_loaded_models": 2}) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway, model=model) for model in (MODEL, OTHER)]
@@ -127,7 +127,7 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
         both = frozenset({MODEL, OTHER})
         for model in (MODEL, OTHER):
             assert (await say(gateway, model=model)).status == 200
-        await until(lambda: learning.residents.doubtful_since is None)
+        await until(lambda: learning.residency_tracker.doubtful_since is None)
         residency = learning.memory.residency()
 
         assert set(sim.loaded) == residency.resident
@@ -139,9 +139,9 @@ async def test_an_ollama_that_is_away_has_nothing_loaded(tmp_path: Path) -> None
     """Also for calls that get their turn afterwards, and find nobody there."""
     async with house(tmp_path) as (sim, gateway):
         assert (await say(gateway)).status == 200
-        before = gateway.gateway.learning.residents.view().resident
+        before = gateway.gateway.learning.residency_tracker.view().resident
         await sim.stop()
         refused = [(await say(gateway, model=model)).status for model in (MODEL, OTHER)]
-        after = gateway.gateway.learning.residents.view().resident
+        after = gateway.gateway.learning.residency_tracker.view().resident
 
     assert (before, refused, after) == (frozenset({MODEL}), [502, 502], frozenset())

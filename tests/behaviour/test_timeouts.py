@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from gateway.simulator import USUAL_MODELS, Fault, Simulator
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from tests.behaviour.failing import Scene, scene_of
 from tests.behaviour.speech import ALL, MODEL, OPENAI, Speech
 from tests.conftest import left_empty
@@ -20,7 +20,7 @@ from tests.harness import running
 SHORT = 0.1
 """Seconds of the clock that is meant to ring."""
 
-RESPECT = {"tunnel": {"patience": "respect"}}
+RESPECT = {"tunnel": {"client_timeout": "respect"}}
 
 ANSWER = 8
 """Tokens of an answer of the simulator's."""
@@ -28,8 +28,8 @@ ANSWER = 8
 every_speech = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
 
 
-def clocks(**settings: float) -> dict[str, Any]:
-    return {"clocks": settings}
+def timeouts(**settings: float) -> dict[str, Any]:
+    return {"timeouts": settings}
 
 
 # The queue.
@@ -38,13 +38,13 @@ def clocks(**settings: float) -> dict[str, Any]:
 async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
     """``queue_timeout`` rings by itself, whatever the call that holds the place does."""
     async with (
-        scene_of(tmp_path, OPENAI, clocks(queue_timeout=SHORT)) as scene,
+        scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
     ):
         told = await scene.ask()
 
         assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
-        assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.admission)
+        assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.scheduler)
         hold.end()
         assert (await first.answer()).status == 200
 
@@ -52,7 +52,7 @@ async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
 async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
     """A call that got its place in time keeps it, however long its answer takes."""
     async with (
-        scene_of(tmp_path, OPENAI, clocks(queue_timeout=SHORT)) as scene,
+        scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
         scene.waiting() as second,
     ):
@@ -70,7 +70,7 @@ async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
 
 async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> None:
     """The queue is left when the caller would leave it himself, if no heartbeat keeps him."""
-    settings = {**clocks(queue_timeout=300), "tunnel": {"profile": "none"}}
+    settings = {**timeouts(queue_timeout=300), "tunnel": {"profile": "none"}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
         told = await scene.ask(headers={"x-stainless-read-timeout": "1"})
 
@@ -83,7 +83,7 @@ async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> Non
 
 async def test_an_ollama_that_takes_no_connection(tmp_path: Path) -> None:
     """``connect_timeout``: 502, long before any clock of an answer."""
-    async with scene_of(tmp_path, OPENAI, clocks(connect_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, OPENAI, timeouts(connect_timeout=SHORT)) as scene:
         await scene.ask()
         await scene.sim.stop()
         with deaf(scene.sim.port):
@@ -122,7 +122,7 @@ def deaf(port: int) -> Iterator[None]:
 @every_speech
 async def test_a_stream_that_does_not_begin(speech: Speech, tmp_path: Path) -> None:
     """``first_byte_timeout``: 504, do not try again, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, clocks(first_byte_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, speech, timeouts(first_byte_timeout=SHORT)) as scene:
         with scene.sim.hold():
             told = await scene.ask(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
@@ -135,7 +135,7 @@ async def test_a_stream_that_does_not_begin(speech: Speech, tmp_path: Path) -> N
 
 async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> None:
     """An answer in one piece has no first byte before its last one."""
-    settings = {**clocks(first_byte_timeout=SHORT), **_two_at_once()}
+    settings = {**timeouts(first_byte_timeout=SHORT), **_two_at_once()}
     async with _in_parallel(tmp_path, settings) as scene:
         with scene.sim.hold() as hold:
             async with scene.waiting() as whole:
@@ -150,7 +150,7 @@ async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> Non
 @every_speech
 async def test_an_answer_that_is_never_finished(speech: Speech, tmp_path: Path) -> None:
     """``total_timeout``: 504, do not try again, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, clocks(total_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, speech, timeouts(total_timeout=SHORT)) as scene:
         with scene.sim.hold():
             told = await scene.ask()
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
@@ -167,7 +167,7 @@ async def test_an_answer_that_is_never_finished(speech: Speech, tmp_path: Path) 
 @every_speech
 async def test_a_stream_that_falls_silent(speech: Speech, tmp_path: Path) -> None:
     """``idle_timeout``: an error event, a cut, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, clocks(idle_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, speech, timeouts(idle_timeout=SHORT)) as scene:
         told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
@@ -182,7 +182,7 @@ async def test_silence_is_measured_by_the_first_bytes_clock_unless_it_has_its_ow
     tmp_path: Path,
 ) -> None:
     """Ollama is as silent while it builds a tool call as before its first token."""
-    async with scene_of(tmp_path, OPENAI, clocks(first_byte_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, OPENAI, timeouts(first_byte_timeout=SHORT)) as scene:
         told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
 
     assert OPENAI.late_failure(told.body).code == "upstream_idle_timeout"
@@ -193,7 +193,7 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
     models = [model.at_speed(load_time=0.0, tokens_per_second=20.0) for model in USUAL_MODELS]
     async with (
         Simulator(models, answer_tokens=16) as sim,
-        running(sim.url, tmp_path, clocks={"idle_timeout": 0.5}) as gateway,
+        running(sim.url, tmp_path, timeouts={"idle_timeout": 0.5}) as gateway,
     ):
         told = await Scene(sim, gateway, OPENAI).ask(stream=True)
         line = (await gateway.finished())[0]
@@ -206,7 +206,7 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
 @every_speech
 async def test_a_stream_that_goes_on_for_ever(speech: Speech, tmp_path: Path) -> None:
     """``stream_total_timeout``: an error event and a cut, even if its bytes never pause."""
-    settings = clocks(stream_total_timeout=0.2, first_byte_timeout=0.2)
+    settings = timeouts(stream_total_timeout=0.2, first_byte_timeout=0.2)
     async with scene_of(tmp_path, speech, settings) as scene:
         with scene.sim.hold() as hold:
             hold.release(2)
@@ -223,7 +223,7 @@ async def test_an_answer_in_one_piece_that_stops_in_the_middle(
     sent: int, status: int, whole: bool, tmp_path: Path
 ) -> None:
     """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
-    settings = {**clocks(total_timeout=SHORT), "limits": {"answer_bytes": 4096}}
+    settings = {**timeouts(total_timeout=SHORT), "limits": {"answer_bytes": 4096}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         await scene.gateway.gateway.catalog.listing()
         await scene.sim.stop()
@@ -261,7 +261,7 @@ async def _stopping_after(size: int, port: int) -> AsyncIterator[None]:
 async def test_what_the_owner_sets_for_a_model_holds(stream: bool, tmp_path: Path) -> None:
     """Neither the general settings nor a caller's patience raise it."""
     rule = {"match": "llama3.2:*", "total_timeout": 0.2, "first_byte_timeout": SHORT}
-    settings = {**clocks(total_timeout=60, first_byte_timeout=60), "models": [rule]}
+    settings = {**timeouts(total_timeout=60, first_byte_timeout=60), "models": [rule]}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
             told = await scene.ask(stream=stream, headers={"x-stainless-read-timeout": "600"})
@@ -290,8 +290,8 @@ async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path
     asked = []
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
-        for patience in ("10", "300", "86400", "inf"):
-            await scene.ask(headers={"x-stainless-read-timeout": patience})
+        for client_timeout in ("10", "300", "86400", "inf"):
+            await scene.ask(headers={"x-stainless-read-timeout": client_timeout})
 
     assert [one.total_timeout for one in asked] == [60, 300, 1800, 60]
 
@@ -324,22 +324,22 @@ async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> Non
     assert (stream.first_byte_timeout, stream.total_timeout) == (444, 1800)
 
 
-def _clocks_of(scene: Scene) -> list[CallClocks]:
+def _clocks_of(scene: Scene) -> list[RequestTimeouts]:
     """The clocks with which Ollama is asked from now on."""
-    pipeline = scene.gateway.gateway.front._inference._pipeline
-    asked: list[CallClocks] = []
+    pipeline = scene.gateway.gateway.handler._inference._pipeline
+    asked: list[RequestTimeouts] = []
 
     class Noting:
-        def open(self, outgoing: Any, clocks: CallClocks) -> Any:
-            asked.append(clocks)
-            return scene.gateway.gateway.upstream.open(outgoing, clocks)
+        def open(self, outgoing: Any, timeouts: RequestTimeouts) -> Any:
+            asked.append(timeouts)
+            return scene.gateway.gateway.upstream.open(outgoing, timeouts)
 
     pipeline._upstream = Noting()
     return asked
 
 
 def _two_at_once() -> dict[str, Any]:
-    return {"admission": {"max_active": 2, "max_active_per_model": 2, "max_loaded_models": 2}}
+    return {"scheduler": {"max_active": 2, "max_active_per_model": 2, "max_loaded_models": 2}}
 
 
 @asynccontextmanager

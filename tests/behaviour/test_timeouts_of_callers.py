@@ -52,7 +52,7 @@ def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
     """``head_timeout``: closed without a word, and whoever was in time is left alone."""
 
     async def story() -> None:
-        settings = {"clocks": {"head_timeout": SHORT}}
+        settings = {"timeouts": {"head_timeout": SHORT}}
         async with (
             scene_of(tmp_path, OPENAI, settings) as scene,
             scene.occupied() as (in_time, hold),
@@ -69,7 +69,7 @@ def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
 
 async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
     """It is closed by the same clock."""
-    settings = {"clocks": {"head_timeout": SHORT}}
+    settings = {"timeouts": {"head_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, caller(scene.gateway.port) as mute:
         assert await mute.hung_up() == b""
 
@@ -80,7 +80,7 @@ async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/show"])
 async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
     """``body_timeout``: 408 whatever comes meanwhile, and no advice to try again."""
-    settings = {"clocks": {"body_timeout": SHORT}}
+    settings = {"timeouts": {"body_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         caller(scene.gateway.port) as slow,
@@ -99,7 +99,7 @@ async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
 
 async def test_the_bodys_clock_stops_with_its_last_byte(tmp_path: Path) -> None:
     """A call whose body came in time may wait and run for longer than that."""
-    settings = {"clocks": {"body_timeout": SHORT}}
+    settings = {"timeouts": {"body_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (in_time, hold):
         async with caller(scene.gateway.port) as slow:
             head = {**scene.gateway.bearer, "Content-Length": "100"}
@@ -122,14 +122,14 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
     async def story() -> None:
         # No memory to read the answer ahead into: the place is held until the caller is given up.
         limits = {"body_bytes": MIB, "buffered_bytes": MIB, "answer_bytes": MIB}
-        settings = {"clocks": {"write_timeout": SHORT}, "limits": limits}
+        settings = {"timeouts": {"write_timeout": SHORT}, "limits": limits}
         async with scene_of(tmp_path, OPENAI, settings) as scene:
             scene.sim.fault(Fault.huge(32 * MIB))
             async with scene.waiting(OPENAI.body(stream=stream)) as deaf:
                 line = (await scene.gateway.finished())[0]
                 assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
                 assert line["bytes_out"] < 32 * MIB
-                assert scene.gateway.gateway.admission.idle
+                assert scene.gateway.gateway.scheduler.idle
                 assert (await scene.ask()).status == 200
                 assert await drained(deaf) < 32 * MIB
 
@@ -138,7 +138,7 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
 
 async def test_a_caller_who_takes_nothing_ends_in_the_relay(tmp_path: Path) -> None:
     """The log tells that Ollama had answered."""
-    settings = {"clocks": {"write_timeout": SHORT}}
+    settings = {"timeouts": {"write_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 * MIB))
         async with scene.waiting():
@@ -149,7 +149,7 @@ async def test_a_caller_who_takes_nothing_ends_in_the_relay(tmp_path: Path) -> N
 
 async def test_a_caller_who_takes_little_keeps_his_connection(tmp_path: Path) -> None:
     """The clock is for taking nothing; who takes something in time may take all day."""
-    settings = {"clocks": {"write_timeout": 0.5}}
+    settings = {"timeouts": {"write_timeout": 0.5}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 * MIB))
         async with scene.waiting() as slow:
@@ -168,7 +168,7 @@ async def test_a_caller_who_takes_little_keeps_his_connection(tmp_path: Path) ->
 
 async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
     """``keepalive_timeout`` runs between requests, and not while one is being served."""
-    settings = {"clocks": {"keepalive_timeout": SHORT}}
+    settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         caller(scene.gateway.port) as busy,
@@ -185,7 +185,7 @@ async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
 
 async def test_a_second_head_that_trickles_in(tmp_path: Path) -> None:
     """It has no more time than an idle connection has."""
-    settings = {"clocks": {"keepalive_timeout": SHORT}}
+    settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         caller(scene.gateway.port) as slow,
@@ -208,10 +208,10 @@ async def _served(one: Caller) -> None:
 async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> None:
     """And no longer, whatever ``drain_timeout`` would allow."""
     async with scene_of(tmp_path, OPENAI) as scene, asyncio.TaskGroup() as tasks:
-        front = scene.gateway.gateway.front
+        handler = scene.gateway.gateway.handler
         async with scene.occupied() as (last, hold):
             draining = tasks.create_task(drain(scene.gateway.gateway))
-            await until(lambda: front.draining)
+            await until(lambda: handler.draining)
             assert not draining.done()
             hold.end()
             told = await last.answer()
@@ -223,7 +223,7 @@ async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> 
 
 async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
     """``drain_timeout``: who is not done by then is told so, and nobody is waited for."""
-    settings = {"clocks": {"drain_timeout": SHORT}}
+    settings = {"timeouts": {"drain_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (last, _):
         async with asyncio.timeout(5):
             await drain(scene.gateway.gateway)
@@ -235,10 +235,10 @@ async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
 async def test_being_told_twice_to_end_at_once(tmp_path: Path) -> None:
     """A second word while the first one is still taking effect changes nothing."""
     async with scene_of(tmp_path, OPENAI) as scene, scene.occupied() as (last, _):
-        front = scene.gateway.gateway.front
-        front.cut_all()
+        handler = scene.gateway.gateway.handler
+        handler.cut_all()
         await asyncio.sleep(0)
-        front.cut_all()
+        handler.cut_all()
         told = await last.answer()
 
     assert told.json()["error"]["code"] == "shutdown"

@@ -152,10 +152,10 @@ class House:
 
 
 @asynccontextmanager
-async def a_house(version: str, folder: Path, **truth: str) -> AsyncIterator[House]:
+async def a_house(version: str, folder: Path, **integrity: str) -> AsyncIterator[House]:
     async with (
         Simulator(time_scale=0, version=version) as sim,
-        running(sim.url, folder, truth=truth) as gateway,
+        running(sim.url, folder, integrity=integrity) as gateway,
         clients_of(gateway) as clients,
     ):
         yield House(sim, gateway, clients)
@@ -430,7 +430,7 @@ async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) ->
                 async with clients_of(gateway) as clients:
                     await chat(clients, FITS)
                 await left_empty(gateway)
-                seen.append(gateway.gateway.learning.learned.density(MODEL))
+                seen.append(gateway.gateway.learning.statistics.density(MODEL))
             (tmp_path / "keys.toml").unlink()
 
     assert [density.count for density in seen] == [1, 2]

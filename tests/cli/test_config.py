@@ -18,7 +18,7 @@ file = "a \\"quoted\\" \\\\ ü.toml"
 [limits]
 body_bytes = 1000
 answer_bytes = "2KiB"
-[clocks]
+[timeouts]
 head_timeout = 0.25
 total_timeout = "5m"
 [proxies]
@@ -40,13 +40,13 @@ def _loaded(folder: Path, text: str, environ: Mapping[str, str] | None = None) -
 
 def test_every_setting_is_printed_with_its_origin(tmp_path: Path) -> None:
     """Where it came from stands behind it, on the same line."""
-    loaded = _loaded(tmp_path, "[log]\nlevel = 'debug'", {"GATEWAY_CLOCKS__CEILING": "1h"})
+    loaded = _loaded(tmp_path, "[log]\nlevel = 'debug'", {"GATEWAY_TIMEOUTS__CEILING": "1h"})
 
     lines = print_config(loaded).splitlines()
 
     assert f'level = "debug"  # file {tmp_path}/gateway.toml' in lines
     assert 'format = "json"  # default' in lines
-    assert "# environment GATEWAY_CLOCKS__CEILING" in next(
+    assert "# environment GATEWAY_TIMEOUTS__CEILING" in next(
         line for line in lines if line.startswith("ceiling = 3600 ")
     )
     assert f"# config file: {tmp_path}/gateway.toml" in lines
@@ -90,7 +90,7 @@ def test_settings_without_a_file_are_a_config_file_too(tmp_path: Path) -> None:
 def test_any_value_survives(file: str, size: int, timeout: float, origin: str) -> None:
     """Quotes, letters and numbers come back as they were, whatever the paths are called."""
     settings = Settings(
-        keys={"file": file}, limits={"body_bytes": size}, clocks={"head_timeout": timeout}
+        keys={"file": file}, limits={"body_bytes": size}, timeouts={"head_timeout": timeout}
     )
     sources = dict.fromkeys(setting_names(), origin)
     loaded = Loaded(

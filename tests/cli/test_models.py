@@ -88,7 +88,7 @@ async def test_the_table_has_a_line_for_each_model(models: Command) -> None:
 
     assert said.code == 0
     assert headings.split("  ")[0] == "MODEL"
-    why = "clocks.ceiling: heartbeats keep the caller waiting; first byte: 1.2B parameters"
+    why = "timeouts.ceiling: heartbeats keep the caller waiting; first byte: 1.2B parameters"
     assert f"llama3.2:1b 1.2B 1.3 GB no - - 30 min 60 s 1 - {why}" in {
         " ".join(line.split()) for line in lines
     }
@@ -140,14 +140,14 @@ async def test_json_is_for_programs(models: Command) -> None:
     assert told["ollama"]["up"] is True
     small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
     assert (small["total_timeout"], small["max_active"]) == (1800, 1)
-    assert (small["resident"], small["loaded_for_sure"], small["learned"]) == (False, False, None)
-    assert small["why"]["first_byte_timeout"] == "1.2B parameters"
+    assert (small["resident"], small["loaded_for_sure"]) == (False, False)
+    assert small["statistics"] is None
     assert small["why"]["first_byte_timeout"] == "1.2B parameters"
 
 
 async def test_what_calls_showed_is_told(gateway: Running, models: Command) -> None:
     """That a model is loaded, how long that took, how fast it is."""
-    gateway.gateway.learning.learned.restore({"llama3.2:1b": figures()})
+    gateway.gateway.learning.statistics.restore({"llama3.2:1b": figures()})
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as caller:
         answer = await caller.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
     await gateway.finished()
@@ -157,7 +157,7 @@ async def test_what_calls_showed_is_told(gateway: Running, models: Command) -> N
 
     assert answer.status_code == 200
     assert (small["resident"], small["loaded_for_sure"]) == (True, True)
-    assert small["learned"]["service"]["count"] == figures().service.count + 1
+    assert small["statistics"]["service"]["count"] == figures().service.count + 1
     assert re.split(r" {2,}", line)[3:6] == ["yes", "8.0 s", "48"]
 
 

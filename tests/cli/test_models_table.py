@@ -7,9 +7,9 @@ import pytest
 
 from gateway.cli.models import (
     Estimate,
-    Learned,
     Model,
     Ollama,
+    Statistics,
     Why,
     freshness,
     remedies,
@@ -39,22 +39,22 @@ def test_whether_a_model_is_loaded_is_one_word(known: dict[str, bool], said: str
 
 def test_what_was_learned_stands_in_its_line() -> None:
     """Seconds of a load, tokens per second; a dash for what nobody knows."""
-    both = Learned(load=Estimate(8.04), generation_rate=Estimate(47.6))
+    both = Statistics(load=Estimate(8.04), generation_rate=Estimate(47.6))
 
-    assert cells_of(learned=both)[4:6] == ["8.0 s", "48"]
-    assert cells_of(learned=Learned(load=Estimate(0.4)))[4:6] == ["400 ms", "-"]
-    assert cells_of(learned=None)[4:6] == ["-", "-"]
+    assert cells_of(statistics=both)[4:6] == ["8.0 s", "48"]
+    assert cells_of(statistics=Statistics(load=Estimate(0.4)))[4:6] == ["400 ms", "-"]
+    assert cells_of(statistics=None)[4:6] == ["-", "-"]
 
 
 def test_every_timeout_stands_with_its_reason() -> None:
     """A reason that holds for both is said once."""
     same = Why(total_timeout="1.2B parameters", first_byte_timeout="1.2B parameters")
-    own = Why(total_timeout="1.2B parameters", first_byte_timeout="clocks.first_byte_timeout")
+    own = Why(total_timeout="1.2B parameters", first_byte_timeout="timeouts.first_byte_timeout")
     times = {"total_timeout": 600.0, "first_byte_timeout": 73.418, "max_active": 2}
 
     assert cells_of(**times, why=same)[6:] == ["10 min", "73.42 s", "2", "-", "1.2B parameters"]
     assert cells_of(**times, why=own)[-1] == (
-        "1.2B parameters; first byte: clocks.first_byte_timeout"
+        "1.2B parameters; first byte: timeouts.first_byte_timeout"
     )
 
 

@@ -54,7 +54,7 @@ def test_the_engine_waits_for_the_drain(file: str) -> None:
     """Else it kills the gateway in the middle of the answers that it lets end."""
     grace = parse_seconds(_gateway(file)["stop_grace_period"])
 
-    assert grace > Settings().clocks.drain_timeout + 5
+    assert grace > Settings().timeouts.drain_timeout + 5
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -211,4 +211,4 @@ def test_cloudflared_points_at_the_gateway() -> None:
     assert named["service"] == f"http://{Settings().listen.public}"
     assert rest == {"service": "http_status:404"}
     idle = parse_seconds(named["originRequest"]["keepAliveTimeout"])
-    assert idle < Settings().clocks.keepalive_timeout
+    assert idle < Settings().timeouts.keepalive_timeout

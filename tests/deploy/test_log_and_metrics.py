@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from gateway.telemetry.metrics import Gauges, Metrics
-from gateway.telemetry.record import Facts, Phase
+from gateway.telemetry.record import FinishedRequest, Phase
 
 PAGE = (Path(__file__).parents[2] / "docs" / "log-and-metrics.md").read_text(encoding="utf-8")
 
@@ -18,7 +18,7 @@ def first_column(heading: str) -> set[str]:
 
 def test_every_field_of_the_log_is_told() -> None:
     """Whoever reads a line can look up what stands in it."""
-    assert first_column("field") == set(Facts.__struct_fields__)
+    assert first_column("field") == set(FinishedRequest.__struct_fields__)
 
 
 def test_every_phase_is_told() -> None:

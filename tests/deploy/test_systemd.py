@@ -92,7 +92,7 @@ def test_its_command_line_is_accepted(
 
 def test_systemd_waits_for_the_drain() -> None:
     """It asks first, and kills only what is left long after the drain."""
-    assert int(_value("TimeoutStopSec")) > Settings().clocks.drain_timeout + 5
+    assert int(_value("TimeoutStopSec")) > Settings().timeouts.drain_timeout + 5
     assert _value("KillMode") == "mixed"
     assert _value("KillSignal") == "SIGTERM"
 

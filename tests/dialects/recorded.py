@@ -37,8 +37,8 @@ def replies() -> tuple[Reply, ...]:
     found = []
     for version in VERSIONS:
         cases = json.loads((_RECORDINGS / f"{version}.json").read_text("utf-8"))
-        for case, exchange in cases.items():
-            request, response = exchange["request"], exchange["response"]
+        for case, record in cases.items():
+            request, response = record["request"], record["response"]
             if request["method"] != "POST":
                 continue
             path = request["path"]

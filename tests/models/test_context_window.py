@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamProtocolError
-from gateway.models.context_window import MOST_MODELS, Contexts
+from gateway.models.context_window import MOST_MODELS, ContextWindows
 from gateway.models.listing import Model, parse_listing
 from tests.dialects.recorded import VERSIONS
 from tests.simulator.replay import recorded
@@ -45,7 +45,7 @@ def test_what_both_versions_say_is_understood(version: str) -> None:
     tiny, bert = tags.find("tiny"), tags.find("tinybert")
     assert tiny is not None
     assert bert is not None
-    contexts = Contexts()
+    contexts = ContextWindows()
     assert contexts.in_force(tiny) is None
     contexts.listed(cases["ps-loaded"]["response"]["body"].encode())
     for found, case in ((tiny, "show-model"), (bert, "show-embedding")):
@@ -59,7 +59,7 @@ def test_what_both_versions_say_is_understood(version: str) -> None:
 
 def test_of_a_model_that_was_not_loaded_its_own_parameter_holds() -> None:
     """As Ollama prints it; never more than the model can do."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.shown(known, shown(parameters='stop   "x"\nnum_ctx                        8192'))
     assert contexts.in_force(known) == 8192
     contexts.shown(known, shown(parameters="num_ctx 8192", model_info={"b.context_length": 2048}))
@@ -71,7 +71,7 @@ def test_of_a_model_that_was_not_loaded_its_own_parameter_holds() -> None:
 
 def test_a_call_that_asks_for_a_context_gets_it_as_far_as_the_model_can() -> None:
     """Whatever it is loaded with now."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.listed(ps(4096))
     assert contexts.in_force(known, num_ctx=500_000) == 500_000
     contexts.shown(known, shown(model_info=INFO))
@@ -83,7 +83,7 @@ def test_a_call_that_asks_for_a_context_gets_it_as_far_as_the_model_can() -> Non
 
 def test_what_somebody_wanted_for_himself_is_not_what_others_get() -> None:
     """The model is loaded with that until somebody asks for nothing, and loads it as usual."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.listed(ps(4096))
     contexts.tuned(known)
     contexts.listed(ps(16_384))
@@ -96,7 +96,7 @@ def test_what_somebody_wanted_for_himself_is_not_what_others_get() -> None:
 
 def test_a_model_made_anew_is_another_one() -> None:
     """Nothing that was said of the old one holds."""
-    contexts, old, new = Contexts(), model(digest="old"), model(digest="new")
+    contexts, old, new = ContextWindows(), model(digest="old"), model(digest="new")
     contexts.listed(ps(4096, digest="old"))
     contexts.shown(old, shown(parameters="num_ctx 512", model_info=INFO))
 
@@ -106,7 +106,7 @@ def test_a_model_made_anew_is_another_one() -> None:
 
 def test_what_is_loaded_is_forgotten_with_ollama() -> None:
     """It may come back with another default; what a model says of itself stays."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.listed(ps(4096))
     contexts.shown(known, shown(parameters="num_ctx 512"))
     contexts.forget()
@@ -116,15 +116,15 @@ def test_what_is_loaded_is_forgotten_with_ollama() -> None:
 
 def test_newer_lists_tell_the_longest_without_being_asked() -> None:
     """0.33 has it among the details of /api/tags."""
-    assert Contexts().longest(model(details={"context_length": 2048})) == 2048
-    assert Contexts().longest(model(details={"context_length": "much"})) is None
-    assert Contexts().longest(model(details=None)) is None
+    assert ContextWindows().longest(model(details={"context_length": 2048})) == 2048
+    assert ContextWindows().longest(model(details={"context_length": "much"})) is None
+    assert ContextWindows().longest(model(details=None)) is None
 
 
 @pytest.mark.parametrize("context", [None, 0, -1, 3, "4096", 1e9, 10**12, True, [4096]])
 def test_nonsense_is_no_context(context: Any) -> None:
     """Whoever says it."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.listed(ps(context))
     contexts.shown(
         known, shown(parameters=f"num_ctx {context}", model_info={"a.context_length": context})
@@ -138,7 +138,7 @@ def test_nonsense_is_no_context(context: Any) -> None:
 def test_what_is_no_list_is_told() -> None:
     """As everywhere: whatever answers on Ollama's port may not be Ollama."""
     with pytest.raises(UpstreamProtocolError):
-        Contexts().listed(b"<html>")
+        ContextWindows().listed(b"<html>")
 
 
 @given(
@@ -149,7 +149,7 @@ def test_what_is_no_list_is_told() -> None:
 )
 def test_an_answer_that_cannot_be_read_says_nothing(body: bytes) -> None:
     """And is not asked for again."""
-    contexts, known = Contexts(), model()
+    contexts, known = ContextWindows(), model()
     contexts.shown(known, body)
 
     assert contexts.knows(known)
@@ -158,7 +158,7 @@ def test_an_answer_that_cannot_be_read_says_nothing(body: bytes) -> None:
 
 def test_it_remembers_a_bounded_number() -> None:
     """However many models there are in the course of a year."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     for number in range(MOST_MODELS + 5):
         contexts.listed(ps(name=f"m{number}"))
         contexts.shown(model(f"m{number}"), b"{}")
@@ -170,7 +170,7 @@ def test_it_remembers_a_bounded_number() -> None:
 
 def test_a_smaller_context_of_somebody_elses_is_not_the_most() -> None:
     """Whoever asks for none does not get it, although it is in force now."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     contexts.listed(ps())
     contexts.listed(ps(context=512))
 
@@ -181,7 +181,7 @@ def test_a_smaller_context_of_somebody_elses_is_not_the_most() -> None:
 
 def test_what_the_model_asks_for_is_within_the_most() -> None:
     """Loaded with less by somebody else, before we ever saw it otherwise."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     contexts.shown(model(), b'{"parameters": "num_ctx 8192"}')
     contexts.listed(ps(context=512))
 
@@ -190,7 +190,7 @@ def test_what_the_model_asks_for_is_within_the_most() -> None:
 
 def test_the_longest_prompt_is_of_the_model_as_it_is_now() -> None:
     """One made anew, perhaps with a larger context, begins with none."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     for tokens in (5000, 9000, 7000):
         contexts.too_long(model(), tokens)
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.models.coresidency import Together
+from gateway.models.coresidency import CoResidency
 
 SETS = st.frozensets(st.sampled_from("abcdef"), min_size=1, max_size=4)
 
@@ -12,13 +12,13 @@ def models(names: str) -> frozenset[str]:
 
 def test_one_model_always_fits() -> None:
     """Nothing must have been seen for a model to be loaded alone."""
-    assert Together().fit(models("a"))
-    assert Together().fit(models(""))
+    assert CoResidency().fit(models("a"))
+    assert CoResidency().fit(models(""))
 
 
 def test_what_was_seen_fits_and_so_does_a_part_of_it() -> None:
     """Three at once prove each pair of them, and nothing of a fourth."""
-    together = Together()
+    together = CoResidency()
     together.saw(models("abc"))
 
     assert together.fit(models("ac"))
@@ -27,7 +27,7 @@ def test_what_was_seen_fits_and_so_does_a_part_of_it() -> None:
 
 def test_only_the_largest_sets_are_kept() -> None:
     """A part says nothing that the whole does not."""
-    together = Together()
+    together = CoResidency()
     for names in ("ab", "abc", "bc"):
         together.saw(models(names))
 
@@ -36,7 +36,7 @@ def test_only_the_largest_sets_are_kept() -> None:
 
 def test_newer_evidence_wins() -> None:
     """Two that drive each other out do not fit, whatever was seen before; until they are seen."""
-    together = Together()
+    together = CoResidency()
     together.saw(models("abc"))
     together.refuted(models("ac"))
 
@@ -47,7 +47,7 @@ def test_newer_evidence_wins() -> None:
 
 def test_the_oldest_evidence_is_forgotten() -> None:
     """The number of sets is bounded; one that is seen again counts as new."""
-    together = Together(most=2)
+    together = CoResidency(most=2)
     for names in ("ab", "cd", "a", "ab", "ef"):
         together.saw(models(names))
 
@@ -57,7 +57,7 @@ def test_the_oldest_evidence_is_forgotten() -> None:
 @given(st.lists(st.tuples(st.booleans(), SETS), max_size=30))
 def test_the_last_word_on_a_set_holds(evidence: list[tuple[bool, frozenset[str]]]) -> None:
     """Whatever came before: what was seen last fits, what was refuted last does not."""
-    together = Together(most=8)
+    together = CoResidency(most=8)
     for fits, names in evidence:
         if fits:
             together.saw(names)

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnreachable
-from gateway.models.list_cache import Lists, Served
+from gateway.models.list_cache import CachedList, Lists
 from tests.models.fakes import FakeSource, tags_of
 from tests.models.virtual import now, ticks, virtual_time
 
@@ -38,7 +38,7 @@ class Kept:
         return self.source.asked_for("tags")
 
 
-def names_of(served: Served) -> list[str]:
+def names_of(served: CachedList) -> list[str]:
     return [model.name for model in served.listing.models]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamUnreachable
 from gateway.models.ps import BUSY_EVERY, IDLE_EVERY, PsWatch, parse_ps
-from gateway.models.residency import Residents
+from gateway.models.residency import ResidencyTracker
 from tests.models.recorded import PS_0_24
 from tests.models.virtual import now, ticks, virtual_time
 
@@ -99,21 +99,23 @@ class Ollama:
 
 
 @asynccontextmanager
-async def watched(ollama: Ollama) -> AsyncIterator[Residents]:
-    residents = Residents(max_loaded=None, now=now)
-    watch = PsWatch(ollama.ps, residents, busy=lambda: ollama.busy, now=now, now_utc=lambda: NOON)
+async def watched(ollama: Ollama) -> AsyncIterator[ResidencyTracker]:
+    residency_tracker = ResidencyTracker(max_loaded=None, now=now)
+    watch = PsWatch(
+        ollama.ps, residency_tracker, busy=lambda: ollama.busy, now=now, now_utc=lambda: NOON
+    )
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(watch.run())
         await ticks(5)
-        yield residents
+        yield residency_tracker
         loop.cancel()
 
 
 @virtual_time
 async def test_it_looks_at_once() -> None:
     """What Ollama had loaded before us is known before the first call."""
-    async with watched(Ollama("a")) as residents:
-        assert residents.view().proven == {"a"}
+    async with watched(Ollama("a")) as residency_tracker:
+        assert residency_tracker.view().proven == {"a"}
 
 
 @virtual_time
@@ -142,15 +144,15 @@ async def test_it_looks_often_while_somebody_calls() -> None:
 async def test_it_looks_a_moment_after_a_load() -> None:
     """Whether two models fit together is known soon after the second was loaded, asked once."""
     ollama = Ollama("a")
-    async with watched(ollama) as residents:
+    async with watched(ollama) as residency_tracker:
         await asyncio.sleep(10)
-        residents.began("b")
+        residency_tracker.began("b")
         await asyncio.sleep(8)
-        residents.ended("b", answered=True)
+        residency_tracker.ended("b", answered=True)
         ollama.loaded = ("a", "b")
         await asyncio.sleep(2)
-        assert residents.view().resident == {"a", "b"}
-        assert residents.view().together == {frozenset("ab")}
+        assert residency_tracker.view().resident == {"a", "b"}
+        assert residency_tracker.view().together == {frozenset("ab")}
         await asyncio.sleep(30)
 
     assert ollama.asked_at == pytest.approx([0.0, 19.0], abs=0.6)
@@ -160,11 +162,11 @@ async def test_it_looks_a_moment_after_a_load() -> None:
 async def test_a_call_that_loaded_nothing_is_no_reason_to_look() -> None:
     """Many calls to one model cost no more looks than none."""
     ollama = Ollama("a")
-    async with watched(ollama) as residents:
+    async with watched(ollama) as residency_tracker:
         for _ in range(50):
-            residents.began("a")
+            residency_tracker.began("a")
             await asyncio.sleep(0.5)
-            residents.ended("a", answered=True)
+            residency_tracker.ended("a", answered=True)
 
     assert ollama.asked_at == [0.0]
 
@@ -174,13 +176,13 @@ async def test_a_call_that_loaded_nothing_is_no_reason_to_look() -> None:
 async def test_a_failure_is_no_news(body: bytes | None) -> None:
     """What was believed stays so, and Ollama is not hammered for an answer."""
     ollama = Ollama("a")
-    async with watched(ollama) as residents:
+    async with watched(ollama) as residency_tracker:
         ollama.error = None if body else UpstreamUnreachable("connection refused")
         ollama.body = body
-        residents.began("b")
-        residents.ended("b", answered=True)
+        residency_tracker.began("b")
+        residency_tracker.ended("b", answered=True)
         await asyncio.sleep(IDLE_EVERY + 5)
-        assert residents.view().proven == {"b"}
+        assert residency_tracker.view().proven == {"b"}
 
     assert ollama.asked_at == pytest.approx([0.0, 1.0, 61.0], abs=0.6)
 
@@ -189,24 +191,24 @@ async def test_a_failure_is_no_news(body: bytes | None) -> None:
 async def test_a_cached_answer_may_be_a_second_old() -> None:
     """A model that was used within that second is not believed gone for an older list."""
     ollama = Ollama()
-    async with watched(ollama) as residents:
+    async with watched(ollama) as residency_tracker:
         ollama.busy = True
         await asyncio.sleep(4.4)
-        residents.began("a")
-        residents.ended("a", answered=True)
+        residency_tracker.began("a")
+        residency_tracker.ended("a", answered=True)
         await asyncio.sleep(0.8)
         assert len(ollama.asked_at) == 2
-        assert residents.view().proven == {"a"}
+        assert residency_tracker.view().proven == {"a"}
         await asyncio.sleep(2)
-        assert residents.view().resident == frozenset()
+        assert residency_tracker.view().resident == frozenset()
 
 
 @pytest.mark.parametrize("steps", range(6))
 @virtual_time
 async def test_run_can_be_cancelled_anywhere(steps: int) -> None:
     """A shutdown ends the loop at whatever await it is."""
-    residents = Residents(max_loaded=None, now=now)
-    watch = PsWatch(Ollama("a").ps, residents, busy=lambda: True, now=now)
+    residency_tracker = ResidencyTracker(max_loaded=None, now=now)
+    watch = PsWatch(Ollama("a").ps, residency_tracker, busy=lambda: True, now=now)
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(watch.run())
         await ticks(steps)

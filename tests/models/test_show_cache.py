@@ -1,5 +1,5 @@
 from gateway.models import ShowReply
-from gateway.models.show_cache import ShownModels
+from gateway.models.show_cache import ShowCache
 from tests.models.fakes import model_of
 
 
@@ -9,7 +9,7 @@ def reply_of(size: int) -> ShowReply:
 
 def test_kept_by_model_digest_and_verbose() -> None:
     """An answer is found for just what it answers."""
-    shown = ShownModels()
+    shown = ShowCache()
     shown.keep(model_of("a"), reply_of(1), verbose=False)
 
     assert shown.find(model_of("a"), verbose=False) == reply_of(1)
@@ -19,7 +19,7 @@ def test_kept_by_model_digest_and_verbose() -> None:
 
 def test_another_digest_drops_the_answer() -> None:
     """What described an older model is gone, also when its digest comes back."""
-    shown = ShownModels()
+    shown = ShowCache()
     shown.keep(model_of("a", "old"), reply_of(5), verbose=False)
 
     assert shown.find(model_of("a", "new"), verbose=False) is None
@@ -29,7 +29,7 @@ def test_another_digest_drops_the_answer() -> None:
 
 def test_the_least_recently_used_goes_first() -> None:
     """Beyond the number of answers the one that nobody asked for is dropped."""
-    shown = ShownModels(most=2)
+    shown = ShowCache(most=2)
     for name in ("a", "b"):
         shown.keep(model_of(name), reply_of(1), verbose=False)
     shown.find(model_of("a"), verbose=False)
@@ -41,7 +41,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_bounded_in_bytes() -> None:
     """Large answers push out as many others as they need."""
-    shown = ShownModels(most_bytes=100)
+    shown = ShowCache(most_bytes=100)
     for name in ("a", "b", "c"):
         shown.keep(model_of(name), reply_of(30), verbose=False)
     shown.keep(model_of("d"), reply_of(60), verbose=False)
@@ -51,7 +51,7 @@ def test_bounded_in_bytes() -> None:
 
 def test_replaced_answers_do_not_count_twice() -> None:
     """Keeping again counts the bytes of the new answer only."""
-    shown = ShownModels()
+    shown = ShowCache()
     shown.keep(model_of("a", "old"), reply_of(30), verbose=False)
     shown.keep(model_of("a", "new"), reply_of(10), verbose=False)
 
@@ -60,7 +60,7 @@ def test_replaced_answers_do_not_count_twice() -> None:
 
 def test_what_is_not_kept() -> None:
     """An answer larger than the cache, or one without a digest to tell its age, is not kept."""
-    shown = ShownModels(most_bytes=100)
+    shown = ShowCache(most_bytes=100)
     shown.keep(model_of("a"), reply_of(50), verbose=False)
     shown.keep(model_of("b"), reply_of(101), verbose=False)
     shown.keep(model_of("c", ""), reply_of(1), verbose=False)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.dialects.dialect import Timings
-from gateway.models.statistics import Figures, Learned, Observation
+from gateway.models.statistics import ModelStats, Observation, Statistics
 from gateway.timeouts import Estimate, LearnedTimes
 
 MODEL = "llama3.1:8b"
@@ -51,28 +51,28 @@ def cut(
     )
 
 
-def figures_after(*seen: Observation) -> Figures:
-    learned = Learned()
+def figures_after(*seen: Observation) -> ModelStats:
+    statistics = Statistics()
     for one in seen:
-        learned.observe(one)
-    figures = learned.figures(MODEL)
+        statistics.observe(one)
+    figures = statistics.figures(MODEL)
     assert figures is not None
     return figures
 
 
-def means(figures: Figures) -> dict[str, float]:
+def means(figures: ModelStats) -> dict[str, float]:
     """The means of what is known."""
-    estimates = {name: getattr(figures, name) for name in Figures.__struct_fields__}
+    estimates = {name: getattr(figures, name) for name in ModelStats.__struct_fields__}
     return {name: one.mean for name, one in estimates.items() if one.count}
 
 
 def test_a_model_never_seen() -> None:
     """Nothing is known, and nothing is made up."""
-    learned = Learned()
+    statistics = Statistics()
 
-    assert learned.figures(MODEL) is None
-    assert learned.times(MODEL) is None
-    assert learned.expected_service(MODEL, resident=True) is None
+    assert statistics.figures(MODEL) is None
+    assert statistics.times(MODEL) is None
+    assert statistics.expected_service(MODEL, resident=True) is None
 
 
 def test_ollamas_own_durations() -> None:
@@ -226,13 +226,13 @@ def test_a_cut_below_the_mean_is_no_news() -> None:
 
 def test_expected_service_adds_the_load() -> None:
     """A model that is not loaded takes that much longer, and is that much less certain."""
-    learned = Learned()
+    statistics = Statistics()
     for one in (stream(2.0, 6.0), stream(12.0, 16.0, resident=False)):
-        learned.observe(one)
+        statistics.observe(one)
 
-    assert learned.expected_service(MODEL, resident=True) == Estimate(6.0, 1.5, 2)
-    assert learned.expected_service(MODEL, resident=False) == Estimate(16.0, 6.5, 2)
-    assert learned.times(MODEL) == LearnedTimes(
+    assert statistics.expected_service(MODEL, resident=True) == Estimate(6.0, 1.5, 2)
+    assert statistics.expected_service(MODEL, resident=False) == Estimate(16.0, 6.5, 2)
+    assert statistics.times(MODEL) == LearnedTimes(
         load=Estimate(10.0, 5.0, 1), first_byte=Estimate(2.0, 1.0, 1), total=Estimate(6.0, 1.5, 2)
     )
 
@@ -268,12 +268,12 @@ OBSERVATIONS = st.builds(
 @given(st.lists(OBSERVATIONS, max_size=20))
 def test_no_observation_spoils_the_figures(seen: list[Observation]) -> None:
     """Whatever Ollama reports, what is known is finite and not negative."""
-    learned = Learned()
+    statistics = Statistics()
     for one in seen:
-        learned.observe(one)
-    figures = learned.figures(MODEL) or Figures()
+        statistics.observe(one)
+    figures = statistics.figures(MODEL) or ModelStats()
 
-    for name in Figures.__struct_fields__:
+    for name in ModelStats.__struct_fields__:
         one = getattr(figures, name)
         assert math.isfinite(one.mean)
         assert math.isfinite(one.deviation)
@@ -282,20 +282,20 @@ def test_no_observation_spoils_the_figures(seen: list[Observation]) -> None:
 
 def test_the_models_seen_longest_ago_are_forgotten() -> None:
     """The number is bounded, and a model that is used stays."""
-    learned = Learned(most=2)
+    statistics = Statistics(most=2)
     for model in ("a", "b", "a", "c"):
-        learned.observe(replace(whole(1.0), model=model))
+        statistics.observe(replace(whole(1.0), model=model))
 
-    assert list(learned.snapshot()) == ["a", "c"]
-    assert repr(learned) == "<Learned 2 models, 4 observations>"
+    assert list(statistics.snapshot()) == ["a", "c"]
+    assert repr(statistics) == "<Learned 2 models, 4 observations>"
 
 
 def test_restored_figures_count_at_once() -> None:
     """A restart loses nothing that was kept, and keeps to the bound."""
-    before = Learned()
+    before = Statistics()
     for model in ("a", "b", "c"):
         before.observe(replace(whole(3.0), model=model))
-    after = Learned(most=2)
+    after = Statistics(most=2)
     after.restore(before.snapshot())
 
     assert after.figures("a") is None

@@ -5,15 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.models.statistics import Learned, Observation
+from gateway.models.statistics import Observation, Statistics
 from gateway.models.statistics_file import MOST_BYTES, SAVE_EVERY, LearnedFile
 from tests.models.virtual import virtual_time
 
 HOST = "127.0.0.1:11434"
 
 
-def observe(learned: Learned, model: str = "tiny:latest") -> None:
-    learned.observe(
+def observe(statistics: Statistics, model: str = "tiny:latest") -> None:
+    statistics.observe(
         Observation(model=model, resident_before=True, streaming=False, service=2.5, complete=True)
     )
 
@@ -23,8 +23,8 @@ class Kept:
 
     def __init__(self, path: Path, *, host: str = HOST) -> None:
         self.told: list[str] = []
-        self.learned = Learned()
-        self.file = LearnedFile(path, self.learned, host=host, report=self.told.append)
+        self.statistics = Statistics()
+        self.file = LearnedFile(path, self.statistics, host=host, report=self.told.append)
 
     def restarted(self, *, host: str = HOST) -> "Kept":
         kept = Kept(self.file._path, host=host)
@@ -48,11 +48,11 @@ def written(path: Path) -> dict[str, object]:
 
 def test_what_was_learned_outlives_a_restart(kept: Kept) -> None:
     """The figures are the same afterwards, and nothing is reported."""
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
     after = kept.restarted()
 
-    assert after.learned.snapshot() == kept.learned.snapshot()
+    assert after.statistics.snapshot() == kept.statistics.snapshot()
     assert kept.told + after.told == []
 
 
@@ -65,7 +65,7 @@ def test_no_file_is_no_news(kept: Kept) -> None:
 
 def test_the_file_is_the_owners_alone_and_leaves_nothing_beside(kept: Kept, path: Path) -> None:
     """It is written whole under another name first, which is gone afterwards."""
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
     assert list(path.parent.iterdir()) == [path]
@@ -76,7 +76,7 @@ def test_nothing_new_is_not_written(kept: Kept, path: Path) -> None:
     """A gateway that nobody calls leaves the disk alone."""
     kept.file.save()
     assert not path.exists()
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
     path.unlink()
     kept.file.save()
@@ -87,7 +87,7 @@ def test_nothing_new_is_not_written(kept: Kept, path: Path) -> None:
 
 def test_it_holds_models_and_numbers(kept: Kept, path: Path) -> None:
     """Kind, version and host, and for each model its estimates: nothing of any call."""
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
     state = written(path)
 
@@ -109,30 +109,30 @@ def test_the_most_that_is_kept_can_be_read_again(kept: Kept, path: Path) -> None
     """256 models with the longest names fit into what is read."""
     longest = "\u20ac" * 597
     for n in range(300):
-        observe(kept.learned, f"{n:03}{longest}")
+        observe(kept.statistics, f"{n:03}{longest}")
     kept.file.save()
 
     assert path.stat().st_size <= MOST_BYTES
-    assert len(kept.restarted().learned.snapshot()) == 256
+    assert len(kept.restarted().statistics.snapshot()) == 256
 
 
 def test_an_endless_name_is_not_kept(kept: Kept) -> None:
     """Whatever calls itself a model, the file stays bounded."""
-    observe(kept.learned, "x" * 601)
-    observe(kept.learned)
+    observe(kept.statistics, "x" * 601)
+    observe(kept.statistics)
     kept.file.save()
 
-    assert list(kept.restarted().learned.snapshot()) == ["tiny:latest"]
+    assert list(kept.restarted().statistics.snapshot()) == ["tiny:latest"]
 
 
 def test_figures_of_another_ollama_are_not_ours(kept: Kept, path: Path) -> None:
     """Another machine is another speed; the file is taken over by the new one."""
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
     after = kept.restarted(host="gpu:11434")
-    assert after.learned.snapshot() == {}
+    assert after.statistics.snapshot() == {}
     assert after.told == [f"{path} is about another Ollama and was ignored."]
-    observe(after.learned)
+    observe(after.statistics)
     after.file.save()
 
     assert written(path)["host"] == "gpu:11434"
@@ -166,13 +166,13 @@ def test_a_file_that_is_broken_is_ignored_and_replaced(
     """It is told on one line, once; losing it is harmless."""
     path.write_bytes(content)
     kept.file.load()
-    assert kept.learned.snapshot() == {}
+    assert kept.statistics.snapshot() == {}
     assert len(kept.told) == 1
     assert "\n" not in kept.told[0]
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
-    assert kept.restarted().learned.figures("tiny:latest") is not None
+    assert kept.restarted().statistics.figures("tiny:latest") is not None
 
 
 @pytest.mark.parametrize("content", [b'[[key]]\nname = "a"\n', b"{}", b'{"kind":"other"}', b"\0"])
@@ -182,7 +182,7 @@ def test_a_file_that_is_not_ours_is_never_written_over(
     """The path may be a mistake, and what is there be dear to somebody."""
     path.write_bytes(content)
     kept.file.load()
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
     assert path.read_bytes() == content
@@ -194,7 +194,7 @@ def test_a_pipe_is_not_waited_for(kept: Kept, path: Path) -> None:
     """Only a file is read."""
     os.mkfifo(path)
     kept.file.load()
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
     assert kept.told == [f"{path} is no file. Nothing is kept over a restart."]
@@ -212,16 +212,16 @@ def test_a_folder_that_is_missing_is_told_once(tmp_path: Path) -> None:
     """Writing fails every minute, the report comes once; it is tried again, and told again."""
     kept = Kept(tmp_path / "state" / "learned.json")
     for _ in range(3):
-        observe(kept.learned)
+        observe(kept.statistics)
         kept.file.save()
     trouble = "cannot be written: No such file or directory. What is learned ends with this run."
     assert kept.told == [f"{tmp_path}/state/learned.json {trouble}"]
     (tmp_path / "state").mkdir()
     kept.file.save()
-    assert kept.restarted().learned.figures("tiny:latest") is not None
+    assert kept.restarted().statistics.figures("tiny:latest") is not None
     kept.file._path.unlink()
     (tmp_path / "state").rmdir()
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
     assert len(kept.told) == 2
@@ -239,7 +239,7 @@ def test_a_file_that_cannot_be_read_is_left_alone(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
         kept.file.load()
-    observe(kept.learned)
+    observe(kept.statistics)
     kept.file.save()
 
     assert path.read_bytes() == b"secret"
@@ -257,7 +257,7 @@ async def test_run_saves_at_most_once_a_minute(tmp_path: Path) -> None:
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(kept.file.run())
         for _ in range(30):
-            observe(kept.learned)
+            observe(kept.statistics)
             await asyncio.sleep(SAVE_EVERY / 10)
             if path.exists():
                 versions.add(path.read_bytes())

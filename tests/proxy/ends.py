@@ -12,9 +12,9 @@ from types import TracebackType
 from gateway.dialects import Scanner
 from gateway.errors import GatewayError
 from gateway.proxy.response import Headers
-from gateway.scheduler import Admission, Demand, Place
-from gateway.scheduler.slot import Lease
-from gateway.timeouts import CallClocks
+from gateway.scheduler import Place, Scheduler, SlotRequest
+from gateway.scheduler.slot import Slot
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream import Outgoing
 
 JSON = (("Content-Type", "application/json"),)
@@ -53,28 +53,28 @@ class StepQueue:
     """Real admission, with a step before and after each lease."""
 
     steps: Steps
-    admission: Admission
-    demands: list[Demand] = field(default_factory=list)
+    scheduler: Scheduler
+    demands: list[SlotRequest] = field(default_factory=list)
 
-    def lease(self, demand: Demand) -> "StepTurn":
-        return StepTurn(self, demand, self.admission.lease(demand))
+    def slot(self, demand: SlotRequest) -> "StepTurn":
+        return StepTurn(self, demand, self.scheduler.slot(demand))
 
 
 @dataclass(slots=True)
-class StepTurn(AbstractAsyncContextManager[Lease]):
+class StepTurn(AbstractAsyncContextManager[Slot]):
     """One lease of a ``StepQueue``."""
 
     queue: StepQueue
-    demand: Demand
-    lease: Lease
+    demand: SlotRequest
+    slot: Slot
 
     def place(self) -> Place | None:
-        return self.lease.place()
+        return self.slot.place()
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Slot:
         self.queue.demands.append(self.demand)
         await self.queue.steps.take("lease")
-        return await self.lease.__aenter__()
+        return await self.slot.__aenter__()
 
     async def __aexit__(
         self,
@@ -83,7 +83,7 @@ class StepTurn(AbstractAsyncContextManager[Lease]):
         trace: TracebackType | None,
     ) -> None:
         self.queue.steps.note("give back")
-        await self.lease.__aexit__(kind, error, trace)
+        await self.slot.__aexit__(kind, error, trace)
 
 
 @dataclass(slots=True)
@@ -114,15 +114,15 @@ class StepUpstream:
     headers: Sequence[tuple[str, str]] = (("Content-Type", "text/event-stream"),)
     status: int = 200
     requests: list[Outgoing] = field(default_factory=list)
-    clocks: list[CallClocks] = field(default_factory=list)
+    timeouts: list[RequestTimeouts] = field(default_factory=list)
     busy: int = 0
     """So many requests find it busy, before any is answered."""
     opened: int = 0
 
     @asynccontextmanager
-    async def open(self, request: Outgoing, clocks: CallClocks) -> AsyncIterator[StepReply]:
+    async def open(self, request: Outgoing, timeouts: RequestTimeouts) -> AsyncIterator[StepReply]:
         self.requests.append(request)
-        self.clocks.append(clocks)
+        self.timeouts.append(timeouts)
         await self.steps.take("open")
         self.opened += 1
         try:

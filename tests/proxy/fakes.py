@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gateway.dialects import Scanner
 from gateway.errors import GatewayError
 from gateway.proxy.response import Headers
-from gateway.telemetry.record import Exchange
+from gateway.telemetry.record import RequestRecord
 
 
 @dataclass(slots=True)
@@ -77,8 +77,8 @@ class FakeAnswer:
         self.ended = True
 
 
-def an_exchange() -> Exchange:
-    return Exchange(request_id="req_1", method="POST", started=10.0)
+def an_exchange() -> RequestRecord:
+    return RequestRecord(request_id="req_1", method="POST", started=10.0)
 
 
 def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:

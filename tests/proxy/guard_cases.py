@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import UpstreamUnreachable
-from gateway.models.context_window import Contexts
+from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
-from gateway.models.statistics import Learned
-from gateway.proxy.guard import Truth, TruthTerms
+from gateway.models.statistics import Statistics
+from gateway.proxy.guard import IntegrityPolicy, TruncationGuard
 
 
 @dataclass(slots=True)
@@ -40,17 +40,17 @@ class Telling:
 def a_truth(
     ollama: Telling | None = None,
     *,
-    contexts: Contexts | None = None,
-    learned: Learned | None = None,
+    contexts: ContextWindows | None = None,
+    statistics: Statistics | None = None,
     incomplete_fails: bool = False,
     truncated_fails: bool = False,
-) -> Truth:
+) -> TruncationGuard:
     """One that knows nothing and refuses nothing, unless told otherwise."""
     ollama = ollama or Telling()
-    return Truth(
-        TruthTerms(incomplete_fails=incomplete_fails, truncated_fails=truncated_fails),
-        contexts=contexts or Contexts(),
-        learned=learned or Learned(),
+    return TruncationGuard(
+        IntegrityPolicy(incomplete_fails=incomplete_fails, truncated_fails=truncated_fails),
+        contexts=contexts or ContextWindows(),
+        statistics=statistics or Statistics(),
         ps=ollama.ps,
         show=ollama.show,
     )

@@ -8,14 +8,14 @@ from msgspec.structs import replace
 
 from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import ContextLengthExceeded, UpstreamIncomplete
-from gateway.models.context_window import Contexts
+from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
-from gateway.models.statistics import Learned
-from gateway.proxy.guard import TRUNCATED_HEADER, Truth
+from gateway.models.statistics import Statistics
+from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.inference import Call, Target
 from gateway.proxy.prompt import Prompt
-from gateway.telemetry.record import Exchange
+from gateway.telemetry.record import RequestRecord
 from gateway.timeouts import Estimate
 from tests.dialects.recorded import bodies
 
@@ -54,10 +54,10 @@ def answered(tokens: int) -> Body:
     )
 
 
-def an_answered_exchange(tokens: int | None) -> Exchange:
-    exchange = an_exchange()
-    exchange.upstream_status, exchange.tokens_in = 200, tokens
-    return exchange
+def an_answered_exchange(tokens: int | None) -> RequestRecord:
+    record = an_exchange()
+    record.upstream_status, record.tokens_in = 200, tokens
+    return record
 
 
 # Before.
@@ -65,23 +65,23 @@ def an_answered_exchange(tokens: int | None) -> Exchange:
 
 async def test_a_short_prompt_asks_ollama_nothing() -> None:
     """Neither before nor after, whatever is known of the context."""
-    ollama, exchange = loaded(), an_answered_exchange(80)
-    truth, call = a_truth(ollama, truncated_fails=True), a_call(prompt=SHORT)
-    assert not await truth.foresee(call)
-    assert await truth.judge(call, exchange, 200, answered(80)) == []
-    await truth.conclude(call, exchange)
+    ollama, record = loaded(), an_answered_exchange(80)
+    guard, call = a_truth(ollama, truncated_fails=True), a_call(prompt=SHORT)
+    assert not await guard.foresee(call)
+    assert await guard.judge(call, record, 200, answered(80)) == []
+    await guard.conclude(call, record)
 
     assert ollama.asked == []
-    assert exchange.prompt_truncated is None
+    assert record.prompt_truncated is None
 
 
 async def test_a_prompt_that_is_surely_too_long_is_foreseen() -> None:
     """A stream's head says so, before anything is known from Ollama."""
-    truth, told, untold = a_truth(loaded()), an_exchange(), an_exchange()
+    guard, told, untold = a_truth(loaded()), an_exchange(), an_exchange()
 
-    assert await truth.foresee(a_call(prompt=LONG))
-    assert truth.told_early(told, foreseen=True) == [TRUNCATED_HEADER]
-    assert truth.told_early(untold, foreseen=False) == []
+    assert await guard.foresee(a_call(prompt=LONG))
+    assert guard.told_early(told, foreseen=True) == [TRUNCATED_HEADER]
+    assert guard.told_early(untold, foreseen=False) == []
     assert (told.prompt_truncated, untold.prompt_truncated) == (True, None)
 
 
@@ -116,13 +116,13 @@ async def test_a_model_that_is_not_loaded_is_asked_what_it_can_do(
 
 async def test_a_caller_who_wants_to_be_cut_is() -> None:
     """He said ``"truncate": true``: it is told, and no error."""
-    exchange = an_answered_exchange(4096)
-    truth = a_truth(loaded(), truncated_fails=True)
+    record = an_answered_exchange(4096)
+    guard = a_truth(loaded(), truncated_fails=True)
     call = a_call(prompt=replace(LONG, truncate=True))
 
-    assert await truth.foresee(call)
-    assert await truth.judge(call, exchange, 200, answered(4096)) == [TRUNCATED_HEADER]
-    assert exchange.prompt_truncated is True
+    assert await guard.foresee(call)
+    assert await guard.judge(call, record, 200, answered(4096)) == [TRUNCATED_HEADER]
+    assert record.prompt_truncated is True
 
 
 async def test_a_caller_who_wants_to_be_refused_is_not_called_cut() -> None:
@@ -143,39 +143,39 @@ async def test_a_call_with_a_context_of_its_own_is_measured_by_that() -> None:
 @pytest.mark.parametrize("tokens", [4096, 2051])
 async def test_a_whole_answer_tells_it_in_its_head(tokens: int) -> None:
     """In both versions; what was believed of the context is made sure of first."""
-    ollama, exchange = loaded(), an_answered_exchange(tokens)
+    ollama, record = loaded(), an_answered_exchange(tokens)
     call = a_call(prompt=replace(LONG, text_bytes=17_000, longest_bytes=17_000))
 
-    assert await a_truth(ollama).judge(call, exchange, 200, answered(tokens)) == [TRUNCATED_HEADER]
-    assert exchange.prompt_truncated is True
+    assert await a_truth(ollama).judge(call, record, 200, answered(tokens)) == [TRUNCATED_HEADER]
+    assert record.prompt_truncated is True
     assert set(ollama.asked) == {"ps", "show"}
 
 
 async def test_or_it_is_refused_after_all() -> None:
     """The log knows that it was cut, and why it was withheld."""
-    exchange = an_answered_exchange(4096)
+    record = an_answered_exchange(4096)
     with pytest.raises(ContextLengthExceeded, match="holds 4096 tokens"):
         await a_truth(loaded(), truncated_fails=True).judge(
-            a_call(prompt=LONG), exchange, 200, answered(4096)
+            a_call(prompt=LONG), record, 200, answered(4096)
         )
 
-    assert exchange.prompt_truncated is True
+    assert record.prompt_truncated is True
 
 
 async def test_a_belief_that_is_out_of_date_raises_no_alarm() -> None:
     """The model was loaded anew, with a longer context, since anybody looked."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     contexts.listed(await loaded(2048).ps())
-    exchange = an_answered_exchange(2048)
-    truth = a_truth(loaded(8192), contexts=contexts)
-    await truth.conclude(a_call(prompt=MIDDLE), exchange)
+    record = an_answered_exchange(2048)
+    guard = a_truth(loaded(8192), contexts=contexts)
+    await guard.conclude(a_call(prompt=MIDDLE), record)
 
-    assert exchange.prompt_truncated is None
+    assert record.prompt_truncated is None
 
 
 async def test_a_belief_that_an_answer_contradicts_is_corrected() -> None:
     """Somebody else had loaded the model with a shorter context; ours has loaded it anew."""
-    contexts = Contexts()
+    contexts = ContextWindows()
     contexts.listed(await loaded(512).ps())
     call = a_call(prompt=MIDDLE)
     await a_truth(loaded(8192), contexts=contexts).conclude(call, an_answered_exchange(2000))
@@ -193,41 +193,41 @@ async def test_a_model_that_could_not_be_shown_is_asked_for_again(status: int, t
             return ShowReply(status, b"{}")
 
     ollama = Failing(loaded={}, shown={})
-    truth = a_truth(ollama)
+    guard = a_truth(ollama)
     for _ in range(2):
-        await truth.foresee(a_call(prompt=LONG))
+        await guard.foresee(a_call(prompt=LONG))
 
     assert ollama.asked.count("show") == times
 
 
 async def test_what_was_foreseen_is_taken_back_where_ollama_knows_better() -> None:
     """It reported more tokens than the context that we believed in."""
-    exchange = an_answered_exchange(9000)
-    call, truth = a_call(prompt=LONG), a_truth(loaded(4096))
-    truth.told_early(exchange, foreseen=await truth.foresee(call))
-    assert exchange.prompt_truncated is True
-    await truth.conclude(call, exchange)
+    record = an_answered_exchange(9000)
+    call, guard = a_call(prompt=LONG), a_truth(loaded(4096))
+    guard.told_early(record, foreseen=await guard.foresee(call))
+    assert record.prompt_truncated is True
+    await guard.conclude(call, record)
 
-    assert exchange.prompt_truncated is None
+    assert record.prompt_truncated is None
 
 
 async def test_a_stream_without_usage_is_judged_by_its_bytes_alone() -> None:
     """Its caller did not ask for the usage, so nothing else is known."""
-    exchange = an_answered_exchange(None)
-    await a_truth(loaded()).conclude(a_call(prompt=LONG), exchange)
+    record = an_answered_exchange(None)
+    await a_truth(loaded()).conclude(a_call(prompt=LONG), record)
     other = an_answered_exchange(None)
     await a_truth(loaded()).conclude(a_call(prompt=MIDDLE), other)
 
-    assert (exchange.prompt_truncated, other.prompt_truncated) == (True, None)
+    assert (record.prompt_truncated, other.prompt_truncated) == (True, None)
 
 
 async def test_what_was_judged_is_not_looked_at_again() -> None:
     """One look at Ollama's memory for one answer that was cut."""
-    ollama, exchange = loaded(), an_answered_exchange(4096)
-    truth, call = a_truth(ollama), a_call(prompt=LONG)
-    await truth.judge(call, exchange, 200, answered(4096))
+    ollama, record = loaded(), an_answered_exchange(4096)
+    guard, call = a_truth(ollama), a_call(prompt=LONG)
+    await guard.judge(call, record, 200, answered(4096))
     looks = list(ollama.asked)
-    await truth.conclude(call, exchange)
+    await guard.conclude(call, record)
 
     assert (bool(looks), ollama.asked) == (True, looks)
 
@@ -235,36 +235,36 @@ async def test_what_was_judged_is_not_looked_at_again() -> None:
 @pytest.mark.parametrize("status", [400, 404, 500, None])
 async def test_after_a_failure_nothing_is_concluded(status: int | None) -> None:
     """A prompt that no model read was not cut."""
-    ollama, exchange = loaded(), an_answered_exchange(4096)
-    exchange.upstream_status = status
-    await a_truth(ollama).conclude(a_call(prompt=LONG), exchange)
+    ollama, record = loaded(), an_answered_exchange(4096)
+    record.upstream_status = status
+    await a_truth(ollama).conclude(a_call(prompt=LONG), record)
 
-    assert exchange.prompt_truncated is None
+    assert record.prompt_truncated is None
     assert ollama.asked == []
 
 
 async def test_what_runs_elsewhere_is_none_of_our_business() -> None:
     """Its context is not of this machine."""
-    ollama, exchange = loaded(), an_answered_exchange(4096)
+    ollama, record = loaded(), an_answered_exchange(4096)
     remote = Model(
         name=NAME, digest="d", size_bytes=None, parameters=None, remote=True, created=0, raw={}
     )
-    truth, call = a_truth(ollama, truncated_fails=True), a_call(prompt=LONG, model=remote)
-    assert not await truth.foresee(call)
-    await truth.conclude(call, exchange)
+    guard, call = a_truth(ollama, truncated_fails=True), a_call(prompt=LONG, model=remote)
+    assert not await guard.foresee(call)
+    await guard.conclude(call, record)
 
-    assert exchange.prompt_truncated is None
+    assert record.prompt_truncated is None
     assert ollama.asked == []
 
 
 async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
     """The longest of them, by what is usual for its bytes; a whole one is nobody's business."""
-    contexts = Contexts()
-    truth, call = a_truth(loaded(), contexts=contexts), a_call(prompt=LONG)
-    await truth.conclude(a_call(prompt=MIDDLE), an_answered_exchange(2000))
+    contexts = ContextWindows()
+    guard, call = a_truth(loaded(), contexts=contexts), a_call(prompt=LONG)
+    await guard.conclude(a_call(prompt=MIDDLE), an_answered_exchange(2000))
     assert contexts.longest_prompt(call.model) is None
-    await truth.conclude(call, an_answered_exchange(4096))
-    await truth.conclude(
+    await guard.conclude(call, an_answered_exchange(4096))
+    await guard.conclude(
         a_call(prompt=replace(LONG, text_bytes=30_000, longest_bytes=30_000)),
         an_answered_exchange(4096),
     )
@@ -274,24 +274,24 @@ async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
 
 async def test_and_of_one_that_was_refused() -> None:
     """Before Ollama worked, and by Ollama itself."""
-    contexts = Contexts()
-    truth = a_truth(loaded(), contexts=contexts, truncated_fails=True)
+    contexts = ContextWindows()
+    guard = a_truth(loaded(), contexts=contexts, truncated_fails=True)
     smaller = a_call(prompt=replace(LONG, text_bytes=15_000, longest_bytes=15_000))
     with pytest.raises(ContextLengthExceeded):
-        await truth.judge(smaller, an_exchange(), 400, body_of(REFUSED_0_33, NATIVE))
+        await guard.judge(smaller, an_exchange(), 400, body_of(REFUSED_0_33, NATIVE))
     assert contexts.longest_prompt(smaller.model) == 5000
     with pytest.raises(ContextLengthExceeded):
-        await truth.foresee(a_call(prompt=LONG))
+        await guard.foresee(a_call(prompt=LONG))
 
     assert contexts.longest_prompt(smaller.model) == 20_000
 
 
 async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
     """Ollama read it whole."""
-    contexts = Contexts()
-    call, truth = a_call(prompt=LONG), a_truth(loaded(4096), contexts=contexts)
-    assert await truth.foresee(call)
-    await truth.conclude(call, an_answered_exchange(9000))
+    contexts = ContextWindows()
+    call, guard = a_call(prompt=LONG), a_truth(loaded(4096), contexts=contexts)
+    assert await guard.foresee(call)
+    await guard.conclude(call, an_answered_exchange(9000))
 
     assert contexts.longest_prompt(call.model) is None
 
@@ -302,25 +302,25 @@ async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
 @pytest.mark.parametrize("said", REFUSALS)
 async def test_ollamas_refusal_to_cut_gets_our_word(said: bytes) -> None:
     """Each version has its own, which no client knows."""
-    truth = a_truth(loaded(), truncated_fails=True)
+    guard = a_truth(loaded(), truncated_fails=True)
     with pytest.raises(ContextLengthExceeded):
-        await truth.judge(a_call(prompt=LONG), an_exchange(), 400, body_of(said, NATIVE))
+        await guard.judge(a_call(prompt=LONG), an_exchange(), 400, body_of(said, NATIVE))
 
 
 @pytest.mark.parametrize("said", REFUSALS)
 async def test_it_passes_as_it_is_unless_the_owner_wants_errors(said: bytes) -> None:
     """Its caller has asked for it."""
-    exchange = an_exchange()
+    record = an_exchange()
 
-    assert await a_truth().judge(a_call(prompt=LONG), exchange, 400, body_of(said, NATIVE)) == []
+    assert await a_truth().judge(a_call(prompt=LONG), record, 400, body_of(said, NATIVE)) == []
 
 
 async def test_other_refusals_pass_as_they_are() -> None:
     """Of all that was recorded, one case is about the context."""
-    truth, refused = a_truth(truncated_fails=True), set()
+    guard, refused = a_truth(truncated_fails=True), set()
     for reply in bodies():
         try:
-            await truth.judge(
+            await guard.judge(
                 a_call(prompt=SHORT),
                 an_exchange(),
                 reply.status,
@@ -337,10 +337,10 @@ async def test_other_refusals_pass_as_they_are() -> None:
 
 async def test_of_all_that_was_recorded_the_broken_answers_are_refused_and_no_others() -> None:
     """Both versions, every dialect; a retry would end in the same way."""
-    truth, refused = a_truth(incomplete_fails=True), set()
+    guard, refused = a_truth(incomplete_fails=True), set()
     for reply in bodies():
         try:
-            await truth.judge(
+            await guard.judge(
                 a_call(prompt=SHORT),
                 an_exchange(),
                 reply.status,
@@ -376,9 +376,9 @@ async def test_by_default_they_pass(dialect: Dialect, said: bytes) -> None:
 
 async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
     """The same request would end in the same way."""
-    truth, body = a_truth(incomplete_fails=True), body_of(b'{"done":false}', NATIVE)
+    guard, body = a_truth(incomplete_fails=True), body_of(b'{"done":false}', NATIVE)
     with pytest.raises(UpstreamIncomplete, match="repeated itself") as caught:
-        await truth.judge(a_call(prompt=SHORT), an_exchange(), 200, body)
+        await guard.judge(a_call(prompt=SHORT), an_exchange(), 200, body)
 
     assert caught.value.headers["x-should-retry"] == "false"
 
@@ -390,20 +390,20 @@ async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
 class Course:
     """Calls of one model, one after the other."""
 
-    learned: Learned = field(default_factory=Learned)
-    contexts: Contexts = field(default_factory=Contexts)
+    statistics: Statistics = field(default_factory=Statistics)
+    contexts: ContextWindows = field(default_factory=ContextWindows)
     ollama: Telling = field(default_factory=loaded)
 
     @property
-    def truth(self) -> Truth:
-        return a_truth(self.ollama, contexts=self.contexts, learned=self.learned)
+    def guard(self) -> TruncationGuard:
+        return a_truth(self.ollama, contexts=self.contexts, statistics=self.statistics)
 
     async def answer(self, prompt: Prompt, tokens: int) -> bool:
-        exchange = an_answered_exchange(tokens)
+        record = an_answered_exchange(tokens)
         call: Call = a_call(prompt=prompt, target=Target("/v1/chat/completions", OPENAI))
-        await self.truth.judge(call, exchange, 200, answered(tokens))
-        await self.truth.conclude(call, exchange)
-        return bool(exchange.prompt_truncated)
+        await self.guard.judge(call, record, 200, answered(tokens))
+        await self.guard.conclude(call, record)
+        return bool(record.prompt_truncated)
 
 
 async def test_a_density_is_learned_from_prompts_that_were_whole() -> None:
@@ -414,7 +414,7 @@ async def test_a_density_is_learned_from_prompts_that_were_whole() -> None:
     assert await course.answer(LONG, 4096)
     assert not await course.answer(MIDDLE, 2051)
 
-    density = course.learned.density(NAME)
+    density = course.statistics.density(NAME)
     assert (density.count, density.mean) == (4, 4.0)
 
 
@@ -430,5 +430,5 @@ async def test_what_is_learned_tells_more() -> None:
         size = int(2.5 * tokens)
         await course.answer(Prompt(text_bytes=size, longest_bytes=size, counted=True), tokens)
 
-    assert course.learned.density(NAME) != Estimate()
+    assert course.statistics.density(NAME) != Estimate()
     assert await course.answer(cut, 2051)

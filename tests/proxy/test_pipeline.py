@@ -20,13 +20,13 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.models.listing import Model
-from gateway.models.statistics import Learned
+from gateway.models.statistics import Statistics
 from gateway.proxy.inference import Call, Target
 from gateway.proxy.pipeline import Opener, Pipeline
-from gateway.request_policy import terms_of
-from gateway.scheduler import Admission, Demand, Limits
+from gateway.request_policy import request_policy_from
+from gateway.scheduler import Limits, Scheduler, SlotRequest
 from gateway.settings import Settings
-from gateway.telemetry.record import Exchange, Phase
+from gateway.telemetry.record import Phase, RequestRecord
 
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 from .guard_cases import a_truth
@@ -52,15 +52,15 @@ def a_call(**changes: Any) -> Call:
         "target": Target("/v1/chat/completions", OPENAI),
         "model": model,
         "streaming": True,
-        "patience": None,
+        "client_timeout": None,
         "body": b"{}",
     }
     return Call(**{**values, **changes})
 
 
-def a_demand() -> Demand:
+def a_demand() -> SlotRequest:
     """Of somebody else, for the same model."""
-    return Demand(
+    return SlotRequest(
         key="other", model="llama3.2:1b", model_max_active=1, key_max_active=None, queue_timeout=5.0
     )
 
@@ -75,38 +75,38 @@ class Performance:
     status: int = 200
     settings: dict[str, Any] = field(default_factory=dict)
     times_unreachable: int = 0
-    learned: Learned = field(default_factory=Learned)
+    statistics: Statistics = field(default_factory=Statistics)
     queue: StepQueue = field(init=False)
     upstream: StepUpstream = field(init=False)
     answer: StepAnswer = field(init=False)
-    exchange: Exchange = field(init=False)
+    record: RequestRecord = field(init=False)
 
     async def perform(self, call: Call | None = None) -> BaseException | None:
         """What it raised, if anything. Nothing may be held afterwards, however it ended."""
         now = asyncio.get_running_loop().time
         limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
-        self.queue = StepQueue(self.steps, Admission(limits, now=now))
+        self.queue = StepQueue(self.steps, Scheduler(limits, now=now))
         self.upstream = StepUpstream(self.steps, self.pieces, self.headers, self.status)
         self.answer = StepAnswer(self.steps)
-        self.exchange = Exchange(request_id="req_1", method="POST", started=now())
+        self.record = RequestRecord(request_id="req_1", method="POST", started=now())
         pipeline = Pipeline(
             queue=self.queue,
             upstream=cast("Opener", self.upstream),
-            terms=terms_of(Settings.model_validate(self.settings)),
-            learned=self.learned,
-            truth=a_truth(),
+            terms=request_policy_from(Settings.model_validate(self.settings)),
+            statistics=self.statistics,
+            guard=a_truth(),
             unreachable=self._note_unreachable,
             now=now,
         )
         task = asyncio.get_running_loop().create_task(
-            pipeline.perform(call or a_call(), self.answer, self.exchange)
+            pipeline.perform(call or a_call(), self.answer, self.record)
         )
         (result,) = await asyncio.gather(task, return_exceptions=True)
 
-        assert self.queue.admission.idle
+        assert self.queue.scheduler.idle
         assert self.upstream.opened == 0
         assert len(self.upstream.requests) <= 1
-        assert self.exchange.queue_wait is not None
+        assert self.record.queue_wait is not None
         return result
 
     def _note_unreachable(self) -> None:
@@ -123,7 +123,7 @@ async def test_a_stream_goes_through_these_steps() -> None:
     assert await played.perform() is None
     assert played.steps.taken == [*STREAM, "close", "give back", "end"]
     assert played.answer.body == EVENT + DONE
-    assert played.exchange.phase is Phase.RELAY
+    assert played.record.phase is Phase.RELAY
 
 
 async def test_a_whole_answer_goes_through_these_steps() -> None:
@@ -152,7 +152,7 @@ async def test_the_queue_is_asked_with_all_three_caps_and_the_callers_clock() ->
     """The model's own number from its row; the wait never longer than the caller's patience."""
     rows = [{"match": "llama3.2*", "max_active": 7}]
     played = Performance(Steps(), settings={"models": rows})
-    await played.perform(a_call(patience=12.0))
+    await played.perform(a_call(client_timeout=12.0))
     (demand,) = played.queue.demands
 
     assert (demand.key, demand.model) == ("tester", "llama3.2:1b")
@@ -165,8 +165,8 @@ async def test_a_stream_of_a_call_that_asked_for_none_is_noted_as_one() -> None:
     played = Performance(Steps())
     await played.perform(a_call(streaming=False))
 
-    assert played.exchange.streaming
-    assert played.exchange.first_byte_at == 12.5
+    assert played.record.streaming
+    assert played.record.first_byte_at == 12.5
 
 
 # What the caller is told beside the body.
@@ -206,7 +206,7 @@ async def test_ollamas_own_failures_get_advice_where_it_gave_none(
         k: v for k, v in played.answer.headers.items() if k in ("Retry-After", "x-should-retry")
     }
     assert told == advice
-    assert played.exchange.upstream_status == status
+    assert played.record.upstream_status == status
 
 
 # Every ending: what is raised, how far it got, and that nothing is held.
@@ -235,7 +235,7 @@ async def test_a_failure_is_raised_as_it_is_and_noted_where_it_was(
     played = Performance(Steps(error=(step, error)))
 
     assert await played.perform() is error
-    assert (played.exchange.phase, played.exchange.upstream_status) == (phase, upstream_status)
+    assert (played.record.phase, played.record.upstream_status) == (phase, upstream_status)
     assert played.times_unreachable == (phase is Phase.CONNECT)
 
 
@@ -245,7 +245,7 @@ async def test_a_stream_without_its_end_fails_after_the_place_was_given_back() -
 
     assert isinstance(await played.perform(), UpstreamIncomplete)
     assert played.steps.taken[-2:] == ["close", "give back"]
-    assert (played.exchange.tokens_out, played.exchange.tokens_counted) == (2, True)
+    assert (played.record.tokens_out, played.record.tokens_counted) == (2, True)
 
 
 async def test_a_failure_in_the_middle_keeps_what_passed_before_it() -> None:
@@ -254,7 +254,7 @@ async def test_a_failure_in_the_middle_keeps_what_passed_before_it() -> None:
 
     assert isinstance(await played.perform(), UpstreamIdleTimeout)
     assert played.answer.body == EVENT
-    assert played.exchange.tokens_out == 1
+    assert played.record.tokens_out == 1
 
 
 @pytest.mark.parametrize("last", [*range(1, len(STREAM) + 1), len(STREAM) + 3])
@@ -279,28 +279,28 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
     steps = Steps()
     limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
     now = asyncio.get_running_loop().time
-    queue = StepQueue(steps, Admission(limits, now=now))
+    queue = StepQueue(steps, Scheduler(limits, now=now))
     upstream = StepUpstream(steps)
     pipeline = Pipeline(
         queue=queue,
         upstream=cast("Opener", upstream),
-        terms=terms_of(Settings.model_validate({})),
-        learned=Learned(),
-        truth=a_truth(),
+        terms=request_policy_from(Settings.model_validate({})),
+        statistics=Statistics(),
+        guard=a_truth(),
         unreachable=lambda: None,
         now=now,
     )
-    exchange = Exchange(request_id="req_2", method="POST", started=now())
-    async with queue.admission.lease(a_demand()):
+    record = RequestRecord(request_id="req_2", method="POST", started=now())
+    async with queue.scheduler.slot(a_demand()):
         waiting = asyncio.get_running_loop().create_task(
-            pipeline.perform(a_call(), StepAnswer(steps), exchange)
+            pipeline.perform(a_call(), StepAnswer(steps), record)
         )
         for _ in range(5):
             await asyncio.sleep(0)
-        assert repr(queue.admission) == "<Admission 1/1 active, 1/4 queued>"
+        assert repr(queue.scheduler) == "<Admission 1/1 active, 1/4 queued>"
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
-        assert repr(queue.admission) == "<Admission 1/1 active, 0/4 queued>"
+        assert repr(queue.scheduler) == "<Admission 1/1 active, 0/4 queued>"
     assert upstream.requests == []
-    assert (exchange.phase, exchange.queue_wait is not None) == (Phase.QUEUE, True)
+    assert (record.phase, record.queue_wait is not None) == (Phase.QUEUE, True)

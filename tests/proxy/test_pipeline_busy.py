@@ -6,12 +6,12 @@ from math import inf
 from typing import Any, cast
 
 from gateway.errors import QueueTimeout
-from gateway.models.statistics import Learned
+from gateway.models.statistics import Statistics
 from gateway.proxy.pipeline import Opener, Pipeline
-from gateway.request_policy import terms_of
-from gateway.scheduler import Admission, Limits
+from gateway.request_policy import request_policy_from
+from gateway.scheduler import Limits, Scheduler
 from gateway.settings import Settings
-from gateway.telemetry.record import Exchange, Phase
+from gateway.telemetry.record import Phase, RequestRecord
 from tests.models.virtual import now, virtual_time
 
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
@@ -26,38 +26,38 @@ class House:
     busy: int
     queue_timeout: float = 300.0
     steps: Steps = field(default_factory=Steps)
-    learned: Learned = field(default_factory=Learned)
-    exchange: Exchange = field(init=False)
+    statistics: Statistics = field(default_factory=Statistics)
+    record: RequestRecord = field(init=False)
     queue: StepQueue = field(init=False)
     upstream: StepUpstream = field(init=False)
     answer: StepAnswer = field(init=False)
 
     def __post_init__(self) -> None:
         limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
-        self.queue = StepQueue(self.steps, Admission(limits, now=now))
+        self.queue = StepQueue(self.steps, Scheduler(limits, now=now))
         self.upstream = StepUpstream(self.steps, [b"{}"], JSON, busy=self.busy)
         self.answer = StepAnswer(self.steps)
-        self.exchange = Exchange(request_id="req_1", method="POST", started=now())
+        self.record = RequestRecord(request_id="req_1", method="POST", started=now())
 
     async def perform(self, **changes: Any) -> BaseException | None:
         """What it raised, if anything; nothing may be held afterwards."""
-        settings = Settings.model_validate({"clocks": {"queue_timeout": self.queue_timeout}})
+        settings = Settings.model_validate({"timeouts": {"queue_timeout": self.queue_timeout}})
         pipeline = Pipeline(
             queue=self.queue,
             upstream=cast("Opener", self.upstream),
-            terms=terms_of(settings),
-            learned=self.learned,
-            truth=a_truth(),
+            terms=request_policy_from(settings),
+            statistics=self.statistics,
+            guard=a_truth(),
             unreachable=lambda: None,
             now=now,
         )
         call = a_call(streaming=False, **changes)
         task = asyncio.get_running_loop().create_task(
-            pipeline.perform(call, self.answer, self.exchange)
+            pipeline.perform(call, self.answer, self.record)
         )
         (result,) = await asyncio.gather(task, return_exceptions=True)
 
-        assert self.queue.admission.idle
+        assert self.queue.scheduler.idle
         assert self.upstream.opened == 0
         return result
 
@@ -75,20 +75,20 @@ async def test_a_call_is_sent_again_each_second_until_there_is_room() -> None:
     ]
     assert (house.answer.status, house.answer.body) == (200, b"{}")
     assert now() - began_at == 3.0
-    assert (house.exchange.queue_wait, house.exchange.upstream_status) == (3.0, 200)
+    assert (house.record.queue_wait, house.record.upstream_status) == (3.0, 200)
 
 
 @virtual_time
 async def test_it_goes_before_the_others_of_its_lane_for_what_is_left_of_its_time() -> None:
     """Its clock and the caller's patience go on from when it came."""
     house = House(busy=3)
-    await house.perform(patience=60.0)
+    await house.perform(client_timeout=60.0)
     demands = house.queue.demands
 
     assert [demand.first for demand in demands] == [False, True, True, True]
     assert [demand.delay for demand in demands] == [0.0, 1.0, 1.0, 1.0]
     assert [demand.queue_timeout for demand in demands] == [60.0, 60.0, 59.0, 58.0]
-    assert [demand.patience for demand in demands] == [60.0, 60.0, 59.0, 58.0]
+    assert [demand.client_timeout for demand in demands] == [60.0, 60.0, 59.0, 58.0]
 
 
 @virtual_time
@@ -103,8 +103,8 @@ async def test_it_waits_as_long_as_its_clock_allows() -> None:
     assert error.headers["Retry-After"] == "1"
     assert len(house.upstream.requests) == 10
     assert now() - began_at == 9.0
-    assert (house.exchange.phase, house.exchange.queue_wait) == (Phase.QUEUE, 9.0)
-    assert house.queue.demands[-1].patience == inf
+    assert (house.record.phase, house.record.queue_wait) == (Phase.QUEUE, 9.0)
+    assert house.queue.demands[-1].client_timeout == inf
 
 
 @virtual_time
@@ -112,8 +112,8 @@ async def test_nothing_is_learned_from_being_busy() -> None:
     """It took no time at the model: only the answer did."""
     house = House(busy=2)
     await house.perform()
-    figures = house.learned.figures("llama3.2:1b")
+    figures = house.statistics.figures("llama3.2:1b")
 
-    assert house.learned.observations == 1
+    assert house.statistics.observations == 1
     assert figures is not None
     assert figures.service.mean == 0.0

@@ -15,7 +15,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.proxy.relay import is_stream, relay_stream
-from gateway.telemetry.record import Exchange, Phase
+from gateway.telemetry.record import Phase, RequestRecord
 
 from .fakes import FakeAnswer, FakeReply, an_exchange, split
 
@@ -30,14 +30,14 @@ FAILURES = [UpstreamIncomplete, UpstreamIdleTimeout, UpstreamTimeout, UpstreamPr
 
 async def streamed(
     reply: FakeReply, answer: FakeAnswer, dialect: Dialect = OPENAI
-) -> tuple[GatewayError | None, Exchange]:
+) -> tuple[GatewayError | None, RequestRecord]:
     """How it failed, if it did, and what was noted."""
-    exchange = an_exchange()
+    record = an_exchange()
     try:
-        await relay_stream(reply, answer, HEADERS, dialect, exchange)
+        await relay_stream(reply, answer, HEADERS, dialect, record)
     except GatewayError as error:
-        return error, exchange
-    return None, exchange
+        return error, record
+    return None, record
 
 
 # Which of the two.
@@ -73,22 +73,22 @@ def test_the_reply_decides_whether_it_is_a_stream(
 async def test_each_piece_is_passed_on_as_it_came() -> None:
     """Not joined, not split; status and headers first."""
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply([PIECE, PIECE, LAST + USAGE, DONE]), answer)
+    error, record = await streamed(FakeReply([PIECE, PIECE, LAST + USAGE, DONE]), answer)
 
     assert error is None
     assert answer.pieces == [PIECE, PIECE, LAST + USAGE, DONE]
     assert answer.begun == (200, HEADERS)
     assert answer.length is None
-    assert exchange.outcome is None
+    assert record.outcome is None
 
 
 async def test_what_ollama_reports_is_noted() -> None:
     """Its own count of tokens, and when its first byte came."""
-    _, exchange = await streamed(FakeReply([PIECE, LAST, USAGE, DONE]), FakeAnswer())
+    _, record = await streamed(FakeReply([PIECE, LAST, USAGE, DONE]), FakeAnswer())
 
-    assert (exchange.tokens_in, exchange.tokens_out) == (7, 5)
-    assert exchange.tokens_counted is False
-    assert (exchange.first_byte_at, exchange.phase) == (12.5, Phase.RELAY)
+    assert (record.tokens_in, record.tokens_out) == (7, 5)
+    assert record.tokens_counted is False
+    assert (record.first_byte_at, record.phase) == (12.5, Phase.RELAY)
 
 
 async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
@@ -110,43 +110,43 @@ async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
 async def test_a_polite_end_without_the_final_event_is_none(pieces: list[bytes]) -> None:
     """Everything that came is passed on; then it is a failure."""
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply(pieces), answer)
+    error, record = await streamed(FakeReply(pieces), answer)
 
     assert isinstance(error, UpstreamIncomplete if pieces else UpstreamProtocolError)
     assert answer.pieces == pieces
-    assert exchange.outcome is None  # whoever renders the failure notes it
+    assert record.outcome is None  # whoever renders the failure notes it
 
 
 @pytest.mark.parametrize("failure", [None, *FAILURES])
 async def test_nothing_is_sent_before_the_first_byte(failure: type[GatewayError] | None) -> None:
     """So that a failure until then is an honest status; half an answer there is none."""
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply([], failure() if failure else None), answer)
+    error, record = await streamed(FakeReply([], failure() if failure else None), answer)
 
     assert answer.begun is None
     assert not isinstance(error, UpstreamIncomplete)
     assert isinstance(error, failure if failure in FAILURES[1:] else UpstreamProtocolError)
-    assert exchange.phase is not Phase.RELAY
+    assert record.phase is not Phase.RELAY
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_a_failure_midway_is_the_replys_own(failure: type[GatewayError]) -> None:
     """With the tokens that came until then, counted and marked so."""
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply([PIECE, PIECE], failure()), answer)
+    error, record = await streamed(FakeReply([PIECE, PIECE], failure()), answer)
 
     assert isinstance(error, failure)
     assert answer.pieces == [PIECE, PIECE]
-    assert (exchange.tokens_out, exchange.tokens_counted) == (2, True)
+    assert (record.tokens_out, record.tokens_counted) == (2, True)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_after_the_final_event_nothing_can_fail(failure: type[GatewayError]) -> None:
     """The answer is whole, whatever then becomes of the connection to Ollama."""
-    error, exchange = await streamed(FakeReply([PIECE, DONE], failure()), FakeAnswer())
+    error, record = await streamed(FakeReply([PIECE, DONE], failure()), FakeAnswer())
 
     assert error is None
-    assert exchange.outcome is None
+    assert record.outcome is None
 
 
 async def test_the_reply_is_read_to_its_end() -> None:
@@ -164,11 +164,11 @@ async def test_a_caller_who_leaves_is_not_ollamas_failure(
 ) -> None:
     """Not even after the final event; nothing more is read, and the tokens so far are noted."""
     reply = FakeReply([PIECE, PIECE, DONE, b"never read"])
-    error, exchange = await streamed(reply, FakeAnswer(leaves_after=after, leaving=leaving()))
+    error, record = await streamed(reply, FakeAnswer(leaves_after=after, leaving=leaving()))
 
     assert isinstance(error, leaving)
     assert reply.reads == after + 1
-    assert exchange.tokens_out == min(after + 1, 2)
+    assert record.tokens_out == min(after + 1, 2)
 
 
 async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None:
@@ -176,21 +176,21 @@ async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None
     line = b'{"model":"m","message":{"role":"assistant","content":"hi"},"done":false}\n'
     broken = b'{"error":"an error was encountered: unexpected EOF"}\n'
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply([line, broken]), answer, NATIVE)
+    error, record = await streamed(FakeReply([line, broken]), answer, NATIVE)
 
     assert error is None
     assert answer.pieces == [line, broken]
-    assert exchange.outcome == "upstream_incomplete"
-    assert exchange.error == "an error was encountered: unexpected EOF"
+    assert record.outcome == "upstream_incomplete"
+    assert record.error == "an error was encountered: unexpected EOF"
 
 
 async def test_ollamas_words_stand_beside_our_reason() -> None:
     """An error event without a final one: incomplete, in Ollama's words."""
     said = b'data: {"error":{"message":"out of luck"}}\n\n'
-    error, exchange = await streamed(FakeReply([PIECE, said]), FakeAnswer())
+    error, record = await streamed(FakeReply([PIECE, said]), FakeAnswer())
 
     assert isinstance(error, UpstreamIncomplete)
-    assert exchange.error == "out of luck"
+    assert record.error == "out of luck"
 
 
 @given(st.lists(st.integers(1, 400)), st.booleans())
@@ -200,8 +200,8 @@ async def test_however_it_is_split_the_bytes_and_the_verdict_are_the_same(
     """The network decides about pieces, the events about the ending."""
     data = PIECE + LAST + USAGE + (DONE if complete else b"")
     answer = FakeAnswer()
-    error, exchange = await streamed(FakeReply(split(data, cuts)), answer)
+    error, record = await streamed(FakeReply(split(data, cuts)), answer)
 
     assert answer.body == data
     assert (error is None) is complete
-    assert (exchange.tokens_in, exchange.tokens_out) == (7, 5)
+    assert (record.tokens_in, record.tokens_out) == (7, 5)

@@ -15,7 +15,7 @@ from gateway.errors import (
 )
 from gateway.proxy.relay import Judge, relay_whole
 from gateway.proxy.response import Headers
-from gateway.telemetry.record import Exchange, Phase
+from gateway.telemetry.record import Phase, RequestRecord
 
 from .fakes import FakeAnswer, FakeReply, an_exchange, split
 
@@ -36,15 +36,15 @@ async def passed(
     *,
     at_once: int = 1000,
     judge: Judge | None = None,
-) -> tuple[GatewayError | None, Exchange]:
-    exchange = an_exchange()
+) -> tuple[GatewayError | None, RequestRecord]:
+    record = an_exchange()
     try:
         await relay_whole(
-            reply, answer, HEADERS, dialect, exchange, at_once=at_once, judge=judge or _let_pass
+            reply, answer, HEADERS, dialect, record, at_once=at_once, judge=judge or _let_pass
         )
     except GatewayError as error:
-        return error, exchange
-    return None, exchange
+        return error, record
+    return None, record
 
 
 async def _let_pass(_status: int, _body: Body) -> Headers:
@@ -61,12 +61,12 @@ def whole(*pieces: bytes, error: GatewayError | None = None, status: int = 200) 
 async def test_a_whole_answer_is_collected_and_sent_at_once(cuts: list[int]) -> None:
     """In whatever pieces it came; with what it says of its tokens."""
     answer = FakeAnswer()
-    error, exchange = await passed(whole(*split(WHOLE, cuts)), answer)
+    error, record = await passed(whole(*split(WHOLE, cuts)), answer)
 
     assert error is None
     assert answer.was_whole
     assert answer.pieces == [WHOLE]
-    assert (exchange.tokens_in, exchange.tokens_out, exchange.tokens_counted) == (7, 5, False)
+    assert (record.tokens_in, record.tokens_out, record.tokens_counted) == (7, 5, False)
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 503])
@@ -86,11 +86,11 @@ async def test_one_that_breaks_within_the_read_ahead_is_not_begun(
 ) -> None:
     """Its failure can still be told by a status."""
     answer = FakeAnswer()
-    error, exchange = await passed(whole(WHOLE[:50], error=failure()), answer)
+    error, record = await passed(whole(WHOLE[:50], error=failure()), answer)
 
     assert isinstance(error, failure)
     assert answer.begun is None
-    assert exchange.phase is Phase.RELAY
+    assert record.phase is Phase.RELAY
 
 
 async def test_a_longer_one_is_passed_on_as_it_comes() -> None:
@@ -148,21 +148,21 @@ async def test_one_that_ollama_gave_up_on_passes_and_is_noted(
 ) -> None:
     """The caller gets what Ollama said; the log does not call it a success."""
     answer = FakeAnswer()
-    error, exchange = await passed(whole(body), answer, dialect)
+    error, record = await passed(whole(body), answer, dialect)
 
     assert error is None
     assert answer.pieces == [body]
-    assert exchange.outcome == "upstream_incomplete"
-    assert exchange.error == UpstreamIncomplete.default_message
+    assert record.outcome == "upstream_incomplete"
+    assert record.error == UpstreamIncomplete.default_message
 
 
 async def test_ollamas_own_error_is_noted_in_its_words() -> None:
     """The outcome is told by its status and is not ours to say."""
     body = b'{"error":{"message":"model is required"}}'
-    _, exchange = await passed(whole(body, status=400), FakeAnswer())
+    _, record = await passed(whole(body, status=400), FakeAnswer())
 
-    assert exchange.error == "model is required"
-    assert exchange.outcome is None
+    assert record.error == "model is required"
+    assert record.outcome is None
 
 
 async def test_a_judge_sees_all_of_it_before_it_is_sent() -> None:
@@ -188,8 +188,8 @@ async def test_what_a_judge_refuses_is_not_sent() -> None:
         raise ContextLengthExceeded
 
     answer = FakeAnswer()
-    error, exchange = await passed(whole(WHOLE), answer, judge=judge)
+    error, record = await passed(whole(WHOLE), answer, judge=judge)
 
     assert isinstance(error, ContextLengthExceeded)
     assert answer.begun is None
-    assert exchange.tokens_in == 7
+    assert record.tokens_in == 7

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.replay import MAX_BYTES, MAX_HEADERS, LateFailure, LateFailures
+from gateway.proxy.replay import MAX_BYTES, MAX_HEADERS, FailureReplay, ReplayableFailure
 
 ONE, OTHER = b"one call", b"another call"
 
@@ -17,22 +17,24 @@ class House:
 
     most: int = 1024
     time: float = 100.0
-    late: LateFailures = field(init=False)
+    late: FailureReplay = field(init=False)
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.late = LateFailures(now=lambda: self.time, most=self.most)
+        self.late = FailureReplay(now=lambda: self.time, most=self.most)
 
-    def fails(self, call: bytes = ONE, *, retry: int | None = 0, size: int = 0) -> LateFailure:
+    def fails(
+        self, call: bytes = ONE, *, retry: int | None = 0, size: int = 0
+    ) -> ReplayableFailure:
         """A call failed and could not be told; the failure is like no other."""
         self.count += 1
         words = str(self.count)
         body = words.encode().ljust(size)
-        failure = LateFailure(504, (("Content-Type", "x"),), body, "upstream_timeout", words)
+        failure = ReplayableFailure(504, (("Content-Type", "x"),), body, "upstream_timeout", words)
         self.late.remember(call, failure, retry=retry)
         return failure
 
-    def comes(self, call: bytes = ONE, *, retry: int | None = 1) -> LateFailure | None:
+    def comes(self, call: bytes = ONE, *, retry: int | None = 1) -> ReplayableFailure | None:
         return self.late.take(call, retry=retry)
 
 

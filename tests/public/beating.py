@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
-from gateway.public.response import Answer
-from gateway.public.state import Shape
+from gateway.public.response import Response
+from gateway.public.state import ResponseKind
 
 from .stage import EVENT, SSE
 
@@ -41,14 +41,14 @@ ALL = [
 every = pytest.mark.parametrize("speaks", ALL, ids=str)
 
 
-async def begun(answer: Answer, *, beat: Shape | None = None) -> None:
+async def begun(answer: Response, *, beat: ResponseKind | None = None) -> None:
     """A stream that has begun, after a heartbeat or without."""
     if beat is not None:
         answer.beat(beat)
     await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
 
 
-async def say(answer: Answer, data: bytes) -> None:
+async def say(answer: Response, data: bytes) -> None:
     """What the relay does with each piece."""
     assert answer._scanner is not None
     answer._scanner.feed(data)

@@ -12,8 +12,8 @@ from gateway.errors import (
     GatewayError,
 )
 from gateway.public.connection import ConnectionLimits, Server
-from gateway.public.memory import Buffers
-from gateway.public.response import Answer
+from gateway.public.memory import MemoryBudget
+from gateway.public.response import Response
 from gateway.public.writer import Pace
 from tests.behaviour.wire import Caller, Told, caller, request
 
@@ -22,7 +22,7 @@ PACE = Pace(write_timeout=5.0, answer_bytes=MIB)
 EVENT = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
 SSE = [("Content-Type", "text/event-stream")]
 
-Story = Callable[[Answer], Awaitable[None]]
+Story = Callable[[Response], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -32,16 +32,16 @@ class Stage:
     story: Story
     pace: Pace = PACE
     dialect: Dialect = OPENAI
-    buffers: Buffers = field(default_factory=lambda: Buffers(64 * MIB))
+    memory_budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(64 * MIB))
     late_object: bool = False
     port: int = 0
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Response] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        with self.buffers.share() as share:
-            answer = Answer(
+        with self.memory_budget.share() as share:
+            answer = Response(
                 request,
                 self.dialect,
                 share=share,
@@ -93,7 +93,7 @@ async def told(story: Story, *, method: str = "POST", dialect: Dialect = OPENAI)
 def stream(*steps: bytes | GatewayError | None) -> Story:
     """A stream of these pieces; None ends it, an error fails it."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         scanner = answer.dialect.scanner()
         await answer.start(200, SSE, length=None, scanner=scanner)
         for step in steps:

@@ -17,7 +17,7 @@ from gateway.errors import (
 )
 from gateway.public.body import read_body
 from gateway.public.connection import ConnectionLimits, Server
-from gateway.public.memory import Buffers
+from gateway.public.memory import MemoryBudget
 
 LIMIT = 1000
 HEAD = "POST / HTTP/1.1\r\nHost: here\r\n"
@@ -48,12 +48,12 @@ class Reading:
 
 @asynccontextmanager
 async def reading(
-    *, buffers: Buffers | None = None, body_timeout: float = 5.0
+    *, memory_budget: MemoryBudget | None = None, body_timeout: float = 5.0
 ) -> AsyncIterator[Reading]:
     """One connection to a server that does nothing but read a body."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[bytes] = loop.create_future()
-    budget = buffers or Buffers(LIMIT)
+    budget = memory_budget or MemoryBudget(LIMIT)
     held: list[int] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -80,7 +80,7 @@ async def reading(
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
         listener.close()
         await server.shutdown(0.1)
-        assert budget.used == (0 if buffers is None else budget.limit // 2)
+        assert budget.used == (0 if memory_budget is None else budget.limit // 2)
 
 
 async def test_a_body_with_a_length_is_read_whole() -> None:
@@ -161,10 +161,10 @@ async def test_a_body_of_just_the_limit_is_read() -> None:
 )
 async def test_a_body_for_which_there_is_no_room_is_refused(header: str, body: bytes) -> None:
     """Before it is read, where it says how long it is; else when it has come so far."""
-    buffers = Buffers(LIMIT)
-    with buffers.share() as others:
+    memory_budget = MemoryBudget(LIMIT)
+    with memory_budget.share() as others:
         others.take(500)
-        async with reading(buffers=buffers) as one:
+        async with reading(memory_budget=memory_budget) as one:
             one.send(header, body=body)
 
             assert await one.error() is Overloaded

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.client_timeout import Pulse
+from gateway.client_timeout import HeartbeatSchedule
 from gateway.public.heartbeat import Heartbeat
-from gateway.public.state import Shape, State
+from gateway.public.state import ResponseKind, State
 from tests.models.virtual import now, virtual_time
 
 TICK = 1e-6
@@ -24,9 +24,9 @@ class FakeAnswer:
     wrote_at: float | None = None
     full: bool = False
     beats: list[float] = field(default_factory=list)
-    said: list[tuple[Shape, str]] = field(default_factory=list)
+    said: list[tuple[ResponseKind, str]] = field(default_factory=list)
 
-    def beat(self, shape: Shape, note: str = "") -> None:
+    def beat(self, shape: ResponseKind, note: str = "") -> None:
         self.beats.append(now())
         self.said.append((shape, note))
         if not self.full:
@@ -49,8 +49,8 @@ def beating(
     """A timer for a call that arrived so many seconds ago."""
     return Heartbeat(
         answer,
-        Pulse(commit_after, interval),
-        shape=Shape.STREAM,
+        HeartbeatSchedule(commit_after, interval),
+        shape=ResponseKind.STREAM,
         since=now() - arrived,
         note=lambda: note,
     )
@@ -153,7 +153,9 @@ async def test_a_beat_that_fails_is_not_the_last_one() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: wrong.append(context.get("exception")))
     answer, start = FakeAnswer(), now()
-    with Heartbeat(answer, Pulse(20, 15), shape=Shape.WHOLE, since=now(), note=note):
+    with Heartbeat(
+        answer, HeartbeatSchedule(20, 15), shape=ResponseKind.WHOLE, since=now(), note=note
+    ):
         await asyncio.sleep(60)
 
     assert [at - start for at in answer.beats] == [35, 50]
@@ -206,14 +208,14 @@ async def test_it_says_what_kind_of_answer_it_will_be_and_what_there_is_to_say()
     with beating(answer, note="queued: number 1"):
         await asyncio.sleep(21)
 
-    assert answer.said == [(Shape.STREAM, "queued: number 1")]
+    assert answer.said == [(ResponseKind.STREAM, "queued: number 1")]
 
 
 @virtual_time
 async def test_without_a_pulse_there_is_none() -> None:
     """The owner said so, or the caller speaks HTTP/1.0."""
     answer = FakeAnswer()
-    with Heartbeat(answer, None, shape=Shape.WHOLE, since=now() - 1e6, note=str):
+    with Heartbeat(answer, None, shape=ResponseKind.WHOLE, since=now() - 1e6, note=str):
         await asyncio.sleep(1e6)
 
     assert answer.beats == []

@@ -7,59 +7,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Overloaded
-from gateway.public.memory import Buffers
+from gateway.public.memory import MemoryBudget
 
 
 def test_what_is_taken_is_given_back_with_the_block() -> None:
     """Whatever was taken inside it, in however many steps."""
-    buffers = Buffers(100)
-    with buffers.share() as share:
+    memory_budget = MemoryBudget(100)
+    with memory_budget.share() as share:
         share.take(40)
         share.take(20)
 
-        assert (buffers.used, share.held) == (60, 60)
-        assert repr(buffers) == "<Buffers 60/100 bytes>"
+        assert (memory_budget.used, share.held) == (60, 60)
+        assert repr(memory_budget) == "<Buffers 60/100 bytes>"
 
-    assert (buffers.used, share.held) == (0, 0)
+    assert (memory_budget.used, share.held) == (0, 0)
 
 
 def test_the_last_byte_can_be_taken_and_not_one_more() -> None:
     """503 ``overloaded``, with advice; nothing was taken by the attempt."""
-    buffers = Buffers(100)
-    with buffers.share() as first, buffers.share() as second:
+    memory_budget = MemoryBudget(100)
+    with memory_budget.share() as first, memory_budget.share() as second:
         first.take(100)
         with pytest.raises(Overloaded) as caught:
             second.take(1)
 
         assert caught.value.headers["Retry-After"] == "5"
-        assert (buffers.used, second.held) == (100, 0)
+        assert (memory_budget.used, second.held) == (100, 0)
 
 
 def test_one_may_ask_whether_it_fits_and_has_it_if_so() -> None:
     """For what is only welcome, such as reading ahead."""
-    buffers = Buffers(100)
-    with buffers.share() as share:
+    memory_budget = MemoryBudget(100)
+    with memory_budget.share() as share:
         assert [share.fits(60), share.fits(60)] == [True, False]
         assert share.held == 60
 
 
 def test_less_can_be_held_from_now_on() -> None:
     """The rest is there for others at once."""
-    buffers = Buffers(100)
-    with buffers.share() as share:
+    memory_budget = MemoryBudget(100)
+    with memory_budget.share() as share:
         share.take(80)
         share.shrink(30)
-        assert (buffers.used, share.held) == (30, 30)
+        assert (memory_budget.used, share.held) == (30, 30)
 
 
 def test_an_error_gives_it_back_too() -> None:
     """However the block ends."""
-    buffers = Buffers(100)
-    with suppress(ZeroDivisionError), buffers.share() as share:
+    memory_budget = MemoryBudget(100)
+    with suppress(ZeroDivisionError), memory_budget.share() as share:
         share.take(80)
         raise ZeroDivisionError
 
-    assert buffers.used == 0
+    assert memory_budget.used == 0
 
 
 @given(
@@ -69,8 +69,8 @@ def test_the_budget_is_never_exceeded_and_always_the_sum_of_its_shares(
     steps: list[tuple[int, str, int]],
 ) -> None:
     """Four callers in any order."""
-    buffers = Buffers(100)
-    shares = [buffers.share() for _ in range(4)]
+    memory_budget = MemoryBudget(100)
+    shares = [memory_budget.share() for _ in range(4)]
     for index, step, size in steps:
         share = shares[index]
         if step == "fits":
@@ -79,9 +79,9 @@ def test_the_budget_is_never_exceeded_and_always_the_sum_of_its_shares(
         else:
             share.shrink(min(size, share.held))
 
-        assert 0 <= buffers.used == sum(one.held for one in shares) <= 100
+        assert 0 <= memory_budget.used == sum(one.held for one in shares) <= 100
     for share in shares:
         with share:
             pass
 
-    assert buffers.used == 0
+    assert memory_budget.used == 0

@@ -10,7 +10,7 @@ from gateway.errors import (
     UpstreamIncomplete,
 )
 from gateway.public import writer as outlet_module
-from gateway.public.response import Answer
+from gateway.public.response import Response
 from gateway.public.writer import Pace
 from tests.behaviour.wire import request
 
@@ -22,7 +22,7 @@ from .stage import EVENT, MIB, SSE, Stage, staged, stream, told
 async def test_a_failure_before_anything_was_sent_is_a_status_with_a_body() -> None:
     """With the headers of the error, and those that every answer carries."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.fail(QueueFull("full", retry_after=7.0), "req_1")
 
     answer = await told(story)
@@ -36,7 +36,7 @@ async def test_a_failure_before_anything_was_sent_is_a_status_with_a_body() -> N
 async def test_a_failure_speaks_the_dialect() -> None:
     """Ollama's own API has one text for an error."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.fail(QueueFull("full"), "req_1")
 
     assert (await told(story, dialect=NATIVE)).json() == {"error": "full"}
@@ -45,7 +45,7 @@ async def test_a_failure_speaks_the_dialect() -> None:
 async def test_nothing_is_there_to_be_ended_while_nothing_was_begun() -> None:
     """The answer stays pending, and can still be a failure."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.end()
         await answer.fail(QueueFull("full"), "req_1")
 
@@ -58,7 +58,7 @@ async def test_nothing_is_there_to_be_ended_while_nothing_was_begun() -> None:
 async def test_a_whole_answer_has_its_length_and_our_headers_win() -> None:
     """What was promised with ``headers`` is not replaced by what Ollama said."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         headers = [("X-Request-Id", "theirs"), ("x-a", "1"), ("x-a", "2")]
         answer.headers["X-Request-Id"] = answer.headers.pop("x-request-id")
         await answer.whole(201, headers, b"all of it")
@@ -74,7 +74,7 @@ async def test_a_whole_answer_has_its_length_and_our_headers_win() -> None:
 async def test_head_gets_the_length_and_no_body() -> None:
     """RFC 9110, section 9.3.2."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.whole(200, [], b"all of it")
         await answer.end()
 
@@ -89,7 +89,7 @@ async def test_head_gets_the_length_and_no_body() -> None:
 async def test_each_piece_of_a_stream_leaves_when_it_is_written() -> None:
     """In a chunk of its own: nothing is joined, nothing held back."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
         for number in range(3):
             await answer.write(b"piece %d" % number)
@@ -115,7 +115,7 @@ async def test_it_tells_how_far_it_is() -> None:
     """Its state and what went out."""
     reprs = []
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         reprs.append(repr(answer))
         await answer.start(200, SSE, length=None, scanner=None)
         await answer.write(b"12345")
@@ -163,7 +163,7 @@ async def test_a_failure_before_the_first_byte_of_a_committed_stream_still_sends
 async def test_a_late_failure_of_an_answer_that_is_no_stream_is_a_cut() -> None:
     """There is no place for an error in it: it ends short of its length."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, [], length=100, scanner=None)
         await answer.write(b"half")
         await answer.fail(UpstreamIncomplete("half"), "req_1")
@@ -188,7 +188,7 @@ async def test_a_cut_is_finished_for_one_who_takes_nothing(
     """What was written is given a moment; then the connection is dropped."""
     monkeypatch.setattr(outlet_module, "_LINGER", 0.1)
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
         await answer.write(bytes(32 * MIB))
         await answer.fail(UpstreamIncomplete("half"), "req_1")
@@ -218,7 +218,7 @@ async def test_an_old_client_gets_its_stream_unchunked_and_closed() -> None:
 async def test_a_cut_of_an_old_clients_stream_is_a_reset() -> None:
     """Closing politely would say that it was whole."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await stream(EVENT)(answer)
         await read.wait()
         await answer.fail(UpstreamIncomplete("half"), "req_1")

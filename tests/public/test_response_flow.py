@@ -6,8 +6,8 @@ from gateway.errors import (
     ClientDisconnected,
     ClientWriteTimeout,
 )
-from gateway.public.memory import Buffers
-from gateway.public.response import Answer
+from gateway.public.memory import MemoryBudget
+from gateway.public.response import Response
 from gateway.public.writer import Pace
 from tests.behaviour.wire import request
 
@@ -19,7 +19,7 @@ async def test_writing_waits_only_when_the_read_ahead_is_full() -> None:
     written: list[int] = []
     full = asyncio.Event()
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
         for _ in range(64):
             await answer.write(bytes(MIB))
@@ -44,7 +44,7 @@ async def test_a_whole_answer_is_taken_over_at_once() -> None:
     """It is in memory anyway: whoever wrote it is free."""
     taken = asyncio.Event()
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.whole(200, [], bytes(32 * MIB))
         taken.set()
         await answer.end()
@@ -62,7 +62,7 @@ async def test_the_end_is_when_the_last_byte_is_on_its_way() -> None:
     """Nothing of a request is kept in memory after it, and the connection goes on."""
     left: list[int] = []
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.whole(200, [], bytes(16 * MIB))
         await answer.end()
         left.append(answer._outlet.unsent)
@@ -105,7 +105,7 @@ async def test_writing_to_one_who_is_gone_says_so() -> None:
     """It is his doing, not Ollama's."""
     gone = asyncio.Event()
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, SSE, length=None, scanner=None)
         await answer.write(b"x")
         transport = answer._request.transport
@@ -141,7 +141,7 @@ async def test_one_who_leaves_wakes_whoever_waits_to_write_to_him() -> None:
 async def test_a_long_answer_is_read_ahead_as_far_as_memory_allows() -> None:
     """Its length is known: with room in the budget nobody waits for a slow reader."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, [], length=24 * MIB, scanner=None)
         for _ in range(24):
             await answer.write(bytes(MIB))
@@ -155,23 +155,23 @@ async def test_a_long_answer_is_read_ahead_as_far_as_memory_allows() -> None:
         one.send(request("/", {}))
         async with asyncio.timeout(5):
             await taken.wait()
-        held = stage.buffers.used
+        held = stage.memory_budget.used
         go_on.set()
         answer = await one.answer()
 
     assert held >= 24 * MIB
-    assert (len(answer.body), answer.whole, stage.buffers.used) == (24 * MIB, True, 0)
+    assert (len(answer.body), answer.whole, stage.memory_budget.used) == (24 * MIB, True, 0)
 
 
 async def test_without_room_in_the_budget_a_long_answer_waits_for_its_reader() -> None:
     """What all callers together may hold is held by nobody twice."""
     stage = Stage(
         stream(),
-        buffers=Buffers(2 * MIB),
+        memory_budget=MemoryBudget(2 * MIB),
         pace=Pace(write_timeout=0.2, answer_bytes=MIB),
     )
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await answer.start(200, [], length=64 * MIB, scanner=None)
         for _ in range(64):
             await answer.write(bytes(MIB))
@@ -182,4 +182,4 @@ async def test_without_room_in_the_budget_a_long_answer_waits_for_its_reader() -
         await stage.is_over()
 
     assert [type(error) for error in stage.errors] == [ClientWriteTimeout]
-    assert stage.buffers.used == 0
+    assert stage.memory_budget.used == 0

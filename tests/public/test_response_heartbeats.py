@@ -7,8 +7,8 @@ from gateway.errors import (
     ClientDisconnected,
     Shutdown,
 )
-from gateway.public.response import Answer
-from gateway.public.state import Shape
+from gateway.public.response import Response
+from gateway.public.state import ResponseKind
 from gateway.public.writer import Pace
 from tests.behaviour.wire import request
 
@@ -23,8 +23,8 @@ async def test_the_first_heartbeat_begins_a_stream(speaks: Speaks) -> None:
     """Its head leaves at once, and says what will come: nothing on the way shall hold it back."""
     seen = asyncio.Event()
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await seen.wait()
         await begun(answer)
         await say(answer, speaks.final)
@@ -48,9 +48,9 @@ async def test_the_first_heartbeat_begins_a_stream(speaks: Speaks) -> None:
 async def test_the_first_heartbeat_begins_an_answer_in_one_piece(speaks: Speaks) -> None:
     """With a space, which JSON may begin with in every dialect."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
-        answer.beat(Shape.WHOLE)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         await answer.whole(200, JSON, OBJECT)
         await answer.end()
 
@@ -67,8 +67,8 @@ async def test_what_is_said_stands_in_a_comment() -> None:
     notes = {}
     for dialect in (OPENAI, ANTHROPIC, NATIVE):
 
-        async def story(answer: Answer) -> None:
-            answer.beat(Shape.STREAM, "number 1,\n\n about 3 s")
+        async def story(answer: Response) -> None:
+            answer.beat(ResponseKind.STREAM, "number 1,\n\n about 3 s")
             await begun(answer)
             await answer.end()
 
@@ -86,11 +86,11 @@ async def test_what_is_said_stands_in_a_comment() -> None:
 async def test_between_two_events(speaks: Speaks) -> None:
     """Before the first, between any two, and not after the final one."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await begun(answer)
         for data in (b"", speaks.event, speaks.event, speaks.final):
             await say(answer, data)
-            answer.beat(Shape.STREAM)
+            answer.beat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=speaks.dialect)
@@ -105,12 +105,12 @@ async def test_not_inside_an_event(speaks: Speaks) -> None:
     data = speaks.event + speaks.final
     places = [place for place in range(1, len(data)) if place != len(speaks.event)]
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await begun(answer)
         for at in range(len(data)):
             await say(answer, data[at : at + 1])
             if at + 1 in places:
-                answer.beat(Shape.STREAM)
+                answer.beat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=speaks.dialect)
@@ -124,22 +124,22 @@ async def test_not_in_an_answer_in_one_piece_that_has_begun() -> None:
     besides.
     """
 
-    async def long_one(answer: Answer) -> None:
+    async def long_one(answer: Response) -> None:
         await answer.start(200, JSON, length=len(OBJECT), scanner=None)
-        answer.beat(Shape.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         await answer.write(OBJECT[:5])
-        answer.beat(Shape.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         await answer.write(OBJECT[5:])
-        answer.beat(Shape.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         await answer.end()
 
-    async def held(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def held(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         await long_one(answer)
 
-    async def short(answer: Answer) -> None:
+    async def short(answer: Response) -> None:
         await answer.whole(200, JSON, OBJECT)
-        answer.beat(Shape.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         await answer.end()
 
     assert (await told(long_one)).body == OBJECT
@@ -150,16 +150,16 @@ async def test_not_in_an_answer_in_one_piece_that_has_begun() -> None:
 async def test_not_after_an_answer() -> None:
     """Ended or cut; the connection belongs to the next request."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await begun(answer)
         await say(answer, EVENT)
         await answer.end()
-        answer.beat(Shape.STREAM)
+        answer.beat(ResponseKind.STREAM)
 
-    async def failing(answer: Answer) -> None:
+    async def failing(answer: Response) -> None:
         await begun(answer)
         await answer.fail(Shutdown(), "req_1")
-        answer.beat(Shape.STREAM)
+        answer.beat(ResponseKind.STREAM)
 
     stage = Stage(story)
     async with staged(stage) as one:
@@ -177,10 +177,10 @@ async def test_not_towards_one_who_has_not_taken_what_was_sent() -> None:
     """He has enough to read; heartbeats would only pile up."""
     beats: list[int] = []
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         await begun(answer)
         await say(answer, b"data: " + bytes(16 * MIB) + b"\n\n")
-        answer.beat(Shape.STREAM)
+        answer.beat(ResponseKind.STREAM)
         beats.append(answer.beats)
         await answer.end()
 
@@ -195,12 +195,12 @@ async def test_one_who_is_gone_hears_nothing() -> None:
     """And the timer that beats is told nothing: whoever serves him will be."""
     stage = Stage(lambda _: asyncio.sleep(0))
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         transport = answer._request.transport
         assert transport is not None
         transport.abort()
-        answer.beat(Shape.STREAM)
-        answer.beat(Shape.STREAM)
+        answer.beat(ResponseKind.STREAM)
+        answer.beat(ResponseKind.STREAM)
         await answer.write(EVENT)
 
     stage.story = story
@@ -215,9 +215,9 @@ async def test_one_who_is_gone_hears_nothing() -> None:
 async def test_they_are_counted_and_are_in_no_other_count() -> None:
     """What Ollama said is what the log tells."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
-        answer.beat(Shape.STREAM)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
+        answer.beat(ResponseKind.STREAM)
         await begun(answer)
         await say(answer, EVENT)
         await answer.end()

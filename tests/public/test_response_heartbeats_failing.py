@@ -12,8 +12,8 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamProtocolError,
 )
-from gateway.public.response import Answer
-from gateway.public.state import Shape
+from gateway.public.response import Response
+from gateway.public.state import ResponseKind
 from tests.behaviour.wire import Told, request
 
 from .beating import JSON, OBJECT, Speaks, begun, every, say
@@ -25,7 +25,7 @@ from .stage import MIB, Stage, Story, staged, told
 async def failed(story: Story) -> tuple[Told, list[GatewayError]]:
     """What the caller is told of an answer that fails, and what it failed with."""
 
-    async def failing(answer: Answer) -> None:
+    async def failing(answer: Response) -> None:
         try:
             await story(answer)
         except GatewayError as error:
@@ -38,15 +38,15 @@ async def failed(story: Story) -> tuple[Told, list[GatewayError]]:
         return await one.answer(), raised
 
 
-@pytest.mark.parametrize("shape", Shape)
+@pytest.mark.parametrize("shape", ResponseKind)
 @pytest.mark.parametrize(("status", "kind"), [(400, Upstream4xx), (500, Upstream5xx)])
 async def test_a_status_that_can_no_longer_be_sent_is_a_failure(
-    shape: Shape, status: int, kind: type[UpstreamFailed]
+    shape: ResponseKind, status: int, kind: type[UpstreamFailed]
 ) -> None:
     """With Ollama's words, and its answer as it was."""
     body = b'{"error":{"message":"no such thing","type":"x"}}'
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         answer.beat(shape)
         await answer.whole(status, [*JSON, ("x-a", "1")], body)
 
@@ -57,14 +57,14 @@ async def test_a_status_that_can_no_longer_be_sent_is_a_failure(
     assert (error.reply.status, error.reply.body) == (status, body)
     assert ("x-a", "1") in error.reply.headers
     assert (answer.status, answer.whole) == (200, False)
-    assert (b"no such thing" in answer.body) is (shape is Shape.STREAM)
+    assert (b"no such thing" in answer.body) is (shape is ResponseKind.STREAM)
 
 
 async def test_a_long_answer_with_such_a_status_is_one_too() -> None:
     """What follows is not waited for."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         await answer.start(503, JSON, length=10 * MIB, scanner=None)
 
     answer, (error,) = await failed(story)
@@ -77,15 +77,15 @@ async def test_a_long_answer_with_such_a_status_is_one_too() -> None:
 async def test_a_stream_instead_of_one_piece_and_the_other_way_round() -> None:
     """The head has told the caller's client how to read it: nothing else can follow."""
 
-    async def stream(answer: Answer) -> None:
-        await begun(answer, beat=Shape.WHOLE)
+    async def stream(answer: Response) -> None:
+        await begun(answer, beat=ResponseKind.WHOLE)
 
-    async def long_piece(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def long_piece(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await answer.start(200, JSON, length=None, scanner=None)
 
-    async def piece(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def piece(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await answer.whole(200, JSON, OBJECT)
 
     for story in (stream, long_piece, piece):
@@ -100,12 +100,12 @@ async def test_a_compressed_answer() -> None:
     """Ollama sends none, but something before it might: the head that says so cannot be sent."""
     coded = [*JSON, ("Content-Encoding", "gzip")]
 
-    async def piece(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def piece(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         await answer.whole(200, coded, b"\x1f\x8b")
 
-    async def stream(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def stream(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await answer.start(200, coded, length=None, scanner=answer.dialect.scanner())
 
     for story in (piece, stream):
@@ -119,10 +119,10 @@ async def test_a_compressed_answer() -> None:
 async def test_ollamas_own_api_says_some_things_in_one_piece() -> None:
     """That a model was loaded: a line, in a stream that has begun."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await answer.whole(200, JSON, b'{"done":true}')
-        answer.beat(Shape.STREAM)
+        answer.beat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=NATIVE)
@@ -137,8 +137,8 @@ async def test_ollamas_own_api_says_some_things_in_one_piece() -> None:
 async def test_a_stream_that_fails_before_its_first_event(speaks: Speaks) -> None:
     """An error where an event may stand, and a cut."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         wordless.append(answer.fails_wordlessly)
         await answer.fail(QueueTimeout("too long"), "req_1")
 
@@ -155,9 +155,9 @@ async def test_a_stream_that_fails_before_its_first_event(speaks: Speaks) -> Non
 async def test_an_answer_in_one_piece_that_fails_is_cut() -> None:
     """No client takes spaces for an answer."""
 
-    async def story(answer: Answer) -> None:
+    async def story(answer: Response) -> None:
         wordless.append(answer.fails_wordlessly)
-        answer.beat(Shape.WHOLE)
+        answer.beat(ResponseKind.WHOLE)
         wordless.append(answer.fails_wordlessly)
         await answer.fail(QueueTimeout("too long"), "req_1")
         wordless.append(answer.fails_wordlessly)
@@ -172,8 +172,8 @@ async def test_an_answer_in_one_piece_that_fails_is_cut() -> None:
 async def test_or_tells_the_error_as_an_object() -> None:
     """Where the owner wants that; the connection goes on."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         assert not answer.fails_wordlessly
         await answer.fail(QueueTimeout("too long"), "req_1")
 
@@ -199,8 +199,8 @@ async def test_or_tells_the_error_as_an_object() -> None:
 async def test_of_ollamas_own_bodies_only_errors_are_such_objects(said: bytes, kept: bool) -> None:
     """Whoever looks for an error there would not find one in anything else."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         try:
             await answer.whole(404, JSON, said)
         except GatewayError as error:
@@ -218,8 +218,8 @@ async def test_of_ollamas_own_bodies_only_errors_are_such_objects(said: bytes, k
 async def test_but_never_in_the_middle_of_an_answer() -> None:
     """An object inside of another is no error that anybody could read."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.WHOLE)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.WHOLE)
         await answer.start(200, JSON, length=None, scanner=None)
         await answer.write(OBJECT[:5])
         wordless.append(answer.fails_wordlessly)
@@ -238,8 +238,8 @@ async def test_but_never_in_the_middle_of_an_answer() -> None:
 async def test_nothing_is_said_after_the_final_event(speaks: Speaks) -> None:
     """Who is cut while he reads the last of a whole stream has read all of it."""
 
-    async def story(answer: Answer) -> None:
-        await begun(answer, beat=Shape.STREAM)
+    async def story(answer: Response) -> None:
+        await begun(answer, beat=ResponseKind.STREAM)
         await say(answer, speaks.event + speaks.final)
         await answer.fail(Shutdown(), "req_1")
 
@@ -251,8 +251,8 @@ async def test_nothing_is_said_after_the_final_event(speaks: Speaks) -> None:
 async def test_nor_after_a_line_that_was_all_there_was() -> None:
     """The same for what Ollama says in one piece."""
 
-    async def story(answer: Answer) -> None:
-        answer.beat(Shape.STREAM)
+    async def story(answer: Response) -> None:
+        answer.beat(ResponseKind.STREAM)
         await answer.whole(200, JSON, b'{"done":true}')
         await answer.fail(Shutdown(), "req_1")
 

@@ -15,7 +15,7 @@ from math import inf
 
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Decision, Head, Standing, is_doubtful, note
-from gateway.scheduler.request import Demand, Limits, Occupancy
+from gateway.scheduler.request import Limits, Occupancy, SlotRequest
 from gateway.scheduler.residency import Residency
 
 EPSILON = 1e-6
@@ -26,7 +26,7 @@ class Arrival:
     """A call: its answer takes ``seconds``; its caller leaves the queue after ``stays``."""
 
     at: float
-    demand: Demand
+    demand: SlotRequest
     seconds: float
     stays: float = inf
 
@@ -45,12 +45,12 @@ class Caller:
     left_at: float | None = None
 
     @property
-    def demand(self) -> Demand:
+    def demand(self) -> SlotRequest:
         return self.arrival.demand
 
     @property
     def give_up_at(self) -> float:
-        return self.arrived_at + self.demand.patience
+        return self.arrived_at + self.demand.client_timeout
 
     @property
     def hurries_at(self) -> float:
@@ -231,6 +231,6 @@ def is_urgent(head: Head, gpu: Gpu) -> bool:
     if is_doubtful(head, gpu.now):
         return False
     passed = head.passed_over_at
-    if passed is not None and gpu.now >= passed + gpu.limits.affinity_patience:
+    if passed is not None and gpu.now >= passed + gpu.limits.max_affinity_delay:
         return True
     return head.turn_at is not None and gpu.now >= head.hurries_at

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Admission, Demand, Limits, Memory
+from gateway.scheduler import Limits, Memory, Scheduler, SlotRequest
 from tests.models.virtual import now
 
 
@@ -15,32 +15,32 @@ def limits(**changes: Any) -> Limits:
     return Limits(**{"max_active": 1, "max_queued": 64, "max_queued_per_key": 16, **changes})
 
 
-def admission(*, memory: Memory | None = None, **changes: Any) -> Admission:
+def scheduler(*, memory: Memory | None = None, **changes: Any) -> Scheduler:
     """A queue on the loop's own clock, without chance in its advice."""
-    return Admission(limits(**changes), now=now, memory=memory, jitter=lambda: 0.0)
+    return Scheduler(limits(**changes), now=now, memory=memory, jitter=lambda: 0.0)
 
 
-def demand(key: str = "key", model: str = "model", **changes: Any) -> Demand:
+def demand(key: str = "key", model: str = "model", **changes: Any) -> SlotRequest:
     """A demand without caps of its own, and with all the time there is."""
     terms = {"model_max_active": 1000, "key_max_active": None, "queue_timeout": 300.0}
-    return Demand(key=key, model=model, **{**terms, **changes})
+    return SlotRequest(key=key, model=model, **{**terms, **changes})
 
 
 class Caller:
     """One call: it asks for its place at once, and holds it until ``finish``."""
 
-    def __init__(self, admission: Admission, wish: Demand) -> None:
+    def __init__(self, scheduler: Scheduler, wish: SlotRequest) -> None:
         self.wish = wish
         self.granted = False
         self.waited: float | None = None
         self._finish = asyncio.Event()
-        self._admission = admission
+        self._scheduler = scheduler
         self.task = asyncio.get_running_loop().create_task(self._call())
 
     async def _call(self) -> None:
-        async with self._admission.lease(self.wish) as lease:
+        async with self._scheduler.slot(self.wish) as slot:
             self.granted = True
-            self.waited = lease.waited
+            self.waited = slot.waited
             await self._finish.wait()
 
     def finish(self) -> None:
@@ -52,7 +52,7 @@ class Caller:
         return result
 
 
-async def come(queue: Admission, *wishes: Demand) -> list[Caller]:
+async def come(queue: Scheduler, *wishes: SlotRequest) -> list[Caller]:
     """Callers who arrive in this order, and have arrived."""
     callers = [Caller(queue, wish) for wish in wishes]
     await settled()
@@ -66,20 +66,20 @@ async def leave(*callers: Caller) -> None:
         await settled()
 
 
-async def refused(queue: Admission, wish: Demand) -> GatewayError:
+async def refused(queue: Scheduler, wish: SlotRequest) -> GatewayError:
     """What someone is told who comes now and gets no place."""
     with pytest.raises(GatewayError) as caught:
-        async with queue.lease(wish):
+        async with queue.slot(wish):
             pass
     return caught.value
 
 
 async def measured(
-    queue: Admission, seconds: float, count: int = 5, *, model: str = "model"
+    queue: Scheduler, seconds: float, count: int = 5, *, model: str = "model"
 ) -> None:
     """Let it learn that leases last ``seconds``."""
     for _ in range(count):
-        async with queue.lease(demand(model=model)):
+        async with queue.slot(demand(model=model)):
             await asyncio.sleep(seconds)
 
 

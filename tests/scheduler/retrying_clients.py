@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Admission
+from gateway.scheduler import Scheduler
 from tests.models.virtual import now
 
 from .requests import demand
@@ -26,7 +26,7 @@ class Kind:
 
     model: str
     seconds: float
-    patience: float
+    client_timeout: float
 
 
 WRITER = Kind("writer", 12.0, 600.0)
@@ -61,7 +61,7 @@ def chances(seed: str) -> random.Random:
 class Tenants:
     """``extend``: what keeps a caller alive while he waits keeps his read timeout from ending."""
 
-    queue: Admission
+    queue: Scheduler
     ollama: Ollama
     extend: bool
     chance: random.Random = field(default_factory=partial(chances, "callers"))
@@ -102,20 +102,20 @@ class Tenants:
         self.requests += 1
         asked_at = now()
         kind = ask.kind
-        patience = inf if self.extend else kind.patience
+        client_timeout = inf if self.extend else kind.client_timeout
         length = kind.seconds * (1 + self.spread * (2 * self.chance.random() - 1))
         wish = demand(
             ask.key,
             kind.model,
             model_max_active=1,
-            queue_timeout=min(300.0, patience),
-            patience=patience,
+            queue_timeout=min(300.0, client_timeout),
+            client_timeout=client_timeout,
             fingerprint=id(ask).to_bytes(8, "big"),
             retry=retry,
         )
         try:
-            async with asyncio.timeout(None if self.extend else kind.patience):
-                async with self.queue.lease(wish):
+            async with asyncio.timeout(None if self.extend else kind.client_timeout):
+                async with self.queue.slot(wish):
                     await self.ollama.answer(kind.model, length)
         except TimeoutError:
             self.left += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Admission, Demand, Limits, Residency
+from gateway.scheduler import Limits, Residency, Scheduler, SlotRequest
 from tests.models.virtual import now
 
 from .gpu import Arrival
@@ -62,7 +62,7 @@ class Ollama:
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """One call and what became of it: ``ok``, ``left``, or the code of a refusal."""
 
     arrival: Arrival
@@ -81,42 +81,42 @@ class House:
     limits: Limits
     ollama: Ollama
     insists: Callable[[], bool] = lambda: False
-    visits: list[Visit] = field(default_factory=list)
-    queue: Admission = field(init=False)
+    visits: list[RequestContext] = field(default_factory=list)
+    queue: Scheduler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Admission(self.limits, now=now, memory=self.ollama, jitter=lambda: 0.0)
+        self.queue = Scheduler(self.limits, now=now, memory=self.ollama, jitter=lambda: 0.0)
 
-    async def run(self, arrivals: Iterable[Arrival]) -> list[Visit]:
+    async def run(self, arrivals: Iterable[Arrival]) -> list[RequestContext]:
         began_at = now()
         async with asyncio.TaskGroup() as callers:
             for arrival in arrivals:
                 await asyncio.sleep(max(began_at + arrival.at - now(), 0.0))
-                callers.create_task(self._visit(arrival))
+                callers.create_task(self._context(arrival))
         return self.visits
 
-    async def _visit(self, arrival: Arrival) -> None:
-        visit = Visit(arrival, now())
-        self.visits.append(visit)
-        await self._try(visit, arrival.demand)
-        if visit.outcome == "deadline_unreachable" and visit.ended_at == visit.asked_at:
+    async def _context(self, arrival: Arrival) -> None:
+        context = RequestContext(arrival, now())
+        self.visits.append(context)
+        await self._try(context, arrival.demand)
+        if context.outcome == "deadline_unreachable" and context.ended_at == context.asked_at:
             if not self.insists():
                 return
-            visit.shadow = True
-            await self._try(visit, replace(arrival.demand, patience=inf, queue_timeout=1e6))
+            context.shadow = True
+            await self._try(context, replace(arrival.demand, client_timeout=inf, queue_timeout=1e6))
 
-    async def _try(self, visit: Visit, demand: Demand) -> None:
-        arrival = visit.arrival
-        patience = min(arrival.demand.patience, arrival.stays)
+    async def _try(self, context: RequestContext, demand: SlotRequest) -> None:
+        arrival = context.arrival
+        client_timeout = min(arrival.demand.client_timeout, arrival.stays)
         try:
-            async with asyncio.timeout(None if patience == inf else patience):
-                async with self.queue.lease(demand) as lease:
-                    visit.granted = True
-                    visit.foreseen = lease.foreseen.finish if lease.foreseen else None
+            async with asyncio.timeout(None if client_timeout == inf else client_timeout):
+                async with self.queue.slot(demand) as slot:
+                    context.granted = True
+                    context.foreseen = slot.foreseen.finish if slot.foreseen else None
                     await self.ollama.answer(demand.model, arrival.seconds)
-                    visit.outcome = "ok"
+                    context.outcome = "ok"
         except TimeoutError:
-            visit.outcome = "left"
+            context.outcome = "left"
         except GatewayError as error:
-            visit.outcome = error.code
-        visit.ended_at = now()
+            context.outcome = error.code
+        context.ended_at = now()

@@ -56,7 +56,7 @@ def test_no_more_keys_are_remembered_than_can_be() -> None:
 def test_it_knows_of_those_who_can_wait_for_much_less() -> None:
     """For two minutes after the last of them came."""
     traffic = Traffic()
-    traffic.add(demand(patience=60.0), 0.0)
+    traffic.add(demand(client_timeout=60.0), 0.0)
 
     assert traffic.has_shorter(300.0, 119.0)
     assert not traffic.has_shorter(300.0, 121.0)
@@ -80,7 +80,7 @@ def test_nothing_is_kept_for_models_whose_callers_can_wait_longer() -> None:
 
     assert traffic.part_of("m", 300.0, service, 0.0) == 1.0
 
-    traffic.add(demand("a", "n", patience=60.0), 0.0)
+    traffic.add(demand("a", "n", client_timeout=60.0), 0.0)
 
     assert traffic.part_of("n", 60.0, service, 0.0) == 1.0
     assert traffic.part_of("m", 300.0, service, 0.0) == pytest.approx(2 / 3)

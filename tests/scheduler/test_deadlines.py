@@ -12,18 +12,18 @@ from gateway.scheduler import Residency
 from tests.models.virtual import now, virtual_time
 
 from .gpu import Arrival
-from .requests import admission, come, demand, leave, limits, measured, refused
-from .simulated_queue import House, Ollama, Visit
+from .requests import come, demand, leave, limits, measured, refused, scheduler
+from .simulated_queue import House, Ollama, RequestContext
 
 
 @virtual_time
 async def test_one_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
     """Nine of ten seconds each before him, and thirty seconds of patience."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
     callers = await come(queue, *[demand()] * 10)
     asked_at = now()
-    error = await refused(queue, demand(patience=30.0))
+    error = await refused(queue, demand(client_timeout=30.0))
 
     assert isinstance(error, DeadlineUnreachable)
     assert now() == asked_at
@@ -35,18 +35,18 @@ async def test_one_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
 @virtual_time
 async def test_what_cannot_be_in_time_for_itself_is_no_reason_where_a_place_is_free() -> None:
     """It goes, and may be quicker than any before it."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
-    async with queue.lease(demand(patience=1.0)) as lease:
-        assert lease.waited == 0.0
+    async with queue.slot(demand(client_timeout=1.0)) as slot:
+        assert slot.waited == 0.0
 
 
 @virtual_time
 async def test_nobody_is_refused_because_of_two_answers() -> None:
     """Too few to know anything."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 100.0, 2)
-    callers = await come(queue, *[demand()] * 10, demand(patience=30.0))
+    callers = await come(queue, *[demand()] * 10, demand(client_timeout=30.0))
 
     assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
 
@@ -58,9 +58,9 @@ async def test_nobody_is_refused_because_of_two_answers() -> None:
 @virtual_time
 async def test_nobody_is_refused_because_of_another_models_answers() -> None:
     """A small model's first callers are not measured by a big one."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 100.0, 40)
-    callers = await come(queue, demand(), demand(model="small", patience=30.0))
+    callers = await come(queue, demand(), demand(model="small", client_timeout=30.0))
 
     assert repr(queue) == "<Admission 1/1 active, 1/64 queued>"
 
@@ -73,10 +73,10 @@ def test_a_cap_of_his_own_is_considered(caps: dict[str, Any]) -> None:
 
     @virtual_time
     async def run() -> None:
-        queue = admission(max_active=4)
+        queue = scheduler(max_active=4)
         await measured(queue, 10.0, 40)
         callers = await come(queue, *[demand(**caps)] * 5)
-        error = await refused(queue, demand(patience=30.0, **caps))
+        error = await refused(queue, demand(client_timeout=30.0, **caps))
 
         assert isinstance(error, DeadlineUnreachable)
 
@@ -88,11 +88,11 @@ def test_a_cap_of_his_own_is_considered(caps: dict[str, Any]) -> None:
 @virtual_time
 async def test_one_who_has_become_too_late_is_told_while_he_waits() -> None:
     """Ten seconds before the end of his patience, for that is what an answer takes."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 60)
     holder = await come(queue, demand())
     asked_at = now()
-    error = await refused(queue, demand(patience=60.0))
+    error = await refused(queue, demand(client_timeout=60.0))
 
     assert isinstance(error, DeadlineUnreachable)
     assert now() - asked_at == pytest.approx(50.0, abs=0.1)
@@ -103,11 +103,11 @@ async def test_one_who_has_become_too_late_is_told_while_he_waits() -> None:
 @virtual_time
 async def test_a_free_place_goes_to_one_who_can_still_make_it() -> None:
     """Whoever may well be late lets those behind him go first, in his own lane too."""
-    queue = admission()
+    queue = scheduler()
     for seconds in (8.0, 12.0) * 20:
         await measured(queue, seconds, 1)
     holder, doubtful, hopeful = await come(
-        queue, demand(), demand(patience=60.0), demand(patience=600.0)
+        queue, demand(), demand(client_timeout=60.0), demand(client_timeout=600.0)
     )
     await asyncio.sleep(49.0)
     await leave(holder)
@@ -124,20 +124,20 @@ async def test_a_free_place_goes_to_one_who_can_still_make_it() -> None:
 
 
 def calls(
-    count: int, every: float, seconds: float, patience: float, *, spread: float = 0.0
+    count: int, every: float, seconds: float, client_timeout: float, *, spread: float = 0.0
 ) -> list[Arrival]:
     chance = random.Random(1)  # noqa: S311 - the same calls each time
     at, found = 0.0, list[Arrival]()
     for _ in range(count):
         at += chance.expovariate(1 / every)
         length = seconds * exp(chance.gauss(-spread * spread / 2, spread))
-        wish = demand("k", "m", model_max_active=1, patience=patience)
+        wish = demand("k", "m", model_max_active=1, client_timeout=client_timeout)
         found.append(Arrival(at, wish, length))
     return found
 
 
-def run(arrivals: list[Arrival]) -> list[Visit]:
-    visits: list[Visit] = []
+def run(arrivals: list[Arrival]) -> list[RequestContext]:
+    visits: list[RequestContext] = []
 
     @virtual_time
     async def live() -> None:
@@ -152,7 +152,7 @@ def run(arrivals: list[Arrival]) -> list[Visit]:
     return visits
 
 
-def refused_on_arrival(visits: list[Visit]) -> list[Visit]:
+def refused_on_arrival(visits: list[RequestContext]) -> list[RequestContext]:
     return [one for one in visits if one.outcome != "ok" and one.ended_at - one.asked_at < 1]
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.scheduler import Admission, Residency
+from gateway.scheduler import Residency, Scheduler
 from tests.models.virtual import now, virtual_time
 
 from .requests import limits
@@ -25,7 +25,7 @@ def lived(load: float, *, extend: bool, seed: int = 1) -> Tenants:
     async def live() -> None:
         ollama = Ollama(Residency(max_loaded=1), load=LOAD)
         chance = chances("advice").random
-        queue = Admission(limits(max_active=2), now=now, memory=ollama, jitter=chance)
+        queue = Scheduler(limits(max_active=2), now=now, memory=ollama, jitter=chance)
         seen.append(Tenants(queue, ollama, extend=extend, spread=0.03))
         await seen[0].run(arrivals(load, SECONDS, seed=seed), SECONDS)
 

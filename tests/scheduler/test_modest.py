@@ -12,7 +12,7 @@ from tests.models.virtual import virtual_time
 from .gpu import Arrival
 from .requests import demand, limits
 from .retrying_clients import chances
-from .simulated_queue import House, Ollama, Visit
+from .simulated_queue import House, Ollama, RequestContext
 
 SECONDS, PERIOD, LOAD = 1500.0, 97.0, 8.0
 
@@ -59,8 +59,8 @@ def arrivals(scene: Scene) -> Sequence[Arrival]:
     return [*first, *sorted(calls + modest, key=lambda call: call.at)]
 
 
-def lived(scene: Scene) -> list[Visit]:
-    visits: list[Visit] = []
+def lived(scene: Scene) -> list[RequestContext]:
+    visits: list[RequestContext] = []
 
     @virtual_time
     async def live() -> None:
@@ -85,6 +85,6 @@ def test_a_modest_key_is_neither_refused_nor_kept_waiting(scene: Scene) -> None:
     longest = max(one.ended_at - one.asked_at - one.arrival.seconds for one in modest)
 
     assert {one.outcome for one in modest} == {"ok"}
-    assert longest <= turn + scene.seconds + LOAD + limits().affinity_patience
+    assert longest <= turn + scene.seconds + LOAD + limits().max_affinity_delay
     # And there was something to be refused for.
     assert sum(one.outcome != "ok" for one in greedy) > len(greedy) / 3

@@ -8,22 +8,26 @@ from math import exp, inf
 
 import pytest
 
-from gateway.scheduler import Demand, Residency
+from gateway.scheduler import Residency, SlotRequest
 from tests.models.virtual import virtual_time
 
 from .gpu import Arrival
 from .requests import demand, limits
-from .simulated_queue import House, Ollama, Visit
+from .simulated_queue import House, Ollama, RequestContext
 
 LOAD = 8.0
 
 
-def wish(model: str = "m", patience: float = inf, queue_timeout: float = 300.0) -> Demand:
-    timeout = min(queue_timeout, patience)
-    return demand("k", model, model_max_active=1, patience=patience, queue_timeout=timeout)
+def wish(
+    model: str = "m", client_timeout: float = inf, queue_timeout: float = 300.0
+) -> SlotRequest:
+    timeout = min(queue_timeout, client_timeout)
+    return demand(
+        "k", model, model_max_active=1, client_timeout=client_timeout, queue_timeout=timeout
+    )
 
 
-def at_once(at: float, *calls: tuple[Demand, float]) -> list[Arrival]:
+def at_once(at: float, *calls: tuple[SlotRequest, float]) -> list[Arrival]:
     """These calls, each with the seconds that its answer takes."""
     return [Arrival(at + place / 1000, one, seconds) for place, (one, seconds) in enumerate(calls)]
 
@@ -34,7 +38,7 @@ def one_by_one(seconds: float, count: int = 20) -> list[Arrival]:
 
 def outcomes(*arrivals: Arrival) -> list[str]:
     """What became of each on a GPU that holds one model."""
-    visits: list[Visit] = []
+    visits: list[RequestContext] = []
 
     @virtual_time
     async def live() -> None:
@@ -45,19 +49,19 @@ def outcomes(*arrivals: Arrival) -> list[str]:
     return [one.outcome for one in visits]
 
 
-@pytest.mark.parametrize("patience", [120.0, 300.0, inf])
-def test_ten_at_once_are_answered_whatever_was_learned_before(patience: float) -> None:
+@pytest.mark.parametrize("client_timeout", [120.0, 300.0, inf])
+def test_ten_at_once_are_answered_whatever_was_learned_before(client_timeout: float) -> None:
     """By a gateway that has learned nothing, and an hour later by one that has learned of them."""
-    ten = [(wish(patience=patience), 10.0)] * 10
+    ten = [(wish(client_timeout=client_timeout), 10.0)] * 10
     again = [call for hour in range(4) for call in at_once(3600.0 * hour, *ten)]
 
     assert set(outcomes(*again)) == {"ok"}
 
 
-@pytest.mark.parametrize("patience", [120.0, 600.0, inf])
-def test_ten_at_once_to_two_models_are_answered(patience: float) -> None:
+@pytest.mark.parametrize("client_timeout", [120.0, 600.0, inf])
+def test_ten_at_once_to_two_models_are_answered(client_timeout: float) -> None:
     """Every few minutes."""
-    ten = [(wish("writer", patience), 12.0), (wish("judge", patience), 6.0)] * 5
+    ten = [(wish("writer", client_timeout), 12.0), (wish("judge", client_timeout), 6.0)] * 5
     again = [call for turn in range(6) for call in at_once(300.0 * turn, *ten)]
 
     assert set(outcomes(*again)) == {"ok"}
@@ -71,11 +75,11 @@ def test_what_fits_into_the_queues_time_to_the_last_second_is_answered() -> None
 
 
 @pytest.mark.parametrize("outlier", [300.0, 1500.0])
-@pytest.mark.parametrize("patience", [60.0, 300.0, inf])
-def test_one_very_slow_answer_refuses_nobody(outlier: float, patience: float) -> None:
+@pytest.mark.parametrize("client_timeout", [60.0, 300.0, inf])
+def test_one_very_slow_answer_refuses_nobody(outlier: float, client_timeout: float) -> None:
     """It may be the only one."""
     slow = Arrival(600.0, wish(), outlier)
-    ten = at_once(2500.0, *[(wish(patience=patience), 5.0)] * 10)
+    ten = at_once(2500.0, *[(wish(client_timeout=client_timeout), 5.0)] * 10)
 
     assert set(outcomes(*one_by_one(5.0), slow, *ten)) == {"ok"}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Decision, Standing, decide, note
-from gateway.scheduler.request import Demand, Occupancy
+from gateway.scheduler.request import Occupancy, SlotRequest
 from gateway.scheduler.residency import Residency
 
 from .requests import demand, limits
@@ -19,7 +19,7 @@ ONE = Residency(frozenset("m"), max_loaded=1)
 
 @dataclass(eq=False)
 class Head:
-    demand: Demand
+    demand: SlotRequest
     arrived_at: float = 0.0
     passed_over_at: float | None = None
     turn_at: float | None = None
@@ -38,7 +38,7 @@ def head(key: str = "a", model: str = "m", *, at: float = 0.0, **changes: Any) -
 
 def next_of(
     *heads: Head,
-    at_work: tuple[Demand, ...] = (),
+    at_work: tuple[SlotRequest, ...] = (),
     view: Residency = ONE,
     accounts: dict[str, float] | None = None,
     now: float = 100.0,
@@ -138,7 +138,7 @@ def test_without_patience_nobody_is_passed_over() -> None:
     """The order is then by fair share alone."""
     other, loaded = head("a", "n", at=1.0), head("b", "m", at=2.0)
 
-    assert next_of(other, loaded, affinity_patience=0.0).waiter is other
+    assert next_of(other, loaded, max_affinity_delay=0.0).waiter is other
 
 
 def test_of_two_whose_patience_has_ended_the_first_to_come_goes() -> None:
@@ -219,8 +219,8 @@ def test_batch_that_has_waited_long_enough_counts_as_interactive() -> None:
     """So it never starves."""
     batch, other = head("a", batch=True), head("b", at=1.0)
 
-    assert next_of(batch, other, batch_patience=99.0).waiter is batch
-    assert next_of(batch, other, batch_patience=101.0).waiter is other
+    assert next_of(batch, other, max_batch_delay=99.0).waiter is batch
+    assert next_of(batch, other, max_batch_delay=101.0).waiter is other
 
 
 def test_one_who_may_well_be_late_lets_others_go_first() -> None:
@@ -302,7 +302,7 @@ AT_WORK = st.lists(st.builds(demand, st.sampled_from("abc"), st.sampled_from("mn
 
 @given(HEADS, AT_WORK, VIEWS)
 def test_whoever_goes_fits_and_drives_nobody_out(
-    heads: list[Head], at_work: list[Demand], view: Residency
+    heads: list[Head], at_work: list[SlotRequest], view: Residency
 ) -> None:
     """Whatever the state; and to ask again is never in the past."""
     occupancy = Occupancy()

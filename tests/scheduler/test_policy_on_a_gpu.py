@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.scheduler.policy import decide
-from gateway.scheduler.request import Demand, Limits
+from gateway.scheduler.request import Limits, SlotRequest
 from gateway.scheduler.residency import Residency
 
 from .gpu import EPSILON, Arrival, Caller, Gpu, Order, first_come, is_urgent
@@ -20,7 +20,7 @@ SECONDS = st.floats(0.5, 20.0)
 ALL_LOADED = Residency(max_loaded=len(MODELS))
 
 
-def wish(key: str, model: str, **changes: float) -> Demand:
+def wish(key: str, model: str, **changes: float) -> SlotRequest:
     weight, most, batch = KEYS[key]
     cap = 2 if model == "n" else 1
     return demand(
@@ -43,7 +43,7 @@ WISHES = st.builds(
     wish,
     st.sampled_from(sorted(KEYS)),
     st.sampled_from(MODELS),
-    patience=st.sampled_from([inf, 15.0, 60.0]),
+    client_timeout=st.sampled_from([inf, 15.0, 60.0]),
     delay=st.sampled_from([0.0, 0.0, 0.0, 2.0]),
 )
 ARRIVALS = st.lists(
@@ -59,8 +59,8 @@ ARRIVALS = st.lists(
 LIMITS = st.builds(
     limits,
     max_active=st.integers(1, 4),
-    affinity_patience=st.sampled_from([0.0, 5.0, 30.0]),
-    batch_patience=st.sampled_from([10.0, 120.0]),
+    max_affinity_delay=st.sampled_from([0.0, 5.0, 30.0]),
+    max_batch_delay=st.sampled_from([10.0, 120.0]),
 )
 VIEWS = st.sampled_from(
     [
@@ -161,7 +161,7 @@ def test_one_call_against_an_endless_stream_waits_one_patience_one_answer_and_on
 
     busy = [Arrival(0.0, demand("busy", "m", model_max_active=1), 2.0)] * 8
     single = Arrival(5.0, demand("single", "n", model_max_active=1), 2.0)
-    terms = limits(max_active=2, affinity_patience=30.0)
+    terms = limits(max_active=2, max_affinity_delay=30.0)
     gpu = Gpu(terms, Residency(max_loaded=1), order=decide, load=8.0, after=again)
     gpu.run([*busy, single], until=300.0)
     (caller,) = (one for one in gpu.callers if one.demand.key == "single")
@@ -216,7 +216,7 @@ def closed_loop(order: Order, *, places: int, fitting: int = 1, keys: int = 1) -
     def after(caller: Caller, now: float) -> Arrival:
         return call(caller.demand.key, "n" if caller.demand.model == "m" else "m", now)
 
-    terms = limits(max_active=places, affinity_patience=PATIENCE)
+    terms = limits(max_active=places, max_affinity_delay=PATIENCE)
     gpu = Gpu(terms, Residency(max_loaded=fitting), order=order, load=LOAD, after=after)
     first = [call(f"k{number % keys}", "mn"[number % 2], number / 1000) for number in range(10)]
     return gpu.run(first, until=4000.0)

@@ -75,7 +75,7 @@ def test_places_share_the_work_as_far_as_memory_lets_them() -> None:
     lanes = (waiting(4), waiting(4, model="n"))
 
     assert foreseen(mine(), *lanes, max_active=2).wait == 50.0
-    assert foreseen(mine(), *lanes, view=ONE, affinity_patience=0.0).wait == 90.0
+    assert foreseen(mine(), *lanes, view=ONE, max_affinity_delay=0.0).wait == 90.0
 
 
 def test_a_models_cap_and_a_keys_cap_are_waited_for() -> None:
@@ -92,7 +92,7 @@ def test_loads_are_waited_for() -> None:
     other = waiting(1, "b", "n")
 
     assert foreseen(mine(), service=service, view=ONE).finish == 20.0
-    assert foreseen(mine(), other, service=service, view=ONE, affinity_patience=0.0).finish == 46.0
+    assert foreseen(mine(), other, service=service, view=ONE, max_affinity_delay=0.0).finish == 46.0
     assert foreseen(mine(local=False), service=service, view=ONE).wait == 10.0
 
 
@@ -119,7 +119,7 @@ def test_a_newcomers_hurry_moves_no_swap_that_is_not_due() -> None:
     service = steady(m=10.0, n=10.0, load=8.0)
 
     def finish(swapped_at: float) -> float:
-        (other,) = waiting(1, "b", "n", at=50.0, patience=60.0, needs=28.0)
+        (other,) = waiting(1, "b", "n", at=50.0, client_timeout=60.0, needs=28.0)
         lanes = (waiting(9),)
         return foreseen(other, *lanes, service=service, view=ONE, swapped_at=swapped_at).finish
 
@@ -204,7 +204,7 @@ def test_what_is_certain_is_never_more_than_what_is_expected(
     lanes: list[tuple[int, str, str]],
     view: Residency,
     places: int,
-    patience: float,
+    client_timeout: float,
 ) -> None:
     """Nobody is refused for a wait that is longer than what he is told."""
     service = ServiceTimes()
@@ -212,7 +212,7 @@ def test_what_is_certain_is_never_more_than_what_is_expected(
         service.add("m", each, resident=True)
         service.add("n", each / 2, resident=True)
     crowd = [waiting(*lane) for lane in lanes if lane[1:] != ("a", "m")]
-    newcomer = mine(patience=patience)
+    newcomer = mine(client_timeout=client_timeout)
     found = foreseen(newcomer, *crowd, service=service, view=view, max_active=places)
 
     assert 0.0 <= found.quick_wait <= found.wait

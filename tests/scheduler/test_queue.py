@@ -119,7 +119,7 @@ async def test_a_queue_lasts_in_which_somebody_has_waited_for_two_minutes() -> N
 
 async def test_it_knows_until_when_all_stay() -> None:
     """Also after the first who would have gone has left."""
-    short, long = waiter(patience=60.0), waiter("b", queue_timeout=100.0)
+    short, long = waiter(client_timeout=60.0), waiter("b", queue_timeout=100.0)
     waiting = queue(short, long)
 
     assert waiting.all_stay_until(60.0)
@@ -129,7 +129,7 @@ async def test_it_knows_until_when_all_stay() -> None:
     assert waiting.all_stay_until(100.0)
     assert not waiting.all_stay_until(101.0)
 
-    waiting.add(waiter(patience=5.0))
+    waiting.add(waiter(client_timeout=5.0))
     assert not waiting.all_stay_until(6.0)
 
 

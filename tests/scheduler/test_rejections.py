@@ -8,7 +8,7 @@ from gateway.scheduler.prediction import Prediction
 
 from .requests import demand
 
-WISH = demand(queue_timeout=30.0, patience=20.0)
+WISH = demand(queue_timeout=30.0, client_timeout=20.0)
 
 
 def prediction(*, known: bool = True, wait: float = 24.0) -> Prediction:

@@ -10,7 +10,7 @@ from gateway.scheduler import Place, Snapshot
 from gateway.scheduler.snapshot import LaneState
 from tests.models.virtual import now, virtual_time
 
-from .requests import Caller, admission, come, demand, leave, measured, refused, settled
+from .requests import Caller, come, demand, leave, measured, refused, scheduler, settled
 
 # Places.
 
@@ -18,9 +18,9 @@ from .requests import Caller, admission, come, demand, leave, measured, refused,
 @virtual_time
 async def test_a_free_place_is_had_at_once() -> None:
     """Without a turn of the loop, and with no wait to tell of."""
-    queue = admission()
-    async with queue.lease(demand()) as lease:
-        assert lease.waited == 0.0
+    queue = scheduler()
+    async with queue.slot(demand()) as slot:
+        assert slot.waited == 0.0
         assert repr(queue) == "<Admission 1/1 active, 0/64 queued>"
 
     assert repr(queue) == "<Admission 0/1 active, 0/64 queued>"
@@ -30,7 +30,7 @@ async def test_a_free_place_is_had_at_once() -> None:
 @virtual_time
 async def test_its_repr_tells_places_and_queue() -> None:
     """What tests and people read: taken of all, waiting of most."""
-    queue = admission(max_active=2)
+    queue = scheduler(max_active=2)
     callers = await come(queue, *[demand()] * 7)
 
     assert repr(queue) == "<Admission 2/2 active, 5/64 queued>"
@@ -43,7 +43,7 @@ async def test_its_repr_tells_places_and_queue() -> None:
 @virtual_time
 async def test_those_who_wait_go_in_the_order_in_which_they_came() -> None:
     """One place, five callers: each gets it after the one before him."""
-    queue = admission()
+    queue = scheduler()
     callers = await come(queue, *[demand(key) for key in "abcde"])
     for place, caller in enumerate(callers):
         assert [one.granted for one in callers] == [i <= place for i in range(5)]
@@ -56,7 +56,7 @@ async def test_those_who_wait_go_in_the_order_in_which_they_came() -> None:
 @virtual_time
 async def test_one_at_his_models_cap_does_not_hold_up_others() -> None:
     """Nothing is held while waiting: the place goes to whoever can use it."""
-    queue = admission(max_active=2)
+    queue = scheduler(max_active=2)
     first, same, other = await come(
         queue,
         demand("a", "m", model_max_active=1),
@@ -78,7 +78,7 @@ async def test_one_at_his_models_cap_does_not_hold_up_others() -> None:
 @virtual_time
 async def test_a_keys_own_cap_makes_its_calls_wait_and_refuses_none() -> None:
     """Its second call waits although there is room; another key's does not."""
-    queue = admission(max_active=3)
+    queue = scheduler(max_active=3)
     mine = demand("mine", key_max_active=1)
     first, second, other = await come(queue, mine, mine, demand("other"))
 
@@ -92,7 +92,7 @@ async def test_a_keys_own_cap_makes_its_calls_wait_and_refuses_none() -> None:
 @virtual_time
 async def test_all_three_caps_are_looked_at_together() -> None:
     """One who fits the model but not the key takes nothing of the model while he waits."""
-    queue = admission(max_active=3)
+    queue = scheduler(max_active=3)
     busy, waiting, passing = await come(
         queue,
         demand("a", "m", model_max_active=1, key_max_active=1),
@@ -108,7 +108,7 @@ async def test_all_three_caps_are_looked_at_together() -> None:
 @virtual_time
 async def test_the_wait_is_told() -> None:
     """From asking to the grant, in seconds."""
-    queue = admission()
+    queue = scheduler()
     first, second = await come(queue, demand(), demand())
     await asyncio.sleep(7)
     await leave(first)
@@ -121,9 +121,9 @@ async def test_the_wait_is_told() -> None:
 @virtual_time
 async def test_a_call_that_fails_gives_its_place_back() -> None:
     """However the block ends."""
-    queue = admission()
+    queue = scheduler()
     with pytest.raises(ZeroDivisionError):
-        async with queue.lease(demand()):
+        async with queue.slot(demand()):
             raise ZeroDivisionError
 
     assert queue.idle
@@ -132,7 +132,7 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
 @virtual_time
 async def test_a_snapshot_tells_who_holds_and_who_waits() -> None:
     """By model, and by lane with how long its first has waited."""
-    queue = admission(max_active=2)
+    queue = scheduler(max_active=2)
     callers = await come(queue, demand(model="m"), demand(model="n"), demand(model="m"))
     await asyncio.sleep(4)
 
@@ -151,37 +151,37 @@ async def test_a_snapshot_tells_who_holds_and_who_waits() -> None:
 @virtual_time
 async def test_one_who_waits_is_told_where_he_stands() -> None:
     """Of two keys, the second call of one is the third to go; nothing before and after."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
     holder, *_ = callers = await come(queue, demand("a"), demand("b"), demand("c"))
-    lease = queue.lease(demand("b"))
-    before = lease.place()
-    task = asyncio.get_running_loop().create_task(lease.__aenter__())
+    slot = queue.slot(demand("b"))
+    before = slot.place()
+    task = asyncio.get_running_loop().create_task(slot.__aenter__())
     await settled()
 
     assert before is None
-    assert lease.place() == Place(3, 30.0)
+    assert slot.place() == Place(3, 30.0)
 
     await asyncio.sleep(10.0)
     await leave(holder)
-    assert lease.place() == Place(2, 20.0)
+    assert slot.place() == Place(2, 20.0)
 
     await leave(*callers[1:])
     await task
-    assert lease.place() is None
-    await lease.__aexit__(None, None, None)
+    assert slot.place() is None
+    await slot.__aexit__(None, None, None)
 
 
 @virtual_time
 async def test_one_who_was_refused_stands_nowhere() -> None:
     """While he waited, too."""
-    queue = admission()
+    queue = scheduler()
     holder = await come(queue, demand())
-    lease = queue.lease(demand(queue_timeout=5.0))
+    slot = queue.slot(demand(queue_timeout=5.0))
     with pytest.raises(QueueTimeout):
-        await lease.__aenter__()
+        await slot.__aenter__()
 
-    assert lease.place() is None
+    assert slot.place() is None
 
     await leave(*holder)
 
@@ -189,7 +189,7 @@ async def test_one_who_was_refused_stands_nowhere() -> None:
 @virtual_time
 async def test_a_snapshot_tells_when_the_last_of_a_lane_will_go() -> None:
     """Ten seconds each: the one at work, and two before him."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
     callers = await come(queue, *[demand("a")] * 4)
 
@@ -204,7 +204,7 @@ async def test_a_snapshot_tells_when_the_last_of_a_lane_will_go() -> None:
 @virtual_time
 async def test_a_full_queue_refuses_with_503() -> None:
     """The queue's bound is everybody's; the advice comes with it."""
-    queue = admission(max_queued=2, max_queued_per_key=2)
+    queue = scheduler(max_queued=2, max_queued_per_key=2)
     callers = await come(queue, demand("a"), demand("b"), demand("c"))
     error = await refused(queue, demand("d"))
 
@@ -218,7 +218,7 @@ async def test_a_full_queue_refuses_with_503() -> None:
 @virtual_time
 async def test_a_key_with_too_many_waiting_is_told_so_with_429() -> None:
     """One key cannot fill the queue: others still find room in it."""
-    queue = admission(max_queued=64, max_queued_per_key=2)
+    queue = scheduler(max_queued=64, max_queued_per_key=2)
     callers = await come(queue, *[demand("greedy")] * 3)
     error = await refused(queue, demand("greedy"))
 
@@ -234,18 +234,18 @@ async def test_a_key_with_too_many_waiting_is_told_so_with_429() -> None:
 @virtual_time
 async def test_where_nobody_may_wait_a_free_place_is_still_had() -> None:
     """``max_queued`` 0: now or never."""
-    queue = admission(max_queued=0, max_queued_per_key=0)
-    async with queue.lease(demand()):
+    queue = scheduler(max_queued=0, max_queued_per_key=0)
+    async with queue.slot(demand()):
         assert isinstance(await refused(queue, demand()), GatewayError)
 
-    async with queue.lease(demand()):
+    async with queue.slot(demand()):
         pass
 
 
 @virtual_time
 async def test_one_who_waited_makes_room_in_the_queue() -> None:
     """Bounds count those who wait now, for all and for a key."""
-    queue = admission(max_queued=1, max_queued_per_key=1)
+    queue = scheduler(max_queued=1, max_queued_per_key=1)
     first, second = await come(queue, demand(), demand())
     assert isinstance(await refused(queue, demand()), RateLimitExceeded)
 
@@ -262,7 +262,7 @@ async def test_one_who_waited_makes_room_in_the_queue() -> None:
 @virtual_time
 async def test_the_queue_timeout_is_kept_to_the_second() -> None:
     """By a timer of the waiter's own: nothing else has to happen."""
-    queue = admission()
+    queue = scheduler()
     holder = await come(queue, demand())
     asked_at = now()
     error = await refused(queue, demand(queue_timeout=12.0))
@@ -278,7 +278,7 @@ async def test_the_queue_timeout_is_kept_to_the_second() -> None:
 @virtual_time
 async def test_one_who_got_his_place_is_not_timed_out_afterwards() -> None:
     """The clock ends with the wait."""
-    queue = admission()
+    queue = scheduler()
     first, second = await come(queue, demand(), demand(queue_timeout=10.0))
     await leave(first)
     await asyncio.sleep(60)
@@ -292,7 +292,7 @@ async def test_one_who_got_his_place_is_not_timed_out_afterwards() -> None:
 @virtual_time
 async def test_one_who_is_timed_out_does_not_hold_up_the_next() -> None:
     """The place goes to the one behind him."""
-    queue = admission()
+    queue = scheduler()
     first, impatient, patient = await come(
         queue, demand(), demand(queue_timeout=1.0), demand(queue_timeout=60.0)
     )
@@ -311,7 +311,7 @@ async def test_one_who_is_timed_out_does_not_hold_up_the_next() -> None:
 @virtual_time
 async def test_a_wait_that_is_certainly_too_long_is_refused_on_arrival() -> None:
     """Ten seconds each, nine ahead, thirty to wait: he is told now, not in thirty seconds."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
     callers = await come(queue, *[demand()] * 10)
     asked_at = now()
@@ -328,7 +328,7 @@ async def test_a_wait_that_is_certainly_too_long_is_refused_on_arrival() -> None
 @virtual_time
 async def test_the_same_wait_is_not_refused_to_one_with_time() -> None:
     """His own ``queue_timeout`` decides."""
-    queue = admission()
+    queue = scheduler()
     await measured(queue, 10.0, 40)
     callers = await come(queue, *[demand()] * 10, demand(queue_timeout=200.0))
 
@@ -340,7 +340,7 @@ async def test_the_same_wait_is_not_refused_to_one_with_time() -> None:
 @virtual_time
 async def test_those_whom_one_passes_over_do_not_count_as_before_him() -> None:
     """Twelve wait for another model; he waits for one call alone and is not refused."""
-    queue = admission(max_active=2)
+    queue = scheduler(max_active=2)
     await measured(queue, 10.0, 40)
     crowded = demand("crowd", "crowded", model_max_active=1)
     mine = demand("mine", "quiet", model_max_active=1, queue_timeout=15.0)
@@ -359,7 +359,7 @@ async def test_those_whom_one_passes_over_do_not_count_as_before_him() -> None:
 @virtual_time
 async def test_retry_after_is_the_measured_lease_time_for_each_ahead() -> None:
     """Four seconds each; one that has just begun, two waiting: twelve."""
-    queue = admission(max_queued=2)
+    queue = scheduler(max_queued=2)
     await measured(queue, 4.0)
     callers = await come(queue, demand("a"), demand("b"), demand("c"))
     error = await refused(queue, demand("d"))
@@ -372,7 +372,7 @@ async def test_retry_after_is_the_measured_lease_time_for_each_ahead() -> None:
 @virtual_time
 async def test_retry_after_knows_that_a_model_has_fewer_places_than_all_have() -> None:
     """Four places, one for this model: those who wait for it wait one after another."""
-    queue = admission(max_active=4, max_queued=2)
+    queue = scheduler(max_active=4, max_queued=2)
     await measured(queue, 4.0)
     mine = demand(model="m", model_max_active=1)
     callers = await come(queue, mine, mine, mine)
@@ -383,14 +383,14 @@ async def test_retry_after_knows_that_a_model_has_fewer_places_than_all_have() -
     await leave(*callers)
 
 
-@pytest.mark.parametrize(("lease", "advice"), [(0.001, "1"), (1000.0, "60")])
-def test_retry_after_stays_between_one_second_and_sixty(lease: float, advice: str) -> None:
+@pytest.mark.parametrize(("slot", "advice"), [(0.001, "1"), (1000.0, "60")])
+def test_retry_after_stays_between_one_second_and_sixty(slot: float, advice: str) -> None:
     """Below one nobody waits; above sixty SDKs do not come back at all."""
 
     @virtual_time
     async def run() -> None:
-        queue = admission(max_queued=1, max_queued_per_key=1)
-        await measured(queue, lease)
+        queue = scheduler(max_queued=1, max_queued_per_key=1)
+        await measured(queue, slot)
         callers = await come(queue, demand("a"), demand("b"))
         error = await refused(queue, demand("c"))
 
@@ -407,7 +407,7 @@ def test_retry_after_stays_between_one_second_and_sixty(lease: float, advice: st
 @virtual_time
 async def test_a_drain_refuses_those_who_wait_and_those_who_come() -> None:
     """Those who hold places keep them."""
-    queue = admission()
+    queue = scheduler()
     holder, waiter = await come(queue, demand(), demand())
     queue.drain()
 
@@ -424,7 +424,7 @@ async def test_a_drain_refuses_those_who_wait_and_those_who_come() -> None:
 @virtual_time
 async def test_a_second_drain_changes_nothing() -> None:
     """It may be asked for twice."""
-    queue = admission()
+    queue = scheduler()
     queue.drain()
     queue.drain()
 
@@ -437,7 +437,7 @@ async def test_a_second_drain_changes_nothing() -> None:
 @virtual_time
 async def test_one_who_leaves_the_queue_is_forgotten() -> None:
     """He takes no place when his turn would have come."""
-    queue = admission()
+    queue = scheduler()
     first, gone, third = await come(queue, *[demand()] * 3)
     gone.task.cancel()
     await settled()
@@ -454,8 +454,8 @@ async def test_one_who_leaves_the_queue_is_forgotten() -> None:
 @virtual_time
 async def test_a_place_granted_to_one_who_leaves_in_the_same_turn_is_handed_on() -> None:
     """Granted, then cancelled before he could know: the next one gets it."""
-    queue = admission()
-    holder = queue.lease(demand())
+    queue = scheduler()
+    holder = queue.slot(demand())
     await holder.__aenter__()
     gone, following = await come(queue, demand(), demand())
     await holder.__aexit__(None, None, None)
@@ -471,8 +471,8 @@ async def test_a_place_granted_to_one_who_leaves_in_the_same_turn_is_handed_on()
 @virtual_time
 async def test_a_place_is_not_granted_to_one_who_has_just_left() -> None:
     """Cancelled, then a place comes free before he could go: the next one gets it."""
-    queue = admission()
-    holder = queue.lease(demand())
+    queue = scheduler()
+    holder = queue.slot(demand())
     await holder.__aenter__()
     gone, following = await come(queue, demand(), demand())
     gone.task.cancel()
@@ -491,7 +491,7 @@ def test_a_drain_and_a_cancellation_in_the_same_turn_leave_nothing(cancel_first:
 
     @virtual_time
     async def run() -> None:
-        queue = admission()
+        queue = scheduler()
         holder, gone, other = await come(queue, *[demand()] * 3)
         steps: list[Callable[[], object]] = [gone.task.cancel, queue.drain]
         for step in steps if cancel_first else reversed(steps):
@@ -509,7 +509,7 @@ def test_a_drain_and_a_cancellation_in_the_same_turn_leave_nothing(cancel_first:
 @virtual_time
 async def test_a_timeout_and_a_cancellation_in_the_same_turn_leave_nothing() -> None:
     """The timer finds one who is on his way out, and fails nobody."""
-    queue = admission()
+    queue = scheduler()
     failures: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failures.append(context))
@@ -528,7 +528,7 @@ async def test_a_timeout_and_a_cancellation_in_the_same_turn_leave_nothing() -> 
 @virtual_time
 async def test_a_holder_who_is_cancelled_hands_his_place_on() -> None:
     """Leaving while served is leaving."""
-    queue = admission()
+    queue = scheduler()
     first, second = await come(queue, demand(), demand())
     first.task.cancel()
     await settled()
@@ -542,7 +542,7 @@ async def test_a_holder_who_is_cancelled_hands_his_place_on() -> None:
 @virtual_time
 async def test_a_cancellation_before_the_first_step_takes_nothing() -> None:
     """A call that never began was never there."""
-    queue = admission()
+    queue = scheduler()
     caller = Caller(queue, demand())
     caller.task.cancel()
     await settled()
@@ -553,7 +553,7 @@ async def test_a_cancellation_before_the_first_step_takes_nothing() -> None:
 @virtual_time
 async def test_a_grant_that_holds_one_back_lets_those_behind_him_go() -> None:
     """A retry waits for its moment; then its first attempt begins, and it is not waited for."""
-    queue = admission(max_active=4)
+    queue = scheduler(max_active=4)
     retry = demand("a", "n", retry=True, first=True, delay=60.0, fingerprint=b"1")
     callers = await come(queue, retry, demand("a", "n"), demand("b", "m", fingerprint=b"1"))
 
@@ -567,7 +567,7 @@ async def test_a_grant_that_holds_one_back_lets_those_behind_him_go() -> None:
 @virtual_time
 async def test_in_a_long_queue_a_place_may_be_a_second_old() -> None:
     """To foresee it takes longer than anybody should wait for the answer."""
-    queue = admission(max_queued=300, max_queued_per_key=300)
+    queue = scheduler(max_queued=300, max_queued_per_key=300)
     await measured(queue, 1.0)
     callers = await come(queue, *[demand()] * 200)
     waiters = list(queue._waiting)

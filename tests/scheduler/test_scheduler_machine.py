@@ -27,7 +27,7 @@ from gateway.errors import (
     QueueTimeout,
     RateLimitExceeded,
 )
-from gateway.scheduler import Admission, Demand, Memory, Residency
+from gateway.scheduler import Memory, Residency, Scheduler, SlotRequest
 from gateway.scheduler.memory import NoMemory
 from gateway.scheduler.queue import Waiter
 from gateway.scheduler.request import Occupancy
@@ -42,7 +42,7 @@ WEIGHTS = {"free": 1.0, "capped": 2.0, "other": 0.5}
 KINDS: dict[str, dict[str, Any]] = {
     "usual": {},
     "batch": {"batch": True},
-    "impatient": {"patience": 70.0},
+    "impatient": {"client_timeout": 70.0},
     "retry": {"retry": True},
     "first": {"first": True},
     "later": {"first": True, "delay": 2.0, "retry": True},
@@ -87,7 +87,7 @@ class Crowd(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.queue = Admission(
+        self.queue = Scheduler(
             LIMITS, now=self.loop.time, memory=type(self).memory(), jitter=lambda: 0.0
         )
         self.callers: list[Caller] = []
@@ -109,17 +109,19 @@ class Crowd(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(sorted(KEYS)),
         model=st.sampled_from(sorted(MODELS)),
-        patience=st.sampled_from([1.0, 50.0, 1000.0]),
+        client_timeout=st.sampled_from([1.0, 50.0, 1000.0]),
         kind=st.sampled_from(sorted(KINDS)),
         fingerprint=st.sampled_from([b"1", b"2", b""]),
     )
-    def arrives(self, key: str, model: str, patience: float, kind: str, fingerprint: bytes) -> None:
+    def arrives(
+        self, key: str, model: str, client_timeout: float, kind: str, fingerprint: bytes
+    ) -> None:
         wish = demand(
             key,
             model,
             model_max_active=MODELS[model],
             key_max_active=KEYS[key],
-            queue_timeout=patience,
+            queue_timeout=client_timeout,
             weight=WEIGHTS[key],
             fingerprint=fingerprint,
             local=model != "far",
@@ -127,7 +129,7 @@ class Crowd(RuleBasedStateMachine):
         )
         self.loop.run_until_complete(self._arrive(wish))
 
-    async def _arrive(self, wish: Demand) -> None:
+    async def _arrive(self, wish: SlotRequest) -> None:
         self.callers.append(Caller(self.queue, wish))
 
     @precondition(lambda self: self.holders)
@@ -207,8 +209,8 @@ class Crowd(RuleBasedStateMachine):
         """His model can be loaded, and nobody in his lane waits for a later moment before him."""
         lane = self.queue._waiting._lanes[one.demand.key, one.demand.model]
         taken, now = self.queue._holders.occupancy, self.loop.time()
-        front = list(lane)[: lane.before(one) + 1]
-        if any(each.not_before > now and not taken.holds_back(each.demand) for each in front):
+        handler = list(lane)[: lane.before(one) + 1]
+        if any(each.not_before > now and not taken.holds_back(each.demand) for each in handler):
             return False
         in_memory = taken.in_memory
         residency = self.queue._memory.residency()
@@ -225,7 +227,7 @@ class Crowd(RuleBasedStateMachine):
 
     def _is_urgent(self, one: Waiter) -> bool:
         now, passed = self.loop.time(), one.passed_over_at
-        waited = passed is not None and now >= passed + LIMITS.affinity_patience
+        waited = passed is not None and now >= passed + LIMITS.max_affinity_delay
         return waited or (one.turn_at is not None and now >= one.hurries_at)
 
     @invariant()
@@ -233,7 +235,7 @@ class Crowd(RuleBasedStateMachine):
         passed_over: set[tuple[str, str]] = set()
         for caller in self.callers:
             kind = (caller.wish.key, caller.wish.model)
-            if caller.wish.retry or caller.wish.first or caller.wish.patience < inf:
+            if caller.wish.retry or caller.wish.first or caller.wish.client_timeout < inf:
                 continue
             if caller.granted:
                 assert kind not in passed_over

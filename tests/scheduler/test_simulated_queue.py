@@ -31,9 +31,9 @@ async def test_ten_callers_of_two_models_that_do_not_fit_together_are_answered()
         for number in range(10):
             callers.create_task(alternates(place, number, now() + 1000.0))
 
-    assert {visit.outcome for visit in place.visits} == {"ok"}
+    assert {context.outcome for context in place.visits} == {"ok"}
     assert len(place.visits) >= 300
-    assert max(visit.ended_at - visit.asked_at for visit in place.visits) <= 60.0
+    assert max(context.ended_at - context.asked_at for context in place.visits) <= 60.0
     assert place.queue.idle
 
 

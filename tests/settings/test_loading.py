@@ -147,16 +147,16 @@ def test_the_place_of_the_config_file_is_known_before_it_is_there(home: Path) ->
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     """Setting by setting, and it is known for each where it comes from."""
-    file = _write(tmp_path / "g.toml", "[admission]\nmax_active = 2\nmax_queued = 100")
-    environ = {"GATEWAY_ADMISSION__MAX_ACTIVE": "3", "GATEWAY_CLOCKS__CEILING": "1h"}
+    file = _write(tmp_path / "g.toml", "[scheduler]\nmax_active = 2\nmax_queued = 100")
+    environ = {"GATEWAY_SCHEDULER__MAX_ACTIVE": "3", "GATEWAY_TIMEOUTS__CEILING": "1h"}
 
     loaded = _load(file, environ)
 
-    admission, clocks = loaded.settings.admission, loaded.settings.clocks
-    assert (admission.max_active, admission.max_queued, clocks.ceiling) == (3, 100, 3_600.0)
-    assert loaded.sources["admission.max_active"] == "environment GATEWAY_ADMISSION__MAX_ACTIVE"
-    assert loaded.sources["admission.max_queued"] == f"file {file}"
-    assert loaded.sources["admission.max_queued_per_key"] == "default"
+    scheduler, timeouts = loaded.settings.scheduler, loaded.settings.timeouts
+    assert (scheduler.max_active, scheduler.max_queued, timeouts.ceiling) == (3, 100, 3_600.0)
+    assert loaded.sources["scheduler.max_active"] == "environment GATEWAY_SCHEDULER__MAX_ACTIVE"
+    assert loaded.sources["scheduler.max_queued"] == f"file {file}"
+    assert loaded.sources["scheduler.max_queued_per_key"] == "default"
 
 
 def test_the_process_environment_is_read_unless_another_is_given(

@@ -23,10 +23,10 @@ def _lines(folder: Path, text: str, environ: Mapping[str, str] | None = None) ->
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """One line for each, of file and environment, known and unknown names, single and together."""
     text = """
-        [clocks]
+        [timeouts]
         head_timeout = "soon"
         hed_timeout = 5
-        [admission]
+        [scheduler]
         max_queued = 8
         [[models]]
         total_timeout = 60
@@ -36,12 +36,12 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert _lines(tmp_path, text, environ) == [
         "GATEWAY_LOG__LEVLE is not a setting; did you mean GATEWAY_LOG__LEVEL? (environment)",
         (
-            "admission.max_queued_per_key = 16 (default) and admission.max_queued = 8 (file FILE): "
+            "scheduler.max_queued_per_key = 16 (default) and scheduler.max_queued = 8 (file FILE): "
             "one key cannot have more waiting than all together: lower the first or raise the "
             "second"
         ),
-        f'clocks.head_timeout = "soon" {SECONDS}"2h" (file FILE)',
-        "clocks.hed_timeout is not a setting; did you mean clocks.head_timeout? (file FILE)",
+        f'timeouts.head_timeout = "soon" {SECONDS}"2h" (file FILE)',
+        "timeouts.hed_timeout is not a setting; did you mean timeouts.head_timeout? (file FILE)",
         "models, entry 1: match is missing (file FILE)",
         (
             'log.level = "loud" must be "debug", "info", "warning" or "error" '
@@ -54,9 +54,9 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("[log]\ncolour = 1", "log.colour is not a setting; there are log.level, log.format"),
-        ("[clock]\na = 1", "clock is not a setting; did you mean clocks?"),
-        ("max_active = 1", "max_active is not a setting; did you mean admission.max_active?"),
-        ("[admission]\nttl = 5", "admission.ttl is not a setting; did you mean catalog.ttl?"),
+        ("[timeout]\na = 1", "timeout is not a setting; did you mean timeouts?"),
+        ("max_active = 1", "max_active is not a setting; did you mean scheduler.max_active?"),
+        ("[scheduler]\nttl = 5", "scheduler.ttl is not a setting; did you mean catalog.ttl?"),
         ("_env_file = 'x'", "_env_file is not a setting; there are listen, ollama, keys, "),
         (
             "[[models]]\nmatch = 'a'\ntotal_timout = 3",
@@ -75,7 +75,7 @@ def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("clocks = 5", "clocks must be a table, written as [clocks] (file FILE)"),
+        ("timeouts = 5", "timeouts must be a table, written as [timeouts] (file FILE)"),
         ("models = 5", "models must be a list of tables, written as [[models]] (file FILE)"),
         (
             "[models]\nmatch = 'a'",
@@ -117,9 +117,10 @@ def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str)
             ),
         ),
         (
-            "[clocks]\nfirst_byte_timeout = '2h'",
+            "[timeouts]\nfirst_byte_timeout = '2h'",
             (
-                "clocks.first_byte_timeout = 7200.0 (file FILE) and clocks.stream_total_timeout = "
+                "timeouts.first_byte_timeout = 7200.0 (file FILE) and "
+                "timeouts.stream_total_timeout = "
                 "1800.0 (default): the whole stream would end before"
             ),
         ),
@@ -226,7 +227,7 @@ def test_a_long_value_is_shortened(tmp_path: Path) -> None:
             "FILE, line 2, column 9: is not TOML: Invalid value; text and spans stand in quotes, ",
         ),
         (
-            "[clocks]\nceiling = 5m",
+            "[timeouts]\nceiling = 5m",
             (
                 "FILE, line 2, column 12: is not TOML: Expected newline or end of document after a "
                 "statement; text and spans stand in quotes, "

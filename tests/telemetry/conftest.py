@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gateway.telemetry.log import FOREIGN_LOGGERS
-from gateway.telemetry.record import Facts, Phase
+from gateway.telemetry.record import FinishedRequest, Phase
 
-MakeFacts = Callable[..., Facts]
+MakeFacts = Callable[..., FinishedRequest]
 
 
 @pytest.fixture
 def facts() -> MakeFacts:
-    def make(**changes: Any) -> Facts:
+    def make(**changes: Any) -> FinishedRequest:
         known: dict[str, Any] = {
             "request_id": "r-1",
             "method": "POST",
@@ -26,7 +26,7 @@ def facts() -> MakeFacts:
             "model": "llama3.2:1b",
             "status": 200,
         }
-        return Facts(**(known | changes))
+        return FinishedRequest(**(known | changes))
 
     return make
 

@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 
 from gateway import errors
 from gateway.telemetry.log import Lines, LogFormat, RequestLog, configure, make_logger, severity
-from gateway.telemetry.record import Facts, Phase
+from gateway.telemetry.record import FinishedRequest, Phase
 from gateway.telemetry.redaction import UNREADABLE
 from tests.telemetry.conftest import MakeFacts
 
@@ -33,8 +33,8 @@ def request_log(buffer: io.BytesIO, *, console: bool = False) -> RequestLog:
     return RequestLog(make_logger(Lines(buffer), level="info", log_format=form))
 
 
-def hostile_facts(text: str) -> Facts:
-    return Facts(
+def hostile_facts(text: str) -> FinishedRequest:
+    return FinishedRequest(
         request_id=text,
         method=text,
         route=text,
@@ -76,7 +76,7 @@ def test_a_request_becomes_one_json_line(buffer: io.BytesIO, lines: Read, facts:
 
 def test_hostile_facts_are_all_that_are_texts() -> None:
     """One that the log forgot would be written as it came."""
-    kinds = get_type_hints(Facts).items()
+    kinds = get_type_hints(FinishedRequest).items()
     texts = {name for name, kind in kinds if kind is str or str in get_args(kind)}
 
     assert texts == {name for name, told in asdict(hostile_facts("x")).items() if told == "x"}

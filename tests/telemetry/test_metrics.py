@@ -108,12 +108,12 @@ def test_heartbeats_and_what_followed_them_are_counted(metrics: Metrics, facts: 
     """How often answers are slow, and how often one that was failed."""
     metrics.observe(facts(heartbeats=3))
     metrics.observe(facts(heartbeats=2, outcome="upstream_timeout"))
-    metrics.observe(facts(retold=True, outcome="upstream_timeout"))
+    metrics.observe(facts(replayed=True, outcome="upstream_timeout"))
     metrics.observe(facts())
 
     labels = {"model": "llama3.2:1b", "key": "engramia"}
     assert samples(metrics, "gateway_heartbeats_total") == [(labels, 5.0)]
-    assert samples(metrics, "gateway_retold_failures_total") == [(labels, 1.0)]
+    assert samples(metrics, "gateway_replayed_failures_total") == [(labels, 1.0)]
 
 
 def test_callers_who_left_are_counted_by_phase(metrics: Metrics, facts: MakeFacts) -> None:

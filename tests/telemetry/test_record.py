@@ -8,14 +8,14 @@ from gateway.errors import (
     QueueFull,
     UpstreamIncomplete,
 )
-from gateway.telemetry.record import MAX_ERROR, MAX_WORD, Exchange, Facts, Phase
+from gateway.telemetry.record import MAX_ERROR, MAX_WORD, FinishedRequest, Phase, RequestRecord
 
 SECRET = "ogw_Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz0123"
 
 
-def begun(**known: Any) -> Exchange:
+def begun(**known: Any) -> RequestRecord:
     facts: dict[str, Any] = {"request_id": "r-1", "method": "POST", "started": 100.0}
-    return Exchange(**(facts | known))
+    return RequestRecord(**(facts | known))
 
 
 def test_a_whole_answer_is_ok() -> None:
@@ -33,9 +33,9 @@ def test_an_error_of_ollama_that_was_passed_on_is_named_after_its_class(
     upstream_status: int, outcome: str
 ) -> None:
     """Ollama's own 4xx and 5xx are outcomes of their own, though the gateway did its part."""
-    exchange = begun(phase=Phase.DONE, status=upstream_status, upstream_status=upstream_status)
+    record = begun(phase=Phase.DONE, status=upstream_status, upstream_status=upstream_status)
 
-    assert outcome == exchange.finish(101.0).outcome
+    assert outcome == record.finish(101.0).outcome
 
 
 def test_an_exchange_that_nobody_ended_is_a_bug() -> None:
@@ -47,11 +47,11 @@ def test_an_exchange_that_nobody_ended_is_a_bug() -> None:
 
 def test_a_failure_before_the_answer_gives_its_code_status_and_message() -> None:
     """The error's own words stand in the log line."""
-    exchange = begun(phase=Phase.QUEUE)
+    record = begun(phase=Phase.QUEUE)
 
-    exchange.fail(QueueFull("64 requests wait already."))
+    record.fail(QueueFull("64 requests wait already."))
 
-    facts = exchange.finish(100.5)
+    facts = record.finish(100.5)
     assert (
         facts.outcome,
         facts.status,
@@ -62,48 +62,48 @@ def test_a_failure_before_the_answer_gives_its_code_status_and_message() -> None
 
 def test_a_late_failure_keeps_the_status_that_was_sent() -> None:
     """After the first byte the status is gone; the outcome tells the truth."""
-    exchange = begun(phase=Phase.RELAY, status=200)
+    record = begun(phase=Phase.RELAY, status=200)
 
-    exchange.fail(UpstreamIncomplete())
+    record.fail(UpstreamIncomplete())
 
-    facts = exchange.finish(101.0)
+    facts = record.finish(101.0)
     assert (facts.outcome, facts.status) == ("upstream_incomplete", 200)
 
 
 def test_a_caller_who_left_is_logged_as_499_even_after_the_first_byte() -> None:
     """Nobody saw a whole answer with this status."""
-    exchange = begun(phase=Phase.RELAY, status=200)
+    record = begun(phase=Phase.RELAY, status=200)
 
-    exchange.fail(ClientDisconnected())
+    record.fail(ClientDisconnected())
 
-    assert exchange.finish(101.0).status == 499
+    assert record.finish(101.0).status == 499
 
 
 def test_the_first_failure_is_the_cause() -> None:
     """That the caller hangs up after a cut must not hide why it was cut."""
-    exchange = begun(phase=Phase.RELAY, status=200)
+    record = begun(phase=Phase.RELAY, status=200)
 
-    exchange.fail(UpstreamIncomplete("The runner died."))
-    exchange.fail(ClientDisconnected())
+    record.fail(UpstreamIncomplete("The runner died."))
+    record.fail(ClientDisconnected())
 
-    facts = exchange.finish(101.0)
+    facts = record.finish(101.0)
     assert (facts.outcome, facts.error) == ("upstream_incomplete", "The runner died.")
 
 
 def test_words_of_ollama_are_kept_before_ours() -> None:
     """The owner looks for what Ollama said."""
-    exchange = begun(error="llama runner process has terminated")
+    record = begun(error="llama runner process has terminated")
 
-    exchange.fail(UpstreamIncomplete())
+    record.fail(UpstreamIncomplete())
 
-    assert exchange.finish(101.0).error == "llama runner process has terminated"
+    assert record.finish(101.0).error == "llama runner process has terminated"
 
 
 def test_an_error_is_one_short_line_without_secrets() -> None:
     """Ollama can echo what a caller sent, in any length."""
-    exchange = begun(error=f"line\none \x1b[31m {SECRET}\x00 " + "x" * 1_000_000)
+    record = begun(error=f"line\none \x1b[31m {SECRET}\x00 " + "x" * 1_000_000)
 
-    error = exchange.finish(101.0).error
+    error = record.finish(101.0).error
 
     assert error is not None
     assert error.startswith("line one [31m [key] xxx")
@@ -125,9 +125,9 @@ def test_what_a_caller_chose_is_cut_and_cleaned() -> None:
 
 def test_time_to_first_token_counts_from_the_head() -> None:
     """It is what the caller felt: the queue is part of it."""
-    exchange = begun(streaming=True, queue_wait=2.0, first_byte_at=103.5)
+    record = begun(streaming=True, queue_wait=2.0, first_byte_at=103.5)
 
-    assert exchange.finish(110.0).time_to_first_token == 3.5
+    assert record.finish(110.0).time_to_first_token == 3.5
 
 
 def test_only_streams_have_a_time_to_first_token() -> None:
@@ -171,15 +171,15 @@ def test_present_leaves_out_what_is_absent_and_rounds_times() -> None:
 
 def test_present_knows_every_fact() -> None:
     """A fact that were forgotten there would be in no log."""
-    everything: dict[str, Any] = dict.fromkeys(Facts.__struct_fields__, 1)
+    everything: dict[str, Any] = dict.fromkeys(FinishedRequest.__struct_fields__, 1)
 
-    assert set(everything) == set(Facts(**everything).present())
+    assert set(everything) == set(FinishedRequest(**everything).present())
 
 
 def test_a_failure_without_words_of_its_own_has_no_error() -> None:
     """Absent, not empty."""
-    exchange = begun()
+    record = begun()
 
-    exchange.fail(ModelNotFound())
+    record.fail(ModelNotFound())
 
-    assert exchange.finish(101.0).error is None
+    assert record.finish(101.0).error is None

@@ -2,7 +2,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from gateway.telemetry import Exchange, Facts, Phase, Telemetry
+from gateway.telemetry import FinishedRequest, Phase, RequestRecord, Telemetry
 from gateway.telemetry.log import Lines, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
@@ -10,15 +10,15 @@ from tests.telemetry.conftest import MakeFacts
 
 
 class Failing:
-    def observe(self, facts: Facts) -> None:
+    def observe(self, facts: FinishedRequest) -> None:
         raise RuntimeError(facts.request_id)
 
 
 class Noting:
     def __init__(self) -> None:
-        self.seen: list[Facts] = []
+        self.seen: list[FinishedRequest] = []
 
-    def observe(self, facts: Facts) -> None:
+    def observe(self, facts: FinishedRequest) -> None:
         self.seen.append(facts)
 
 
@@ -52,10 +52,10 @@ def test_one_exchange_reaches_log_metrics_and_memory(
     metrics, recent = Metrics(snapshot=Gauges, version="1"), Recent()
     log = RequestLog(make_logger(Lines(buffer), level="info", log_format="json"))
     telemetry = Telemetry(log, metrics, recent)
-    exchange = Exchange(request_id="r-7", method="GET", started=10.0, route="/v1/models")
-    exchange.phase, exchange.status = Phase.DONE, 200
+    record = RequestRecord(request_id="r-7", method="GET", started=10.0, route="/v1/models")
+    record.phase, record.status = Phase.DONE, 200
 
-    telemetry.finished(exchange.finish(10.002))
+    telemetry.finished(record.finish(10.002))
 
     assert [line["request_id"] for line in lines()] == ["r-7"]
     assert b'gateway_requests_total{key="none",model="",outcome="ok"' in metrics.exposition("")[0]

@@ -6,14 +6,14 @@ from typing import Any
 
 from yarl import URL
 
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream import Outgoing, Upstream
 
 GET = Outgoing("GET", "/api/tags")
 POST = Outgoing("POST", "/v1/chat/completions", b'{"model":"m"}', "req_1")
 
 
-def clocks(**changes: Any) -> CallClocks:
+def timeouts(**changes: Any) -> RequestTimeouts:
     """Clocks of which none rings in a test that did not ask for it."""
     long = {
         "queue_timeout": 30.0,
@@ -23,7 +23,7 @@ def clocks(**changes: Any) -> CallClocks:
         "total_timeout": 30.0,
         "write_timeout": 30.0,
     }
-    return CallClocks(**{**long, **changes})
+    return RequestTimeouts(**{**long, **changes})
 
 
 @asynccontextmanager
@@ -38,4 +38,4 @@ async def upstream_at(url: URL) -> AsyncIterator[Upstream]:
 
 async def ask(upstream: Upstream, request: Outgoing = POST, **changes: Any) -> tuple[int, bytes]:
     """Status and whole body of one request."""
-    return await upstream.fetch(request, clocks(**changes))
+    return await upstream.fetch(request, timeouts(**changes))

@@ -9,7 +9,7 @@ from yarl import URL
 from gateway.errors import UpstreamProtocolError
 from gateway.upstream import Outgoing, Probes, Upstream, client
 
-from .asking import GET, POST, ask, clocks, upstream_at
+from .asking import GET, POST, ask, timeouts, upstream_at
 from .scripted import Line, Scripted
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -111,7 +111,7 @@ async def test_the_head_is_given_before_the_body_has_come(
 
     opened = asyncio.Event()
     server.script = script
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         assert (reply.status, reply.header("content-type")) == (200, "text/x")
         assert (reply.first_byte_at, reply.content_length) == (None, None)
 
@@ -136,7 +136,7 @@ async def test_every_chunk_can_be_read_as_soon_as_it_is_there(
 
     read = asyncio.Event()
     server.script = script
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         for number in range(5):
             assert await reply.read() == b"%d" % number
             read.set()
@@ -178,7 +178,7 @@ async def test_leaving_early_closes_the_connection_at_once(
 
     gone = asyncio.Event()
     server.script = script
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         await reply.read()
     async with asyncio.timeout(1):
         await gone.wait()
@@ -222,9 +222,9 @@ async def test_leaving_after_the_end_keeps_the_connection(
     server: Scripted, upstream: Upstream
 ) -> None:
     """A whole reply that nobody read to its end was whole all the same."""
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         await reply.read()
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         assert reply.complete
 
     assert server.connections == 1

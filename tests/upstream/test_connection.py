@@ -13,7 +13,7 @@ from gateway.errors import (
 from gateway.upstream import Upstream
 from gateway.upstream.connection import MAX_HEAD_BYTES
 
-from .asking import POST, ask, clocks, upstream_at
+from .asking import POST, ask, timeouts, upstream_at
 from .scripted import OK, Line, Scripted
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -53,7 +53,7 @@ async def broken(
     """What the reader is told who has read ``after``; ``then`` is done in between."""
     read = b""
     try:
-        async with upstream.open(POST, clocks()) as reply:
+        async with upstream.open(POST, timeouts()) as reply:
             while len(read) < len(after):
                 read += await reply.read()
             then()
@@ -107,7 +107,7 @@ async def test_an_interim_reply_leaves_no_header_in_the_final_one(
 ) -> None:
     """Early hints are not Ollama's answer."""
     server.answers(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK)
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         assert reply.headers == [("Content-Length", "2")]
         assert reply.content_length == 2
         await reply.read()
@@ -148,7 +148,7 @@ async def test_many_headers_arrive_in_order_and_with_duplicates(
     sent = [(f"X-{number % 400}", str(number)) for number in range(800)]
     lines = "".join(f"{name}: {value}\r\n" for name, value in sent).encode()
     server.answers(b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 0\r\n\r\n")
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         assert reply.headers == [*sent, ("Content-Length", "0")]
 
 
@@ -169,7 +169,7 @@ async def test_a_long_head_is_taken_in_however_many_pieces_it_comes(
         await line.gone()
 
     server.script = script
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         assert reply.header("x-long") == value.decode()
 
 
@@ -321,7 +321,7 @@ async def test_what_stands_behind_the_body_is_no_header(
 ) -> None:
     """It may come together with the head, before anybody has read that."""
     server.answers(CHUNKED + b"0\r\nContent-Encoding: gzip\r\n\r\n")
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         await reply.read()
 
     assert reply.headers == [("Transfer-Encoding", "chunked")]

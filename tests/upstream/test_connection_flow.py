@@ -11,11 +11,11 @@ from gateway.errors import (
     UpstreamIdleTimeout,
     UpstreamTimeout,
 )
-from gateway.timeouts import CallClocks
+from gateway.timeouts import RequestTimeouts
 from gateway.upstream import Upstream
 from gateway.upstream.reply import HIGH_WATER
 
-from .asking import POST, ask, clocks, upstream_at
+from .asking import POST, ask, timeouts, upstream_at
 from .scripted import OK, Line, Scripted
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -44,7 +44,7 @@ async def test_ollama_is_told_to_wait_while_nobody_reads(
         await line.gone()
 
     server.script = script
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         await until(lambda: reply.deadlines.held)
         sizes = []
         while data := await reply.read():
@@ -60,7 +60,7 @@ async def test_the_idle_clock_stands_while_we_ourselves_do_not_read(
     """What Ollama cannot send is not its fault."""
     total = 8 << 20
     server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total))
-    async with upstream.open(POST, clocks(idle_timeout=0.2)) as reply:
+    async with upstream.open(POST, timeouts(idle_timeout=0.2)) as reply:
         await until(lambda: reply.deadlines.held)
         await asyncio.sleep(0.5)  # longer than the clock: the caller takes nothing
         read = 0
@@ -75,7 +75,7 @@ async def test_the_idle_clock_runs_again_once_we_read(server: Scripted, upstream
     total = 8 << 20
     server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total - 1))
 
-    assert await held_for(upstream, 0.5, clocks(idle_timeout=0.2)) == (
+    assert await held_for(upstream, 0.5, timeouts(idle_timeout=0.2)) == (
         UpstreamIdleTimeout,
         total - 1,
     )
@@ -87,7 +87,7 @@ async def test_the_total_clock_runs_on_while_we_ourselves_do_not_read(
     """A caller who takes nothing does not hold Ollama for ever."""
     total = 64 << 20
     server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total + bytes(total))
-    error, read = await held_for(upstream, 0.5, clocks(total_timeout=0.2))
+    error, read = await held_for(upstream, 0.5, timeouts(total_timeout=0.2))
 
     assert error is UpstreamTimeout
     assert read < total
@@ -99,7 +99,7 @@ async def test_a_connection_left_while_it_was_paused_is_not_used_again(
     """Its reply is whole but unread, and nothing would ever be read from it again."""
     size = HIGH_WATER + 1
     server.answers(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size), OK)
-    async with upstream.open(POST, clocks()) as reply:
+    async with upstream.open(POST, timeouts()) as reply:
         await until(lambda: reply.complete)
         held = reply.deadlines.held
 
@@ -109,7 +109,7 @@ async def test_a_connection_left_while_it_was_paused_is_not_used_again(
 
 
 async def held_for(
-    upstream: Upstream, seconds: float, limits: CallClocks
+    upstream: Upstream, seconds: float, limits: RequestTimeouts
 ) -> tuple[type[GatewayError], int]:
     """How a reply ends that nobody reads for so long once it was held, and how much was read."""
     read = 0

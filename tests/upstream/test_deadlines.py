@@ -119,6 +119,6 @@ def test_each_error_names_its_time_and_the_setting_that_raises_it() -> None:
     assert "within 20 s" in first.message
     assert "`first_byte_timeout` under [[models]]" in first.message
     assert "nothing for 5 s" in idle.message
-    assert "`clocks.idle_timeout`" in idle.message
+    assert "`timeouts.idle_timeout`" in idle.message
     assert "within 60 s" in total.message
     assert "`total_timeout` under [[models]]" in total.message

@@ -15,7 +15,7 @@ from gateway.simulator import Simulator
 from gateway.upstream import Upstream
 from gateway.upstream.pool import MAX_IDLE
 
-from .asking import GET, POST, ask, clocks, upstream_at
+from .asking import GET, POST, ask, timeouts, upstream_at
 from .scripted import OK, Line, Scripted
 
 
@@ -66,7 +66,7 @@ async def test_calls_at_once_never_share_a_connection(server: Scripted, upstream
 
 async def test_the_last_used_connection_is_used_first(server: Scripted, upstream: Upstream) -> None:
     """The others may close of old age."""
-    async with upstream.open(POST, clocks()) as one, upstream.open(POST, clocks()) as other:
+    async with upstream.open(POST, timeouts()) as one, upstream.open(POST, timeouts()) as other:
         await one.read()
         await other.read()
     for _ in range(3):
@@ -89,7 +89,7 @@ async def test_leaving_the_pool_closes_everything(server: Scripted) -> None:
     server.script = script
     upstream = Upstream(server.url, version="test")
     async with upstream.pool:
-        first, second = upstream.open(GET, clocks()), upstream.open(POST, clocks())
+        first, second = upstream.open(GET, timeouts()), upstream.open(POST, timeouts())
         await asyncio.gather(first.__aenter__(), second.__aenter__(), both.wait())
         await first.__aexit__(None, None, None)
         assert repr(upstream.pool) == "<Pool 1 lent, 1 idle>"
