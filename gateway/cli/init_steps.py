@@ -17,7 +17,7 @@ from gateway.cli.init_config import config_text
 from gateway.cli.init_ollama import look
 from gateway.cli.init_report import DISCOVERY_KEY, INFERENCE_KEY, Keys, Report, failed
 from gateway.cli.new_files import hand_over, make_file
-from gateway.settings import Ollama, config_place, ollama_host
+from gateway.settings import OllamaSettings, config_place, ollama_host
 from gateway.settings import load as load_settings
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _chosen(ollama: str | None) -> Chosen | None:
     if ollama is not None:
         return Chosen(ollama, "--ollama")
     url = ollama_host()
-    return None if url in {None, Ollama().url} else Chosen(str(url), "OLLAMA_HOST")
+    return None if url in {None, OllamaSettings().url} else Chosen(str(url), "OLLAMA_HOST")
 
 
 def _setting(source: str, place: Path) -> str:

@@ -3,7 +3,7 @@
 Nothing else in the gateway reads the environment or a config file.
 """
 
-from gateway.settings.integrity import Integrity, Tunnel
+from gateway.settings.integrity import IntegritySettings, TunnelSettings
 from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
 from gateway.settings.ollama_host import ollama_address, ollama_host
 from gateway.settings.paths import (
@@ -15,41 +15,41 @@ from gateway.settings.paths import (
 from gateway.settings.redaction import masked, names_a_secret, printable
 from gateway.settings.schema import Settings
 from gateway.settings.tables import (
-    Catalog,
-    Keys,
-    Limits,
-    Listen,
-    Log,
-    Ollama,
-    Proxies,
-    Scheduler,
-    State,
+    CatalogSettings,
+    KeysSettings,
+    LimitsSettings,
+    ListenSettings,
+    LogSettings,
+    OllamaSettings,
+    ProxiesSettings,
+    SchedulerSettings,
+    StateSettings,
     TrustedProxy,
 )
-from gateway.settings.timeouts import Clocks, ModelRule
+from gateway.settings.timeouts import ModelRule, TimeoutsSettings
 from gateway.settings.values import Address
 
 __all__ = [
     "SYSTEM_FOLDER",
     "Address",
-    "Catalog",
-    "Clocks",
+    "CatalogSettings",
     "ConfigFileMissing",
-    "Integrity",
-    "Keys",
-    "Limits",
-    "Listen",
+    "IntegritySettings",
+    "KeysSettings",
+    "LimitsSettings",
+    "ListenSettings",
     "Loaded",
-    "Log",
+    "LogSettings",
     "ModelRule",
-    "Ollama",
-    "Proxies",
-    "Scheduler",
+    "OllamaSettings",
+    "ProxiesSettings",
+    "SchedulerSettings",
     "Settings",
     "SettingsError",
-    "State",
+    "StateSettings",
+    "TimeoutsSettings",
     "TrustedProxy",
-    "Tunnel",
+    "TunnelSettings",
     "config_place",
     "default_config_text",
     "load",

@@ -12,7 +12,7 @@ _CUT_AFTER: Final = MappingProxyType({"cloudflare": 100.0, "ngrok": 300.0})
 """Seconds without a byte of the body, as these were seen to allow."""
 
 
-class Tunnel(BaseModel):
+class TunnelSettings(BaseModel):
     model_config = TABLE
 
     profile: Annotated[
@@ -58,7 +58,7 @@ class Tunnel(BaseModel):
         return self
 
 
-class Integrity(BaseModel):
+class IntegritySettings(BaseModel):
     model_config = TABLE
 
     incomplete: Annotated[Literal["pass", "error"], one_of("pass", "error")] = "pass"

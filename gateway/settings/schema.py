@@ -6,20 +6,20 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.settings.integrity import Integrity, Tunnel
+from gateway.settings.integrity import IntegritySettings, TunnelSettings
 from gateway.settings.table import contradiction
 from gateway.settings.tables import (
-    Catalog,
-    Keys,
-    Limits,
-    Listen,
-    Log,
-    Ollama,
-    Proxies,
-    Scheduler,
-    State,
+    CatalogSettings,
+    KeysSettings,
+    LimitsSettings,
+    ListenSettings,
+    LogSettings,
+    OllamaSettings,
+    ProxiesSettings,
+    SchedulerSettings,
+    StateSettings,
 )
-from gateway.settings.timeouts import Clocks, ModelRule
+from gateway.settings.timeouts import ModelRule, TimeoutsSettings
 
 
 def _each_counts(rules: tuple[ModelRule, ...]) -> tuple[ModelRule, ...]:
@@ -34,19 +34,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
-    listen: Listen = Listen()
-    ollama: Ollama = Ollama()
-    keys: Keys = Keys()
-    scheduler: Scheduler = Scheduler()
-    limits: Limits = Limits()
-    timeouts: Clocks = Clocks()
+    listen: ListenSettings = ListenSettings()
+    ollama: OllamaSettings = OllamaSettings()
+    keys: KeysSettings = KeysSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    limits: LimitsSettings = LimitsSettings()
+    timeouts: TimeoutsSettings = TimeoutsSettings()
     models: Annotated[tuple[ModelRule, ...], AfterValidator(_each_counts)] = ()
-    tunnel: Tunnel = Tunnel()
-    integrity: Integrity = Integrity()
-    catalog: Catalog = Catalog()
-    proxies: Proxies = Proxies()
-    state: State = State()
-    log: Log = Log()
+    tunnel: TunnelSettings = TunnelSettings()
+    integrity: IntegritySettings = IntegritySettings()
+    catalog: CatalogSettings = CatalogSettings()
+    proxies: ProxiesSettings = ProxiesSettings()
+    state: StateSettings = StateSettings()
+    log: LogSettings = LogSettings()
 
     @classmethod
     def settings_customise_sources(

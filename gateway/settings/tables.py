@@ -32,7 +32,7 @@ MIB = 1 << 20
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  - recognised, not bound to
 
 
-class Listen(BaseModel):
+class ListenSettings(BaseModel):
     model_config = TABLE
 
     public: ListenAddress = Address("127.0.0.1", 11_435)
@@ -62,7 +62,7 @@ class Listen(BaseModel):
         return self
 
 
-class Ollama(BaseModel):
+class OllamaSettings(BaseModel):
     model_config = TABLE
 
     url: OllamaUrl = "http://127.0.0.1:11434"
@@ -71,7 +71,7 @@ class Ollama(BaseModel):
     outside: it asks nobody for a key."""
 
 
-class Keys(BaseModel):
+class KeysSettings(BaseModel):
     model_config = TABLE
 
     file: FilePath = ""
@@ -80,7 +80,7 @@ class Keys(BaseModel):
     folder. It is made by `ollama-gateway init` and `ollama-gateway keys create`."""
 
 
-class Scheduler(BaseModel):
+class SchedulerSettings(BaseModel):
     model_config = TABLE
 
     max_active: Annotated[int, whole_number(1, 1024)] = 2
@@ -121,7 +121,7 @@ class Scheduler(BaseModel):
         return self
 
 
-class State(BaseModel):
+class StateSettings(BaseModel):
     model_config = TABLE
 
     file: FilePath = ""
@@ -129,7 +129,7 @@ class State(BaseModel):
     config file. It may be deleted at any time, and nothing but a little accuracy is lost."""
 
 
-class Limits(BaseModel):
+class LimitsSettings(BaseModel):
     model_config = TABLE
 
     body_bytes: Bytes = 32 * MIB
@@ -164,7 +164,7 @@ class Limits(BaseModel):
         return self
 
 
-class Catalog(BaseModel):
+class CatalogSettings(BaseModel):
     model_config = TABLE
 
     ttl: Seconds = 60.0
@@ -200,7 +200,7 @@ class TrustedProxy(BaseModel):
     """The header in which it names the caller, such as "CF-Connecting-IP" or "X-Forwarded-For"."""
 
 
-class Proxies(BaseModel):
+class ProxiesSettings(BaseModel):
     model_config = TABLE
 
     trusted: Annotated[tuple[TrustedProxy, ...], BeforeValidator(parse_list)] = ()
@@ -210,7 +210,7 @@ class Proxies(BaseModel):
     through the tunnel counts as one address."""
 
 
-class Log(BaseModel):
+class LogSettings(BaseModel):
     model_config = TABLE
 
     level: Annotated[

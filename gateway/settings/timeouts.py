@@ -8,7 +8,7 @@ from gateway.settings.table import TABLE, contradiction
 from gateway.settings.values import Pattern, Seconds, SecondsOrAuto, whole_number
 
 
-class Clocks(BaseModel):
+class TimeoutsSettings(BaseModel):
     model_config = TABLE
 
     head_timeout: Seconds = 15.0
