@@ -11,17 +11,17 @@ import sys
 from dataclasses import replace
 
 from bench.goodput.processes import commands, tell
-from gateway.simulator import Tunnel, TunnelHabits
+from tests.simulated_tunnel import Tunnel, TunnelBehaviour
 
 
 async def _serve(target: int, scale: float, *, rewrite_host: bool) -> None:
-    habits = TunnelHabits.cloudflare().scaled(scale)
+    behaviour = TunnelBehaviour.cloudflare().scaled(scale)
     if rewrite_host:
-        habits = replace(habits, host="")
-    async with Tunnel(target, habits) as tunnel:
+        behaviour = replace(behaviour, host="")
+    async with Tunnel(target, behaviour) as tunnel:
         tell(tunnel.port)
         async for _ in commands():
-            tell(tunnel.stats.cut_silent)
+            tell(tunnel.stats.aborted_silent)
 
 
 if __name__ == "__main__":

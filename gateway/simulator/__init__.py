@@ -35,12 +35,6 @@ port, ``await sim.start()`` returns to it, ``await sim.restart()`` is both.
 **What happened.** ``sim.stats`` counts (see ``Stats``); ``sim.requests`` holds what was received:
 ``method``, ``path`` as sent, ``headers``, ``body``, ``header(name)``. ``repr(sim)`` sums up.
 
-**What stands in between.** ``async with Tunnel(target, TunnelHabits.cloudflare().scaled(0.005)) as
-tunnel`` is a tunnel or a proxy in front of a gateway or of the simulator: ``tunnel.url`` is what
-callers use, ``tunnel.stats`` counts what became of their answers, ``tunnel.wait_for`` waits.
-``TunnelHabits`` says what it adds, gathers, cuts and drops, and knows what Cloudflare, Tailscale,
-ngrok, nginx and HAProxy do.
-
 It imports nothing else of the gateway, and only the command line imports it.
 """
 
@@ -50,13 +44,10 @@ from gateway.simulator.models import SimulatedModel
 from gateway.simulator.received import Received
 from gateway.simulator.simulator import Simulator
 from gateway.simulator.stats import Stats
-from gateway.simulator.tunnel import Tunnel, TunnelStats
-from gateway.simulator.tunnel_habits import CALLER, TunnelHabits
 from gateway.simulator.usual import USUAL_MODELS
 from gateway.simulator.versions import NEWEST, VERSIONS
 
 __all__ = [
-    "CALLER",
     "NEWEST",
     "USUAL_MODELS",
     "VERSIONS",
@@ -66,7 +57,4 @@ __all__ = [
     "SimulatedModel",
     "Simulator",
     "Stats",
-    "Tunnel",
-    "TunnelHabits",
-    "TunnelStats",
 ]

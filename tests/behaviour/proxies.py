@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulator import Tunnel, TunnelHabits
+from tests.simulated_tunnel import Tunnel, TunnelBehaviour
 
 SILENCE = 1.0
 """Seconds after which a proxy cuts."""
@@ -77,7 +77,7 @@ class Program:
     words: Callable[[str, Path], Sequence[str]]
     """Its command line, from the program's place and the configuration's."""
     more: str = ""
-    cut_status: int = 504
+    timeout_status: int = 504
 
     def __str__(self) -> str:
         return self.name
@@ -86,11 +86,11 @@ class Program:
 @dataclass(frozen=True, slots=True)
 class Simulated:
     name: str
-    habits: TunnelHabits
+    behaviour: TunnelBehaviour
 
     @property
-    def cut_status(self) -> int:
-        return self.habits.cut_status
+    def timeout_status(self) -> int:
+        return self.behaviour.timeout_status
 
     def __str__(self) -> str:
         return self.name
@@ -113,7 +113,7 @@ NGINX_AS_IT_COMES = Program(
 )
 NGINX = Program("nginx", "nginx", "nginx", _NGINX, _nginx_words, "proxy_http_version 1.1;")
 HAPROXY = Program("haproxy", "haproxy", "haproxy", _HAPROXY, _haproxy_words)
-CLOUDFLARE = Simulated("cloudflare", replace(TunnelHabits.cloudflare(), silence=SILENCE))
+CLOUDFLARE = Simulated("cloudflare", replace(TunnelBehaviour.cloudflare(), silence=SILENCE))
 
 IN_1_1 = (NGINX, HAPROXY, CLOUDFLARE)
 
@@ -139,7 +139,7 @@ async def proxied(product: Product, target: int, folder: Path) -> AsyncIterator[
     Skips the test where the program is not installed.
     """
     if isinstance(product, Simulated):
-        async with Tunnel(target, product.habits) as tunnel:
+        async with Tunnel(target, product.behaviour) as tunnel:
             yield Proxy(tunnel.port)
         return
     program = shutil.which(product.program, path=_PLACES)

@@ -175,7 +175,7 @@ async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path
         await silent.is_gone()
         await begun.is_gone()
 
-    assert told.status == product.cut_status
+    assert told.status == product.timeout_status
     assert (half.status, half.body, half.whole) == (200, b"x", False)
 
 

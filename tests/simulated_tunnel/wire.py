@@ -1,4 +1,4 @@
-"""Requests and answers as a tunnel passes them on: bytes to facts and back. No I/O."""
+"""Requests and responses as a tunnel forwards them: parsing and rendering. No I/O."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import httptools
 
 from gateway.simulator.answer import Request
 from gateway.simulator.http import Framing, Head, Headers
-from gateway.simulator.tunnel_habits import TunnelHabits
+from tests.simulated_tunnel.behaviour import TunnelBehaviour
 
 _OF_ONE_CONNECTION = frozenset(
     {
@@ -23,38 +23,38 @@ _OF_ONE_CONNECTION = frozenset(
         "upgrade",
     }
 )
-"""What a proxy does not pass on (RFC 9110, section 7.6.1), and what it says itself instead."""
+"""Headers a proxy does not forward (RFC 9110, section 7.6.1) or sets itself."""
 
 _STREAMS = ("text/event-stream", "application/x-ndjson", "application/grpc")
 
 
-class Nonsense(Exception):
-    """What the target sends is no answer."""
+class InvalidResponse(Exception):
+    """What the target sent is not an HTTP response."""
 
 
-def forwarded(request: Request, habits: TunnelHabits, target: str) -> bytes:
-    """The request as the target gets it; ``target`` is its host and port."""
+def forwarded(request: Request, behaviour: TunnelBehaviour, target: str) -> bytes:
+    """Return the request as the target gets it; ``target`` is its host and port."""
     head = request.head
-    host = target if habits.host == "" else habits.host or head.header("host") or target
-    fields = [("Host", host), *_told(head, habits)]
+    host = target if behaviour.host == "" else behaviour.host or head.header("host") or target
+    fields = [("Host", host), *_forwarded_headers(head, behaviour)]
     if request.body or head.header("content-length") is not None or head.is_chunked:
         fields.append(("Content-Length", str(len(request.body))))
-    if habits.minor == 0:
+    if behaviour.minor == 0:
         fields.append(("Connection", "close"))
-    line = f"{head.method} {head.target} HTTP/1.{habits.minor}"
+    line = f"{head.method} {head.target} HTTP/1.{behaviour.minor}"
     return _rendered(line, fields) + request.body
 
 
-def _told(head: Head, habits: TunnelHabits) -> Headers:
-    """All header fields but ``Host`` and those of the connection."""
-    said = _end_to_end(head.headers)
-    appended = {name.lower() for name, _ in habits.appends}
-    gone = {"host", *habits.strips, *appended, *(name.lower() for name, _ in habits.sets)}
-    kept = [(name, value) for name, value in said if name.lower() not in gone]
-    for name, value in habits.appends:
-        before = [old for known, old in said if known.lower() == name.lower()]
+def _forwarded_headers(head: Head, behaviour: TunnelBehaviour) -> Headers:
+    """Return all headers except ``Host`` and hop-by-hop ones."""
+    received = _end_to_end(head.headers)
+    appended = {name.lower() for name, _ in behaviour.appends}
+    gone = {"host", *behaviour.strips, *appended, *(name.lower() for name, _ in behaviour.sets)}
+    kept = [(name, value) for name, value in received if name.lower() not in gone]
+    for name, value in behaviour.appends:
+        before = [old for known, old in received if known.lower() == name.lower()]
         kept.append((name, ", ".join([*before, value])))
-    return (*kept, *habits.sets)
+    return (*kept, *behaviour.sets)
 
 
 def _end_to_end(headers: Headers) -> Headers:
@@ -71,7 +71,7 @@ def _rendered(line: str, fields: list[tuple[str, str]]) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyHead:
-    """The head of a target's answer; ``length`` is what it announces, if it does."""
+    """The head of the target's response; ``length`` is its Content-Length, or None."""
 
     status: int
     reason: str
@@ -84,27 +84,27 @@ class ReplyHead:
         return next((value for known, value in self.headers if known.lower() == name), "")
 
     def framing(self, minor: int) -> Framing:
-        """How its body is framed towards a caller who speaks HTTP/1.``minor``."""
+        """Return how the body is framed for an HTTP/1.``minor`` client."""
         if self.length is not None:
             return "length"
         if self.bodiless:
             return "none"
         return "chunked" if minor else "close"
 
-    def is_gathered(self, habits: TunnelHabits) -> bool:
-        """Whether its body is held back until there is enough of it."""
-        if habits.buffer_bytes is None:
+    def is_buffered(self, behaviour: TunnelBehaviour) -> bool:
+        """Return True if the tunnel buffers the body."""
+        if behaviour.buffer_bytes is None:
             return False
-        if habits.obeys_accel and self.header("x-accel-buffering").lower() == "no":
+        if behaviour.honours_x_accel and self.header("x-accel-buffering").lower() == "no":
             return False
-        if habits.flushes_unmeasured and self.length is None:
+        if behaviour.flushes_without_length and self.length is None:
             return False
         kind = self.header("content-type").lower()
-        return not (habits.flushes_streams and kind.startswith(_STREAMS))
+        return not (behaviour.flushes_streams and kind.startswith(_STREAMS))
 
-    def rendered(self, framing: Framing, habits: TunnelHabits, *, closes: bool) -> bytes:
-        """As a caller gets it."""
-        hidden = "x-accel-buffering" if habits.obeys_accel else ""
+    def rendered(self, framing: Framing, behaviour: TunnelBehaviour, *, closes: bool) -> bytes:
+        """Return the head as the client gets it."""
+        hidden = "x-accel-buffering" if behaviour.honours_x_accel else ""
         fields = [
             (name, value) for name, value in _end_to_end(self.headers) if name.lower() != hidden
         ]
@@ -118,14 +118,14 @@ class ReplyHead:
 
 
 class ReplyReader:
-    """Reads one answer of the target, byte for byte untrusted.
+    """Parses one response of the target, which is untrusted.
 
-    Its mutable state: the parser's, the head once it is there, and whether the answer is whole.
+    Mutable state: the parser, the head once it is complete, and whether the response is complete.
     """
 
     def __init__(self, method: str) -> None:
         self.head: ReplyHead | None = None
-        self.whole = False
+        self.complete = False
         self._is_head = method == "HEAD"
         self._parser = httptools.HttpResponseParser(self)
         self._reason = ""
@@ -134,23 +134,31 @@ class ReplyReader:
         self._interim = False
 
     def feed(self, data: bytes) -> bytes:
-        """What of the body is in it; raise ``Nonsense``. What follows the answer is ignored."""
-        if self.whole:
+        """Return the body bytes in ``data``; bytes after the response are ignored.
+
+        Raises:
+            InvalidResponse: not HTTP.
+        """
+        if self.complete:
             return b""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self.whole:
-                raise Nonsense from None
+            if not self.complete:
+                raise InvalidResponse from None
         body = b"".join(self._body)
         self._body.clear()
         return body
 
     def close(self) -> None:
-        """The target has closed the connection; raise ``EOFError`` if that is no end."""
+        """Note that the target closed its connection.
+
+        Raises:
+            EOFError: the response is not complete.
+        """
         if self.head is None or self.head.length is not None or self.head.chunked:
             raise EOFError
-        self.whole = True
+        self.complete = True
 
     # The parser's callbacks.
 
@@ -167,26 +175,26 @@ class ReplyReader:
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._interim = status < 200
-        if self._interim or self.whole:
+        if self._interim or self.complete:
             return
         bodiless = self._is_head or status in (204, 304)
-        said = {name.lower(): value for name, value in self._fields}
-        length = said.get("content-length")
+        values = {name.lower(): value for name, value in self._fields}
+        length = values.get("content-length")
         self.head = ReplyHead(
             status=status,
             reason=self._reason,
             headers=tuple(self._fields),
             length=None if length is None else int(length),
-            chunked="transfer-encoding" in said,
+            chunked="transfer-encoding" in values,
             bodiless=bodiless,
         )
-        # The parser cannot know what the method says: nothing follows.
-        self.whole = bodiless
+        # The parser does not know the request method: a response to HEAD has no body.
+        self.complete = bodiless
 
     def on_body(self, data: bytes) -> None:
-        if not self.whole:
+        if not self.complete:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
         if not self._interim:
-            self.whole = True
+            self.complete = True

@@ -1,4 +1,4 @@
-"""Each habit of a simulated tunnel is seen by a caller on one side and a target on the other."""
+"""The behaviour of a simulated tunnel, seen by a client on one side and a target on the other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from gateway.simulator import CALLER, Simulator, Tunnel, TunnelHabits
+from gateway.simulator import Simulator
 from tests.behaviour.wire import Caller, ask, caller, request
+from tests.simulated_tunnel import CALLER, Tunnel, TunnelBehaviour
 from tests.simulator.calls import CHAT, answer, chat
 from tests.simulator.target import CHUNKED, END, Asked, Target, chunk, head
 
@@ -16,12 +17,12 @@ TEXT = "Content-Type: text/plain"
 STREAM = "Content-Type: text/event-stream; charset=utf-8"
 
 SHORT = 0.3
-"""Seconds of a clock that is meant to ring."""
+"""Seconds of a timeout that is meant to expire."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A caller, a tunnel and a target; the request was sent and has arrived."""
+class Connected:
+    """A client, a tunnel and a target that has received the client's request."""
 
     tunnel: Tunnel
     target: Target
@@ -30,26 +31,28 @@ class Way:
 
 
 @asynccontextmanager
-async def a_way(habits: TunnelHabits, sent: bytes = b"") -> AsyncIterator[Way]:
-    """What a test plays on. At its end nobody is left in the tunnel."""
-    async with Target() as target, Tunnel(target.port, habits) as tunnel:
+async def connected_through(
+    behaviour: TunnelBehaviour, sent: bytes = b""
+) -> AsyncIterator[Connected]:
+    """Connect client, tunnel and target. At the end no request is in flight in the tunnel."""
+    async with Target() as target, Tunnel(target.port, behaviour) as tunnel:
         async with caller(tunnel.port) as one:
             one.send(sent or request("/x", b"{}"))
-            yield Way(tunnel, target, one, await target.asked())
+            yield Connected(tunnel, target, one, await target.asked())
         await tunnel.wait_for(lambda: tunnel.stats.active == 0)
 
 
-PLAIN = TunnelHabits()
-HERE = TunnelHabits(host="")
-"""An Ollama refuses names that are not this machine's."""
+PLAIN = TunnelBehaviour()
+REWRITES_HOST = TunnelBehaviour(host="")
+"""Ollama refuses a ``Host`` that is not this machine's."""
 
 
-# What passes as it is.
+# Transparent forwarding.
 
 
-async def test_an_ollama_behind_a_tunnel_is_an_ollama() -> None:
-    """Whole answers, streams, errors and lists are what they are without it."""
-    async with Simulator(time_scale=0) as sim, Tunnel(sim.url, HERE) as tunnel:
+async def test_ollama_behaves_the_same_behind_a_tunnel() -> None:
+    """Complete responses, streams, errors and lists are the same with and without the tunnel."""
+    async with Simulator(time_scale=0) as sim, Tunnel(sim.url, REWRITES_HOST) as tunnel:
         whole = await ask(tunnel.port, CHAT, chat("SAY: all is well"))
         stream = await ask(tunnel.port, CHAT, chat("SAY: all is well", stream=True))
         wrong = await ask(tunnel.port, CHAT, chat(model="nope"))
@@ -61,14 +64,14 @@ async def test_an_ollama_behind_a_tunnel_is_an_ollama() -> None:
     assert (stream.headers["transfer-encoding"], stream.whole) == ("chunked", True)
     assert wrong.status == 404
     assert listed.json() == direct
-    assert repr(tunnel).startswith("<Tunnel 4 requests, 0 active, 4 passed, 0 cut silent")
+    assert repr(tunnel).startswith("<Tunnel 4 requests, 0 active, 4 passed, 0 aborted silent")
 
 
-async def test_callers_keep_their_connection() -> None:
-    """After a proper answer the next request may come on it, even at once."""
+async def test_client_connection_is_reused() -> None:
+    """Requests may be pipelined on one connection."""
     async with (
         Simulator(time_scale=0) as sim,
-        Tunnel(sim.port, HERE) as tunnel,
+        Tunnel(sim.port, REWRITES_HOST) as tunnel,
         caller(tunnel.port) as one,
     ):
         one.send(request("/api/version") + request("/", method="HEAD"))
@@ -80,9 +83,9 @@ async def test_callers_keep_their_connection() -> None:
     assert tunnel.stats.passed == 3
 
 
-async def test_pieces_pass_when_they_come() -> None:
-    """Without a habit of gathering nothing is held: head, each piece, the end."""
-    async with a_way(PLAIN) as way:
+async def test_chunks_are_forwarded_immediately() -> None:
+    """Without buffering the head, each chunk and the end are forwarded as they arrive."""
+    async with connected_through(PLAIN) as way:
         way.asked.says(head(TEXT, CHUNKED))
         status, headers = await way.one.head()
         seen = []
@@ -96,13 +99,13 @@ async def test_pieces_pass_when_they_come() -> None:
     assert seen == [b"one", b"two", b""]
 
 
-async def test_what_is_of_one_connection_is_not_passed_on() -> None:
-    """Neither of the request nor of the answer; a body in chunks gets a length."""
+async def test_hop_by_hop_headers_are_not_forwarded() -> None:
+    """This holds for requests and responses; a chunked request body gets a length."""
     sent = (
         b"POST /x HTTP/1.1\r\nHost: example.com\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n"
         b"Transfer-Encoding: chunked\r\nX-Kept: 1\r\n\r\n" + chunk(b"ab") + chunk(b"cd") + END
     )
-    async with a_way(PLAIN, sent) as way:
+    async with connected_through(PLAIN, sent) as way:
         way.asked.says(
             head("Connection: close, X-Hop", "X-Hop: 1", "X-Kept: 1", "Content-Length: 2")
         )
@@ -114,10 +117,10 @@ async def test_what_is_of_one_connection_is_not_passed_on() -> None:
     assert told.headers == {"x-kept": "1", "content-length": "2"}
 
 
-async def test_who_asks_before_he_sends_is_told_to_go_on() -> None:
-    """The tunnel says ``100 Continue`` itself; the target's own is not passed on."""
+async def test_expect_100_continue_is_answered_by_the_tunnel() -> None:
+    """The tunnel sends ``100 Continue`` itself; the target's is not forwarded."""
     sent = request("/x", b"body", headers={"Expect": "100-continue"})
-    async with a_way(PLAIN, sent) as way:
+    async with connected_through(PLAIN, sent) as way:
         interim, _ = await way.one.head()
         way.asked.says(b"HTTP/1.1 100 Continue\r\n\r\n" + head("Content-Length: 0"))
         told = await way.one.answer()
@@ -126,9 +129,9 @@ async def test_who_asks_before_he_sends_is_told_to_go_on() -> None:
     assert "Expect" not in way.asked.headers
 
 
-async def test_an_answer_that_ends_by_closing_is_whole() -> None:
-    """As an HTTP/1.0 answer is; the caller gets it in chunks, with an end."""
-    async with a_way(replace(PLAIN, minor=0)) as way:
+async def test_response_delimited_by_close_is_complete() -> None:
+    """The client of an HTTP/1.0 target gets a chunked, terminated response."""
+    async with connected_through(replace(PLAIN, minor=0)) as way:
         way.asked.says(head(TEXT) + b"all of it")
         way.asked.hangs_up()
         told = await way.one.answer()
@@ -138,9 +141,9 @@ async def test_an_answer_that_ends_by_closing_is_whole() -> None:
     assert (told.body, told.whole) == (b"all of it", True)
 
 
-async def test_answers_without_a_body() -> None:
-    """To HEAD with a length, and 204 without one: both are whole at once."""
-    async with a_way(PLAIN, request("/x", method="HEAD")) as way:
+async def test_responses_without_a_body() -> None:
+    """HEAD with a length, and 204 without one, are complete after the head."""
+    async with connected_through(PLAIN, request("/x", method="HEAD")) as way:
         way.asked.says(head("Content-Length: 17"))
         length = (await way.one.head())[1]["content-length"]
         way.one.send(request("/x"))
@@ -151,25 +154,25 @@ async def test_answers_without_a_body() -> None:
     assert "transfer-encoding" not in headers
 
 
-# Leaving.
+# Disconnects.
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["silent", "begun"])
-async def test_a_caller_who_leaves_takes_the_targets_connection_along(begun: bool) -> None:
-    """At once, and whether he had anything of the answer or not."""
-    async with a_way(PLAIN) as way:
+async def test_client_disconnect_closes_the_target_connection(begun: bool) -> None:
+    """The close is immediate, before and after the first byte of the response."""
+    async with connected_through(PLAIN) as way:
         if begun:
             way.asked.says(head(CHUNKED) + chunk(b"x"))
             await way.one.head()
         way.one.writer.close()
         await way.asked.is_gone()
 
-        await way.tunnel.wait_for(lambda: way.tunnel.stats.left == 1)
+        await way.tunnel.wait_for(lambda: way.tunnel.stats.disconnected == 1)
 
 
-async def test_a_simulated_ollama_stops_for_a_caller_who_leaves() -> None:
-    """A tunnel does not keep a generation alive."""
-    async with Simulator(time_scale=0) as sim, Tunnel(sim.url, HERE) as tunnel:
+async def test_client_disconnect_stops_the_generation() -> None:
+    """The simulated Ollama sees the disconnect through the tunnel."""
+    async with Simulator(time_scale=0) as sim, Tunnel(sim.url, REWRITES_HOST) as tunnel:
         with sim.hold() as hold:
             async with caller(tunnel.port) as one:
                 one.send(request(CHAT, chat()))
@@ -186,9 +189,9 @@ async def test_a_simulated_ollama_stops_for_a_caller_who_leaves() -> None:
     ],
     ids=["chunked", "length", "garbage"],
 )
-async def test_a_target_that_breaks_off(said: bytes, more: bytes) -> None:
-    """The caller gets what there was, and no end."""
-    async with a_way(PLAIN) as way:
+async def test_incomplete_response_is_not_terminated(said: bytes, more: bytes) -> None:
+    """The client gets the bytes received so far, and no end of the body."""
+    async with connected_through(PLAIN) as way:
         way.asked.says(said)
         status, headers = await way.one.head()
         chunked = "transfer-encoding" in headers
@@ -204,9 +207,9 @@ async def test_a_target_that_breaks_off(said: bytes, more: bytes) -> None:
 @pytest.mark.parametrize(
     "said", [b"", b"\x16\x03\x01 not HTTP\r\n\r\n"], ids=["nothing", "garbage"]
 )
-async def test_a_target_that_gives_no_answer(said: bytes) -> None:
-    """That is a 502, after which the caller's connection is as good as before."""
-    async with a_way(PLAIN) as way:
+async def test_target_without_a_response_gives_502(said: bytes) -> None:
+    """The client's connection can be used again after the 502."""
+    async with connected_through(PLAIN) as way:
         way.asked.says(said)
         way.asked.hangs_up()
         told = await way.one.answer()
@@ -217,8 +220,8 @@ async def test_a_target_that_gives_no_answer(said: bytes) -> None:
     assert (told.status, told.whole, after.status) == (502, True, 200)
 
 
-async def test_a_target_that_is_not_there() -> None:
-    """A 502, too."""
+async def test_unreachable_target_gives_502() -> None:
+    """A stopped target is reported by a 502."""
     async with Simulator() as sim, Tunnel(sim.url) as tunnel:
         await sim.stop()
         told = await ask(tunnel.port, "/api/tags")
@@ -226,22 +229,22 @@ async def test_a_target_that_is_not_there() -> None:
     assert (told.status, tunnel.stats.broken) == (502, 1)
 
 
-# Silence.
+# Silence timeouts.
 
-CUTTING = {
-    "cloudflare": (TunnelHabits.cloudflare().scaled(SHORT / 100), 524),
-    "nginx": (TunnelHabits.nginx().scaled(SHORT / 60), 504),
-    "haproxy": (TunnelHabits.haproxy().scaled(SHORT / 60), 504),
-    "ngrok": (TunnelHabits.ngrok().scaled(SHORT / 300), 504),
+TIMEOUT_PROFILES = {
+    "cloudflare": (TunnelBehaviour.cloudflare().scaled(SHORT / 100), 524),
+    "nginx": (TunnelBehaviour.nginx().scaled(SHORT / 60), 504),
+    "haproxy": (TunnelBehaviour.haproxy().scaled(SHORT / 60), 504),
+    "ngrok": (TunnelBehaviour.ngrok().scaled(SHORT / 300), 504),
 }
-every_product = pytest.mark.parametrize("name", CUTTING)
+every_product = pytest.mark.parametrize("name", TIMEOUT_PROFILES)
 
 
 @every_product
-async def test_a_silent_target_is_cut(name: str) -> None:
-    """The caller is told by a status, and may ask again; the target's connection closes."""
-    habits, status = CUTTING[name]
-    async with a_way(habits) as way:
+async def test_silent_target_times_out(name: str) -> None:
+    """The client gets a status and can send another request; the target's connection closes."""
+    behaviour, status = TIMEOUT_PROFILES[name]
+    async with connected_through(behaviour) as way:
         told = await way.one.answer()
         await way.asked.is_gone()
         way.one.send(request("/x"))
@@ -250,14 +253,14 @@ async def test_a_silent_target_is_cut(name: str) -> None:
 
     assert (told.status, told.whole) == (status, True)
     assert told.headers["content-type"].startswith("text/html")
-    assert (after.body, way.tunnel.stats.cut_silent) == (b"ok", 1)
+    assert (after.body, way.tunnel.stats.aborted_silent) == (b"ok", 1)
 
 
 @every_product
-async def test_silence_after_the_head(name: str) -> None:
-    """Cloudflare has told nobody of the head, so that it still can tell 524. Others have."""
-    habits, _ = CUTTING[name]
-    async with a_way(habits) as way:
+async def test_silence_after_the_head_times_out(name: str) -> None:
+    """Cloudflare delays the head and can still answer 524. Others have sent the head."""
+    behaviour, _ = TIMEOUT_PROFILES[name]
+    async with connected_through(behaviour) as way:
         way.asked.says(head(STREAM, CHUNKED))
         status, _ = await way.one.head()
         if name == "cloudflare":
@@ -269,10 +272,10 @@ async def test_silence_after_the_head(name: str) -> None:
 
 
 @every_product
-async def test_silence_in_the_body(name: str) -> None:
-    """What was passed on was passed on: the caller's connection closes without an end."""
-    habits, _ = CUTTING[name]
-    async with a_way(habits) as way:
+async def test_silence_in_the_body_aborts_the_response(name: str) -> None:
+    """The client's connection closes without the end of the body."""
+    behaviour, _ = TIMEOUT_PROFILES[name]
+    async with connected_through(behaviour) as way:
         way.asked.says(head(STREAM, CHUNKED, "X-Accel-Buffering: no") + chunk(b"x"))
         status, headers = await way.one.head()
         body, whole = await way.one.rest()
@@ -280,36 +283,38 @@ async def test_silence_in_the_body(name: str) -> None:
 
     assert (status, body, whole) == (200, b"x", False)
     assert ("x-accel-buffering" in headers) == (name != "nginx")
-    assert way.tunnel.stats.cut_silent == 1
+    assert way.tunnel.stats.aborted_silent == 1
 
 
 @pytest.mark.parametrize(
-    ("habits", "said", "goes_on"),
+    ("behaviour", "said", "extended"),
     [
-        (TunnelHabits(), head(CHUNKED), False),
-        (TunnelHabits(head_counts=True), head(CHUNKED), True),
-        (TunnelHabits(), head(CHUNKED) + chunk(b" "), True),
+        (TunnelBehaviour(), head(CHUNKED), False),
+        (TunnelBehaviour(head_counts=True), head(CHUNKED), True),
+        (TunnelBehaviour(), head(CHUNKED) + chunk(b" "), True),
     ],
     ids=["head", "head that counts", "body"],
 )
-async def test_what_ends_a_silence(habits: TunnelHabits, said: bytes, goes_on: bool) -> None:
-    """A byte of the body does; a head only where it counts."""
+async def test_which_bytes_reset_the_silence_timeout(
+    behaviour: TunnelBehaviour, said: bytes, extended: bool
+) -> None:
+    """A byte of the body does; the head only with ``head_counts``."""
     silence = 0.8
-    async with a_way(replace(habits, silence=silence)) as way:
+    async with connected_through(replace(behaviour, silence=silence)) as way:
         await asyncio.sleep(silence * 0.6)
         way.asked.says(said)
-        # This clock is set after the tunnel's, on the same loop: it rings after it.
+        # This timer was set after the tunnel's on the same loop, so it expires later.
         await asyncio.sleep(silence * 0.6)
         for _ in range(50):
             await asyncio.sleep(0)
 
-        assert way.tunnel.stats.cut_silent == (0 if goes_on else 1)
+        assert way.tunnel.stats.aborted_silent == (0 if extended else 1)
 
 
-async def test_a_slow_caller_is_not_the_targets_silence() -> None:
-    """While he takes nothing, nobody waits for the target."""
+async def test_slow_reader_does_not_count_as_silence() -> None:
+    """Time spent waiting for the client is not counted."""
     size = 20_000_000
-    async with a_way(replace(PLAIN, silence=SHORT)) as way:
+    async with connected_through(replace(PLAIN, silence=SHORT)) as way:
         way.asked.says(head(f"Content-Length: {size}") + bytes(size))
         await asyncio.sleep(2 * SHORT)
         told = await way.one.answer()
@@ -317,10 +322,13 @@ async def test_a_slow_caller_is_not_the_targets_silence() -> None:
     assert (len(told.body), told.whole) == (size, True)
 
 
-async def test_a_simulated_ollama_stops_when_a_tunnel_cuts() -> None:
-    """Whoever is cut is gone for it."""
-    habits = TunnelHabits.cloudflare().scaled(SHORT / 100)
-    async with Simulator(time_scale=0) as sim, Tunnel(sim.url, replace(habits, host="")) as tunnel:
+async def test_tunnel_timeout_stops_the_generation() -> None:
+    """To the simulated Ollama a timeout of the tunnel is a disconnect."""
+    behaviour = TunnelBehaviour.cloudflare().scaled(SHORT / 100)
+    async with (
+        Simulator(time_scale=0) as sim,
+        Tunnel(sim.url, replace(behaviour, host="")) as tunnel,
+    ):
         with sim.hold():
             told = await ask(tunnel.port, CHAT, chat())
             await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
@@ -328,12 +336,12 @@ async def test_a_simulated_ollama_stops_when_a_tunnel_cuts() -> None:
     assert told.status == 524
 
 
-# The longest.
+# Total limit.
 
 
-async def test_the_longest_cuts_whatever_comes() -> None:
-    """An answer that never pauses is cut all the same."""
-    async with a_way(replace(PLAIN, silence=30.0, longest=2 * SHORT)) as way:
+async def test_total_limit_aborts_an_active_response() -> None:
+    """A response that never pauses is aborted, too."""
+    async with connected_through(replace(PLAIN, silence=30.0, longest=2 * SHORT)) as way:
         way.asked.says(head(CHUNKED))
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(way.one.answer())
@@ -343,41 +351,46 @@ async def test_the_longest_cuts_whatever_comes() -> None:
         told = reading.result()
 
     assert (told.status, told.whole) == (200, False)
-    assert (way.tunnel.stats.cut_long, way.tunnel.stats.cut_silent) == (1, 0)
+    assert (way.tunnel.stats.aborted_long, way.tunnel.stats.aborted_silent) == (1, 0)
 
 
-async def test_the_longest_without_a_byte() -> None:
-    """Nothing was passed on: a status."""
-    async with a_way(replace(PLAIN, longest=SHORT, cut_status=503)) as way:
+async def test_total_limit_before_the_first_byte_gives_a_status() -> None:
+    """Nothing was forwarded, so the client gets a status."""
+    async with connected_through(replace(PLAIN, longest=SHORT, timeout_status=503)) as way:
         told = await way.one.answer()
 
-    assert (told.status, way.tunnel.stats.cut_long) == (503, 1)
+    assert (told.status, way.tunnel.stats.aborted_long) == (503, 1)
 
 
-# Gathering.
+# Buffering.
 
-GATHERS = replace(PLAIN, buffer_bytes=10)
+BUFFERING = replace(PLAIN, buffer_bytes=10)
 
 
 @pytest.mark.parametrize(
-    ("habits", "fields", "said", "passed"),
+    ("behaviour", "fields", "said", "passed"),
     [
-        (GATHERS, [CHUNKED], b"few", False),
-        (GATHERS, [CHUNKED], b"enough of it", True),
-        (GATHERS, [CHUNKED, "X-Accel-Buffering: no"], b"few", False),
-        (replace(GATHERS, obeys_accel=True), [CHUNKED, "x-accel-buffering: No"], b"few", True),
-        (replace(GATHERS, obeys_accel=True), [CHUNKED, STREAM], b"few", False),
-        (replace(GATHERS, flushes_streams=True), [CHUNKED, STREAM], b"few", True),
-        (replace(GATHERS, flushes_streams=True), [CHUNKED, TEXT], b"few", False),
-        (replace(GATHERS, flushes_unmeasured=True), [CHUNKED, TEXT], b"few", True),
-        (replace(GATHERS, flushes_unmeasured=True), ["Content-Length: 99"], b"few", False),
+        (BUFFERING, [CHUNKED], b"few", False),
+        (BUFFERING, [CHUNKED], b"enough of it", True),
+        (BUFFERING, [CHUNKED, "X-Accel-Buffering: no"], b"few", False),
+        (
+            replace(BUFFERING, honours_x_accel=True),
+            [CHUNKED, "x-accel-buffering: No"],
+            b"few",
+            True,
+        ),
+        (replace(BUFFERING, honours_x_accel=True), [CHUNKED, STREAM], b"few", False),
+        (replace(BUFFERING, flushes_streams=True), [CHUNKED, STREAM], b"few", True),
+        (replace(BUFFERING, flushes_streams=True), [CHUNKED, TEXT], b"few", False),
+        (replace(BUFFERING, flushes_without_length=True), [CHUNKED, TEXT], b"few", True),
+        (replace(BUFFERING, flushes_without_length=True), ["Content-Length: 99"], b"few", False),
     ],
 )
-async def test_what_is_gathered(
-    habits: TunnelHabits, fields: list[str], said: bytes, passed: bool
+async def test_buffered_bytes_are_lost_when_the_target_aborts(
+    behaviour: TunnelBehaviour, fields: list[str], said: bytes, passed: bool
 ) -> None:
-    """What was gathered when the target breaks off never reaches the caller; the head does."""
-    async with a_way(habits) as way:
+    """The head is forwarded, but buffered bytes of an aborted response are not."""
+    async with connected_through(behaviour) as way:
         way.asked.says(head(*fields) + (chunk(said) if CHUNKED in fields else said))
         way.asked.hangs_up()
         status, _ = await way.one.head()
@@ -388,9 +401,9 @@ async def test_what_is_gathered(
     assert passed or rest == b""
 
 
-async def test_what_is_gathered_comes_with_the_end() -> None:
-    """A whole answer is passed whole, however few bytes it has."""
-    async with a_way(replace(PLAIN, buffer_bytes=4096)) as way:
+async def test_buffered_response_is_forwarded_at_its_end() -> None:
+    """A complete response is forwarded even if it is shorter than the buffer."""
+    async with connected_through(replace(PLAIN, buffer_bytes=4096)) as way:
         way.asked.says(head(CHUNKED) + chunk(b"all ") + chunk(b"of it"))
         way.asked.says(END)
         told = await way.one.answer()
@@ -404,9 +417,9 @@ ANSWER = head("Content-Length: 5") + b"hello"
 
 
 @pytest.mark.parametrize("at", [0, 1, len(ANSWER) - 5, len(ANSWER) - 1, len(ANSWER)])
-async def test_an_answer_is_dropped_at_its_byte(at: int) -> None:
-    """Exactly so many bytes reach the caller, and then his connection closes."""
-    async with a_way(replace(PLAIN, drop_at=at)) as way:
+async def test_response_is_dropped_at_the_given_byte(at: int) -> None:
+    """Exactly ``drop_at`` bytes reach the client, and then its connection closes."""
+    async with connected_through(replace(PLAIN, drop_at=at)) as way:
         way.asked.says(ANSWER)
         got = await way.one.reader.read()
         await way.asked.is_gone()
@@ -415,11 +428,11 @@ async def test_an_answer_is_dropped_at_its_byte(at: int) -> None:
     assert way.tunnel.stats.dropped == 1
 
 
-async def test_only_the_first_answers_are_dropped() -> None:
-    """``drop_times`` of them; those that are shorter do not count."""
+async def test_drop_count_limits_the_dropped_responses() -> None:
+    """Responses shorter than ``drop_at`` do not count."""
     async with (
         Target() as target,
-        Tunnel(target.port, replace(PLAIN, drop_at=len(ANSWER) - 1, drop_times=2)) as tunnel,
+        Tunnel(target.port, replace(PLAIN, drop_at=len(ANSWER) - 1, drop_count=2)) as tunnel,
     ):
         whole = []
         for said in (head("Content-Length: 0"), ANSWER, ANSWER, ANSWER):
@@ -432,7 +445,7 @@ async def test_only_the_first_answers_are_dropped() -> None:
     assert (tunnel.stats.dropped, tunnel.stats.passed) == (2, 2)
 
 
-# What the target is told.
+# Headers.
 
 FORGED = {
     "CF-Connecting-IP": "1.2.3.4",
@@ -441,15 +454,15 @@ FORGED = {
     "X-Forwarded-Proto": "http",
     "Authorization": "Bearer key",
 }
-KEPT = {"Authorization": "Bearer key", "Content-Length": "2"}
-SAID = {name: value for name, value in FORGED.items() if name != "Authorization"}
+UNCHANGED = {"Authorization": "Bearer key", "Content-Length": "2"}
+FORGED_WITHOUT_KEY = {name: value for name, value in FORGED.items() if name != "Authorization"}
 
 
 @pytest.mark.parametrize(
-    ("habits", "expected"),
+    ("behaviour", "expected"),
     [
         (
-            TunnelHabits.cloudflare(),
+            TunnelBehaviour.cloudflare(),
             {
                 "Host": "ollama.example.com",
                 "Cf-Connecting-Ip": CALLER,
@@ -459,7 +472,7 @@ SAID = {name: value for name, value in FORGED.items() if name != "Authorization"
             },
         ),
         (
-            TunnelHabits.tailscale(),
+            TunnelBehaviour.tailscale(),
             {
                 "Host": "gpu.example.ts.net",
                 "CF-Connecting-IP": "1.2.3.4",
@@ -469,11 +482,11 @@ SAID = {name: value for name, value in FORGED.items() if name != "Authorization"
             },
         ),
         (
-            TunnelHabits.tailscale(user=None),
+            TunnelBehaviour.tailscale(user=None),
             {"Host": "gpu.example.ts.net", "Tailscale-Funnel-Request": "?1"},
         ),
         (
-            TunnelHabits.ngrok(),
+            TunnelBehaviour.ngrok(),
             {
                 "Host": "something.ngrok-free.app",
                 "X-Forwarded-For": f"1.2.3.4, {CALLER}",
@@ -481,14 +494,19 @@ SAID = {name: value for name, value in FORGED.items() if name != "Authorization"
                 "X-Forwarded-Host": "something.ngrok-free.app",
             },
         ),
-        (TunnelHabits.nginx(), {**SAID, "Host": "the target", "Connection": "close"}),
-        (TunnelHabits.haproxy(), {**SAID, "Host": "gateway"}),
+        (
+            TunnelBehaviour.nginx(),
+            {**FORGED_WITHOUT_KEY, "Host": "the target", "Connection": "close"},
+        ),
+        (TunnelBehaviour.haproxy(), {**FORGED_WITHOUT_KEY, "Host": "gateway"}),
     ],
     ids=["cloudflare", "tailscale", "funnel", "ngrok", "nginx", "haproxy"],
 )
-async def test_what_each_product_says(habits: TunnelHabits, expected: dict[str, str]) -> None:
-    """Its own word replaces the caller's, or stands behind it; the rest passes as it is."""
-    async with a_way(habits, request("/x", b"{}", headers=FORGED)) as way:
+async def test_each_profile_sets_its_headers(
+    behaviour: TunnelBehaviour, expected: dict[str, str]
+) -> None:
+    """Headers of the profile replace the client's or are appended; others are unchanged."""
+    async with connected_through(behaviour, request("/x", b"{}", headers=FORGED)) as way:
         way.asked.says(head("Content-Length: 0"))
         await way.one.answer()
         if expected["Host"] == "the target":
@@ -496,12 +514,12 @@ async def test_what_each_product_says(habits: TunnelHabits, expected: dict[str, 
 
     told = way.asked.headers
     assert {name: told.get(name) for name in expected} == expected
-    assert {name: told.get(name) for name in KEPT} == KEPT
-    assert ("Tailscale-User-Login" in told) == (habits != TunnelHabits.tailscale(user=None))
+    assert {name: told.get(name) for name in UNCHANGED} == UNCHANGED
+    assert ("Tailscale-User-Login" in told) == (behaviour != TunnelBehaviour.tailscale(user=None))
 
 
-async def test_a_body_that_is_too_long() -> None:
-    """The tunnel refuses it, and the target never hears of it."""
+async def test_too_large_request_body_gives_413() -> None:
+    """The tunnel refuses it, and the target does not receive it."""
     async with (
         Target() as target,
         Tunnel(target.port, replace(PLAIN, request_bytes=10)) as tunnel,
@@ -518,35 +536,35 @@ async def test_a_body_that_is_too_long() -> None:
     assert tunnel.stats.refused == 1
 
 
-# The habits themselves.
+# The behaviour object.
 
 
-def test_time_can_be_scaled() -> None:
-    """Only what is a time: 100 s become half a second."""
-    habits = TunnelHabits.cloudflare()
+def test_scaled_changes_only_times() -> None:
+    """100 s become half a second; other values stay."""
+    behaviour = TunnelBehaviour.cloudflare()
 
-    assert habits.scaled(0.005) == replace(habits, silence=0.5)
-    assert replace(habits, silence=None, longest=60.0).scaled(0.5).longest == 30.0
+    assert behaviour.scaled(0.005) == replace(behaviour, silence=0.5)
+    assert replace(behaviour, silence=None, longest=60.0).scaled(0.5).longest == 30.0
 
 
 @pytest.mark.parametrize(
     "target", ["https://127.0.0.1:1", "127.0.0.1:1", "http://a:1/v1", "http://a"]
 )
-def test_a_target_is_an_address(target: str) -> None:
-    """Anything else is a mistake of the test's."""
+def test_invalid_target_is_refused(target: str) -> None:
+    """Only http://host:port is accepted."""
     with pytest.raises(ValueError, match="a target is http"):
         Tunnel(target)
 
 
-async def test_waiting_in_vain_tells_the_state() -> None:
-    """A condition that does not come true fails with what there was."""
+async def test_wait_for_reports_the_state_on_timeout() -> None:
+    """The TimeoutError contains the tunnel's counters."""
     async with Tunnel(1) as tunnel:
         with pytest.raises(TimeoutError, match="<Tunnel 0 requests"):
             await tunnel.wait_for(lambda: False, timeout=0.01)
 
 
-async def test_a_tunnel_that_closes_takes_all_connections_along() -> None:
-    """On both sides, wherever they stand."""
+async def test_close_closes_all_connections() -> None:
+    """This holds on both sides, in every state."""
     async with Target() as target, AsyncExitStack() as later:
         tunnel = await later.enter_async_context(Tunnel(target.port))
         one = await later.enter_async_context(caller(tunnel.port))

@@ -1,67 +1,71 @@
-"""One answer on its way through a tunnel: what was passed on, what is held back, how it ends."""
+"""Writes one response to the client of a tunnel: buffering, framing, dropping, aborting."""
 
 from collections.abc import Callable
 
 from gateway.simulator.answer import Answer, Request
 from gateway.simulator.http import Framing
-from gateway.simulator.tunnel_habits import TunnelHabits
-from gateway.simulator.tunnel_wire import ReplyHead
+from tests.simulated_tunnel.behaviour import TunnelBehaviour
+from tests.simulated_tunnel.wire import ReplyHead
 
 _HTML = (("Content-Type", "text/html; charset=UTF-8"),)
 
 
 class Dropped(Exception):
-    """The caller's connection was to be dropped here, and was."""
+    """The client's connection was dropped on purpose, as ``drop_at`` asks."""
 
 
 class Passage:
-    """Writes to the caller. ``drops`` says whether this answer is to be dropped at its byte.
+    """Writes one response to the client. ``drops`` says whether it is dropped at ``drop_at``.
 
-    Its mutable state: the bytes sent, what is held of head and body, and how the body is framed.
+    Mutable state: the number of bytes sent, the buffered head and body, and the body's framing.
     """
 
     def __init__(
-        self, answer: Answer, request: Request, habits: TunnelHabits, drops: Callable[[], bool]
+        self,
+        answer: Answer,
+        request: Request,
+        behaviour: TunnelBehaviour,
+        drops: Callable[[], bool],
     ) -> None:
         self._answer = answer
         self._minor = request.head.minor
-        self._habits = habits
+        self._behaviour = behaviour
         self._drops = drops
         self._framing: Framing = "none"
-        self._is_gathered = False
+        self._is_buffered = False
         self._head = b""
         self._body = bytearray()
-        self._gathered = 0
+        self._buffered = 0
         self.sent = 0
 
     def begin(self, head: ReplyHead) -> None:
-        """Pass the head on, or hold it for its body."""
+        """Forward the head, or keep it until the body's first byte."""
         self._framing = "none" if head.bodiless else head.framing(self._minor)
-        self._is_gathered = head.is_gathered(self._habits)
+        self._is_buffered = head.is_buffered(self._behaviour)
         framing = head.framing(self._minor)
         if framing == "close":
             self._answer.stays = False
         closes = not self._answer.stays
-        self._head = head.rendered(framing, self._habits, closes=closes)
-        if not self._habits.holds_head and not self._is_gathered:
+        self._head = head.rendered(framing, self._behaviour, closes=closes)
+        if not self._behaviour.delays_head and not self._is_buffered:
             self._flush()
 
     def carry(self, data: bytes) -> None:
-        """Pass a piece of the body on, or gather it."""
+        """Forward a part of the body, or buffer it."""
         self._body += b"%x\r\n%b\r\n" % (len(data), data) if self._framing == "chunked" else data
-        self._gathered += len(data)
-        if not self._is_gathered or self._gathered >= (self._habits.buffer_bytes or 0):
+        self._buffered += len(data)
+        if not self._is_buffered or self._buffered >= (self._behaviour.buffer_bytes or 0):
             self._flush()
 
     def end(self) -> None:
-        """The answer is whole."""
+        """Finish a complete response."""
         if self._framing == "chunked":
             self._body += b"0\r\n\r\n"
         self._flush()
 
-    def cut(self, status: int) -> None:
-        """It will not become whole: ``status`` if the caller has nothing of it, else a close."""
-        if not self.sent and (not self._head or self._habits.holds_head):
+    def abort(self, status: int) -> None:
+        """Answer with ``status`` if nothing was sent, else close without the end of the body."""
+        if not self.sent and (not self._head or self._behaviour.delays_head):
             self.refuse(status)
             return
         self._body.clear()
@@ -69,20 +73,20 @@ class Passage:
         self._answer.cut()
 
     def refuse(self, status: int) -> None:
-        """Answer instead of the target."""
+        """Respond in place of the target."""
         page = f"<!DOCTYPE html><title>{status}</title><h1>Error {status}</h1>\n"
         self._answer.whole(status, page.encode(), _HTML)
 
     async def room(self) -> None:
-        """Wait while the caller takes nothing."""
+        """Wait until the client reads."""
         await self._answer.room()
 
     def _flush(self) -> None:
         data = self._head + self._body
         self._head = b""
         self._body.clear()
-        self._gathered = 0
-        drop_at = self._habits.drop_at
+        self._buffered = 0
+        drop_at = self._behaviour.drop_at
         if drop_at is not None and self.sent + len(data) >= drop_at and self._drops():
             self._answer.verbatim(data[: drop_at - self.sent])
             self._answer.cut()

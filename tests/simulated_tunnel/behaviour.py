@@ -1,8 +1,8 @@
-"""What stands between callers and a gateway: what a tunnel or a proxy does to what passes it.
+"""What a tunnel or a reverse proxy does to requests and responses that pass through it.
 
-The habits of those in use are as far as possible the measured ones (nginx 1.22, HAProxy 2.6) or
-read in their source or documentation (cloudflared, Tailscale, ngrok). What of them depends on an
-account or a plan is told here as it is for one that pays nothing.
+The profiles follow measurements where possible (nginx 1.22, HAProxy 2.6), else source code or
+documentation (cloudflared, Tailscale, ngrok). Limits that depend on a plan are those of the free
+one.
 """
 
 from dataclasses import dataclass, replace
@@ -11,60 +11,60 @@ from typing import Self
 from gateway.simulator.http import Headers
 
 CALLER = "203.0.113.7"
-"""Where all callers seem to come from: an address that exists in documentation only (RFC 5737)."""
+"""The client address that a tunnel reports: reserved for documentation (RFC 5737)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TunnelHabits:
-    """Seconds are real ones; None means never. By default everything passes as it is.
+class TunnelBehaviour:
+    """All times are real seconds; None means never. By default everything passes unchanged.
 
-    An answer is cut, with the connection to the target, when ``silence`` or ``longest`` has passed.
-    If nothing of it was passed on, the caller is told ``cut_status``; else his connection closes
-    without the end of the body.
+    A response is aborted, and the connection to the target closed, when ``silence`` or ``longest``
+    has passed. If none of it was forwarded, the client gets ``timeout_status``; otherwise its
+    connection closes without the end of the body.
     """
 
     silence: float | None = None
-    """How long no byte of an answer's body may come: since the request was sent, or since the last
-    one. The head of an answer is none, unless ``head_counts``."""
+    """The longest time without a byte of the response's body, from the request or from the last
+    byte. The head does not count unless ``head_counts``."""
     head_counts: bool = False
     longest: float | None = None
-    """How long an answer may take in all, whatever comes."""
-    cut_status: int = 504
-    holds_head: bool = False
-    """The head of an answer is passed on with the first byte of its body. An answer that is cut
-    between the two is told by ``cut_status``, where else its head would be all that there is."""
+    """The longest time for a response in total."""
+    timeout_status: int = 504
+    delays_head: bool = False
+    """Forward the head only with the first byte of the body. A response aborted between the two is
+    answered with ``timeout_status``; otherwise the client would get the head alone."""
 
     buffer_bytes: int | None = None
-    """So many bytes of a body are gathered, or all of it, before they are passed on with its head.
-    What is gathered when an answer is cut is lost."""
-    obeys_accel: bool = False
-    """``X-Accel-Buffering: no`` in an answer is obeyed: nothing is gathered. It is not passed on"""
+    """Buffer this many bytes of a body (or all of it) before forwarding it with the head.
+    Buffered bytes are lost when the response is aborted."""
+    honours_x_accel: bool = False
+    """``X-Accel-Buffering: no`` in a response switches buffering off; the header is removed."""
     flushes_streams: bool = False
-    """Nothing is gathered of what is ``text/event-stream``, ``application/x-ndjson`` or gRPC."""
-    flushes_unmeasured: bool = False
-    """Nothing is gathered of an answer without a ``Content-Length``."""
+    """Do not buffer ``text/event-stream``, ``application/x-ndjson`` and gRPC."""
+    flushes_without_length: bool = False
+    """Do not buffer a response without ``Content-Length``."""
 
     drop_at: int | None = None
-    """The caller's connection closes when so many bytes of an answer of the target were sent to
-    him: of its head, and its body as it stands on the wire. 0 is before its first byte."""
-    drop_times: int | None = None
-    """How many answers are dropped; what is shorter than ``drop_at`` is none of them."""
+    """Close the client's connection after this many bytes of the response (head, and body as sent
+    on the wire). 0 is before the first byte."""
+    drop_count: int | None = None
+    """How many responses are dropped; one shorter than ``drop_at`` is not counted."""
 
     request_bytes: int | None = None
-    """A body that is longer is refused with 413."""
+    """A larger request body is refused with 413."""
     minor: int = 1
-    """The target is asked in HTTP/1.1; at 0 in HTTP/1.0, and so answers without chunks."""
+    """The HTTP/1 minor version used towards the target. With 0 the target sends no chunks."""
     host: str | None = None
-    """What ``Host`` becomes. None leaves it as the caller sent it, "" is the target's address."""
+    """The ``Host`` sent to the target: None keeps the client's, "" is the target's address."""
     sets: Headers = ()
-    """What the target is told, whatever the caller said under these names."""
+    """Headers set for the target, replacing the client's."""
     appends: Headers = ()
-    """What is added to the caller's own values of these names, behind a comma."""
+    """Values appended to the client's headers of these names, after a comma."""
     strips: tuple[str, ...] = ()
-    """Names, in lower case, of what the caller may not say."""
+    """Lower-case names of headers removed from the request."""
 
     def scaled(self, scale: float) -> Self:
-        """The same with ``scale`` real seconds for each of a real tunnel's."""
+        """Return a copy with ``scale`` real seconds for each second of the real tunnel."""
         return replace(
             self,
             silence=None if self.silence is None else self.silence * scale,
@@ -75,17 +75,17 @@ class TunnelHabits:
     def cloudflare(cls) -> Self:
         """A Cloudflare Tunnel: 524 after 100 s without a byte of the body, heads do not count.
 
-        The documented limit has been 100, 120 and 125 s; this is the strictest. Their edge tells
-        524 though the head had come, so it cannot have passed it on. cloudflared gathers only what
-        has a length and is no stream, over HTTP/2.
+        The documented limit has been 100, 120 and 125 s; this is the strictest. The edge answers
+        524 although it received the head, so it does not forward the head before the body.
+        cloudflared buffers only responses with a length that are no streams, over HTTP/2.
         """
         return cls(
             silence=100.0,
-            cut_status=524,
-            holds_head=True,
+            timeout_status=524,
+            delays_head=True,
             buffer_bytes=4096,
             flushes_streams=True,
-            flushes_unmeasured=True,
+            flushes_without_length=True,
             request_bytes=100_000_000,
             host="ollama.example.com",
             sets=(
@@ -103,7 +103,7 @@ class TunnelHabits:
 
     @classmethod
     def tailscale(cls, user: str | None = "someone@example.com") -> Self:
-        """Tailscale Serve for a ``user`` of the tailnet; None is Funnel, which knows nobody."""
+        """Tailscale Serve for a ``user`` of the tailnet; None is Funnel, which adds no identity."""
         identity: Headers = (("Tailscale-Funnel-Request", "?1"),)
         if user is not None:
             identity = (
@@ -115,7 +115,7 @@ class TunnelHabits:
         return cls(
             buffer_bytes=4096,
             flushes_streams=True,
-            flushes_unmeasured=True,
+            flushes_without_length=True,
             host="gpu.example.ts.net",
             sets=(
                 ("X-Forwarded-For", CALLER),
@@ -144,14 +144,14 @@ class TunnelHabits:
 
     @classmethod
     def nginx(cls) -> Self:
-        """Nginx with ``proxy_pass`` and nothing else: 60 s, HTTP/1.0, its own ``Host``, no word
-        about the caller, and streams gathered by the page unless they forbid it.
+        """Nginx with ``proxy_pass`` and nothing else: 60 s, HTTP/1.0, its own ``Host``, no headers
+        about the client, and streams buffered unless ``X-Accel-Buffering`` forbids it.
         """
         return cls(
             silence=60.0,
             head_counts=True,
             buffer_bytes=4096,
-            obeys_accel=True,
+            honours_x_accel=True,
             request_bytes=1 << 20,
             minor=0,
             host="",
@@ -159,5 +159,5 @@ class TunnelHabits:
 
     @classmethod
     def haproxy(cls) -> Self:
-        """HAProxy with ``timeout server 60s``: it gathers nothing and says nothing."""
+        """HAProxy with ``timeout server 60s``: no buffering, no added headers."""
         return cls(silence=60.0, head_counts=True)
