@@ -142,7 +142,7 @@ class Pipeline:
         """
         run = _Run(call, answer, record, await self._guard.foresee(call))
         if run.too_long:
-            answer.announce(*TRUNCATED_HEADER)
+            answer.add_header(*TRUNCATED_HEADER)
         wish = demand = self._demand(run)
         asked_at = self._now()
         while not await self._turn(demand, run):

@@ -79,7 +79,7 @@ async def relay_stream(
     record.first_byte_at = reply.first_byte_at
     scanner = dialect.scanner()
     try:
-        await answer.start(reply.status, headers, length=None, scanner=scanner)
+        await answer.begin_stream(reply.status, headers, length=None, scanner=scanner)
         while data:
             scanner.feed(data)
             await answer.write(data)
@@ -148,9 +148,9 @@ async def _pass_whole(
         if reply.status == 503 and _BUSY in whole:
             raise UpstreamBusy
         said = await judge(reply.status, body)
-        await answer.whole(reply.status, [*headers, *said], whole)
+        await answer.send(reply.status, [*headers, *said], whole)
         return
-    await answer.start(reply.status, headers, length=reply.content_length, scanner=None)
+    await answer.begin_stream(reply.status, headers, length=reply.content_length, scanner=None)
     for data in collected:
         await answer.write(data)
     collected.clear()

@@ -9,19 +9,19 @@ Headers = Iterable[tuple[str, str]]
 
 
 class Response(Protocol):
-    """What goes back to the caller: pending, committed, then ended or cut.
+    """What goes back to the caller: pending, committed, then ended or aborted.
 
     Each method raises ClientDisconnected or ClientWriteTimeout when the caller is gone or takes
     nothing: neither is Ollama's fault.
     """
 
-    def announce(self, name: str, value: str) -> None:
+    def add_header(self, name: str, value: str) -> None:
         """A header of an answer whose head must go before Ollama's is there."""
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
         """Commit to an answer that is all there."""
 
-    async def start(
+    async def begin_stream(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
         """Commit to an answer whose bytes follow.

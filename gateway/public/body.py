@@ -10,11 +10,11 @@ from gateway.errors import (
     RequestTooLarge,
     UnsupportedEncoding,
 )
-from gateway.public.memory import Share
+from gateway.public.memory import Reservation
 
 
 async def read_body(
-    request: web.BaseRequest, share: Share, *, limit: int, body_timeout: float
+    request: web.BaseRequest, share: Reservation, *, limit: int, body_timeout: float
 ) -> bytearray:
     """The whole body as it was sent.
 
@@ -32,7 +32,7 @@ async def read_body(
     if declared is not None:
         if declared > limit:
             raise _too_large(limit)
-        share.take(declared)
+        share.reserve(declared)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await _invite(request)
     if request.content.is_eof():  # It came together with its head: there is nothing to time.
@@ -66,7 +66,7 @@ async def _invite(request: web.BaseRequest) -> None:
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-async def _collect(request: web.BaseRequest, share: Share, limit: int) -> bytearray:
+async def _collect(request: web.BaseRequest, share: Reservation, limit: int) -> bytearray:
     # One buffer of the size that was declared: pieces and their sum would be the body twice, and
     # many that grow side by side leave holes in the heap.
     body = bytearray(share.held)
@@ -78,7 +78,7 @@ async def _collect(request: web.BaseRequest, share: Share, limit: int) -> bytear
             if end > limit:
                 raise _too_large(limit)
             if end > share.held:
-                share.take(end - share.held)
+                share.reserve(end - share.held)
             body[size:end] = data
             size = end
     except (web.RequestPayloadError, ConnectionError):

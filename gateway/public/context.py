@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.auth.principal import Principal
-from gateway.public.memory import Share
+from gateway.public.memory import Reservation
 from gateway.public.response import Response
 from gateway.public.routes import Route
 from gateway.telemetry.record import RequestRecord
@@ -20,7 +20,7 @@ class RequestContext(Struct, frozen=True, kw_only=True):
     token: str | None
     answer: Response
     record: RequestRecord
-    share: Share
+    share: Reservation
 
 
 class AuthorizedRequest(Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class AuthorizedRequest(Struct, frozen=True, kw_only=True):
     request: web.BaseRequest
     answer: Response
     record: RequestRecord
-    share: Share
+    share: Reservation
     route: Route
     principal: Principal
     model: str | None = None

@@ -118,8 +118,8 @@ async def _tell(asking: AuthorizedRequest, status: int, headers: _Headers, body:
     and read none of them: what is long counts like the bodies of requests.
     """
     if len(body) > _MAX_SHOW_BYTES:
-        asking.share.take(len(body))
-    await asking.answer.whole(status, headers, body)
+        asking.share.reserve(len(body))
+    await asking.answer.send(status, headers, body)
 
 
 def _present(fields: Fields) -> tuple[str, ...]:

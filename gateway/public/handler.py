@@ -110,7 +110,7 @@ class RequestHandler:
             connection.serve(request)
         path, token = split_token(request.raw_path)
         record = self._record(request)
-        with self._buffers.share() as share:
+        with self._buffers.reservation() as share:
             answer = Response(
                 request,
                 dialect_of(path),
@@ -132,7 +132,7 @@ class RequestHandler:
             except asyncio.CancelledError:
                 if not _has_all(context):
                     record.fail(Shutdown() if self._draining else ClientDisconnected())
-                answer.drop()
+                answer.abort()
                 raise
             finally:
                 record.status = record.status or answer.status
@@ -151,7 +151,7 @@ class RequestHandler:
                 model=context.record.model,
                 phase=context.record.phase.value,
                 duration=max(0.0, now - context.record.started),
-                heartbeats=context.answer.beats,
+                heartbeats=context.answer.heartbeats,
             )
             for context in self._active.values()
         ]
@@ -250,12 +250,12 @@ class RequestHandler:
         record.status = answer.status
         record.fail(error)
         if isinstance(error, ClientDisconnected | ClientWriteTimeout):
-            answer.drop()
+            answer.abort()
             return
         try:
             await answer.fail(error, record.request_id)
         except (ClientDisconnected, ClientWriteTimeout):
-            answer.drop()
+            answer.abort()
 
     def _record(self, request: web.BaseRequest) -> RequestRecord:
         headers = request.headers

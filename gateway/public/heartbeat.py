@@ -15,7 +15,7 @@ class Beating(Protocol):
     def state(self) -> State: ...
     @property
     def wrote_at(self) -> float | None: ...
-    def beat(self, shape: ResponseKind, note: str = "") -> None: ...
+    def send_heartbeat(self, shape: ResponseKind, note: str = "") -> None: ...
 
 
 class Heartbeat:
@@ -67,7 +67,7 @@ class Heartbeat:
         # First of all: a heartbeat that fails must not be the last one.
         self._look_at(latest if is_due else min(due, latest))
         if is_due:
-            self._answer.beat(self._shape, self._note())
+            self._answer.send_heartbeat(self._shape, self._note())
 
     def _due(self, pulse: HeartbeatSchedule) -> float:
         wrote_at = self._answer.wrote_at

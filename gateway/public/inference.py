@@ -73,7 +73,7 @@ class Inference:
             self._holding.failed(error, call, asking)
             raise
         finally:
-            asking.record.heartbeats = asking.answer.beats
+            asking.record.heartbeats = asking.answer.heartbeats
 
     async def _call(
         self, asking: AuthorizedRequest, client_timeout: ClientTimeout | None, *, held: bool
@@ -90,7 +90,7 @@ class Inference:
         model = await self._resolve(asked.model, asking.principal)
         record.model = model.name if model.raw else None
         body = asked.body_for(model.name)
-        asking.share.shrink(len(body))
+        asking.share.shrink_to(len(body))
         return Call(
             request_id=record.request_id,
             principal=asking.principal,

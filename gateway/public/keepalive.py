@@ -76,7 +76,7 @@ class KeepAlive:
         return Heartbeat(
             asking.answer,
             pulse,
-            shape=ResponseKind.STREAM if call.streaming else ResponseKind.WHOLE,
+            shape=ResponseKind.STREAM if call.streaming else ResponseKind.COMPLETE,
             since=self._now() if record.arrived_at is None else record.arrived_at,
             note=partial(_note, record),
         )
@@ -84,7 +84,7 @@ class KeepAlive:
     def failed(self, error: Exception, call: Call, asking: AuthorizedRequest) -> None:
         """Remember how the call failed, if its caller is there and cannot be told."""
         gone = isinstance(error, ClientDisconnected | ClientWriteTimeout)
-        if asking.answer.fails_wordlessly and not gone:
+        if asking.answer.cannot_report_errors and not gone:
             failure = _late(error, asking)
             self._late.remember(call.fingerprint(), failure, retry=asking.record.retry)
 
@@ -100,7 +100,7 @@ class KeepAlive:
         record = asking.record
         record.outcome, record.error = failure.outcome, failure.words
         record.replayed = True
-        await asking.answer.whole(failure.status, failure.headers, failure.body)
+        await asking.answer.send(failure.status, failure.headers, failure.body)
         await asking.answer.end()
 
 

@@ -17,12 +17,12 @@ class MemoryBudget:
     def __repr__(self) -> str:
         return f"<Buffers {self.used}/{self.limit} bytes>"
 
-    def share(self) -> "Share":
+    def reservation(self) -> "Reservation":
         """A part of the budget, empty at first, given back when its block ends."""
-        return Share(self)
+        return Reservation(self)
 
 
-class Share:
+class Reservation:
     """What one request holds of the budget."""
 
     __slots__ = ("_buffers", "held")
@@ -31,7 +31,7 @@ class Share:
         self._buffers = memory_budget
         self.held = 0
 
-    def fits(self, size: int) -> bool:
+    def try_reserve(self, size: int) -> bool:
         """Take ``size`` bytes more if they are there; otherwise change nothing."""
         if self._buffers.used + size > self._buffers.limit:
             return False
@@ -39,20 +39,20 @@ class Share:
         self.held += size
         return True
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Take ``size`` bytes more.
 
         Raises:
             Overloaded: they are not there.
         """
-        if not self.fits(size):
+        if not self.try_reserve(size):
             raise Overloaded(
                 "The gateway already holds as many requests in memory as it may. "
                 "Try again later, or send smaller ones.",
                 retry_after=5.0,
             )
 
-    def shrink(self, size: int) -> None:
+    def shrink_to(self, size: int) -> None:
         """Hold only ``size`` bytes from now on."""
         self._buffers.used -= self.held - size
         self.held = size

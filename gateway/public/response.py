@@ -1,6 +1,6 @@
 """The answer: the only place that writes to a caller, with the only state that says how far it is.
 
-    pending -> committed -> ended | cut
+    pending -> committed -> ended | aborted
 
 Pending, nothing was sent and every failure is an honest status. Committed, the status is gone: a
 failure is told inside the stream, where the dialect has a way and an event may stand, and then the
@@ -24,7 +24,7 @@ from gateway.errors import (
     UpstreamProtocolError,
 )
 from gateway.proxy.headers import STREAM_HEADERS
-from gateway.public.memory import Share
+from gateway.public.memory import Reservation
 from gateway.public.state import ResponseKind, State
 from gateway.public.writer import LOW_WATER, Pace, ResponseWriter
 
@@ -47,8 +47,8 @@ class Response:
 
     ``headers`` go out with whatever the answer becomes. ``share`` is this request's part of the
     gateway's memory; a long whole answer is read ahead only as far as there is room in it.
-    ``beats`` counts heartbeats, which are in no other count. With ``late_object`` an answer in one
-    piece that fails after heartbeats ends with the error's JSON instead of a cut.
+    ``heartbeats`` is their number, and in no other count. With ``late_object`` an answer in one
+    piece that fails after them ends with the error's JSON instead of a cut.
     """
 
     __slots__ = (
@@ -60,10 +60,10 @@ class Response:
         "_request",
         "_response",
         "_scanner",
-        "beats",
         "bytes_out",
         "dialect",
         "headers",
+        "heartbeats",
         "state",
         "status",
     )
@@ -73,7 +73,7 @@ class Response:
         request: web.BaseRequest,
         dialect: Dialect,
         *,
-        share: Share,
+        share: Reservation,
         pace: Pace,
         late_object: bool = False,
     ) -> None:
@@ -89,7 +89,7 @@ class Response:
         self.headers: dict[str, str] = {}
         self.state = State.PENDING
         self.status: int | None = None
-        self.beats = 0
+        self.heartbeats = 0
         self.bytes_out = 0
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class Response:
         return self._outlet.wrote_at
 
     @property
-    def fails_wordlessly(self) -> bool:
+    def cannot_report_errors(self) -> bool:
         """Whether a failure can only be told by a cut: whoever comes again wants to know why."""
         if self.state is not State.COMMITTED or self._streams:
             return False
@@ -114,11 +114,11 @@ class Response:
 
     # The pipeline's side.
 
-    def announce(self, name: str, value: str) -> None:
+    def add_header(self, name: str, value: str) -> None:
         """A header of an answer whose head must go before Ollama's is there."""
         self._announced.append((name, value))
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
         """Commit to an answer that is all there, and to its length.
 
         Raises:
@@ -136,7 +136,7 @@ class Response:
         if self._request.method != "HEAD":
             await self.write(body)
 
-    async def start(
+    async def begin_stream(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
         """Commit to an answer whose bytes follow; with a ``scanner`` it is a stream.
@@ -180,7 +180,7 @@ class Response:
 
     # The edge's side.
 
-    def beat(self, shape: ResponseKind, note: str = "") -> None:
+    def send_heartbeat(self, shape: ResponseKind, note: str = "") -> None:
         """Keep a silent answer alive: commit to one of this shape, or send a heartbeat in it.
 
         Nothing happens where none may stand: inside an event, after the final one, in an answer in
@@ -196,7 +196,7 @@ class Response:
                 self._commit(200, head, length=None)
             if self._may_beat():
                 self._outlet.put(self.dialect.heartbeat(streaming=self._streams, note=note))
-                self.beats += 1
+                self.heartbeats += 1
         except ClientDisconnected:
             # Whoever serves him is told by his connection.
             return
@@ -206,21 +206,21 @@ class Response:
         if self.state is State.PENDING:
             await self._refuse(error, request_id)
         elif self.state is State.COMMITTED:
-            if self._promised is None or self._streams or self.fails_wordlessly:
+            if self._promised is None or self._streams or self.cannot_report_errors:
                 self._cut(error, request_id)
             else:
                 await self._tell_in_ok(error, request_id)
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """The caller is gone or takes nothing: let go of the connection at once."""
         if self.state in (State.PENDING, State.COMMITTED):
-            self.state = State.CUT
+            self.state = State.ABORTED
         self._outlet.drop()
 
     async def _refuse(self, error: GatewayError, request_id: str) -> None:
         body = self.dialect.error_body(error, request_id)
         headers = [("Content-Type", "application/json"), *error.headers.items()]
-        await self.whole(error.status, headers, body)
+        await self.send(error.status, headers, body)
         await self.end()
 
     async def _tell_in_ok(self, error: GatewayError, request_id: str) -> None:
@@ -233,7 +233,7 @@ class Response:
         await self.end()
 
     def _cut(self, error: GatewayError, request_id: str) -> None:
-        self.state = State.CUT
+        self.state = State.ABORTED
         event = b""
         if self._streams and self._between_events:
             event = self.dialect.late_error(error, request_id)
@@ -275,7 +275,7 @@ class Response:
         if status != 200:
             words = self._failure_in(body) or ""
             raise UpstreamFailed.of(AsSent(status, tuple(headers), body), words)
-        whole = self._promised is ResponseKind.WHOLE
+        whole = self._promised is ResponseKind.COMPLETE
         kept = body if whole else self.dialect.whole_in_stream(body)
         if kept is None or _encoded(headers):
             raise UpstreamProtocolError(_OTHER_KIND)

@@ -7,11 +7,11 @@ class State(StrEnum):
     PENDING = "pending"
     COMMITTED = "committed"
     ENDED = "ended"
-    CUT = "cut"
+    ABORTED = "aborted"
 
 
 class ResponseKind(StrEnum):
     """What a heartbeat has promised, before Ollama said a word."""
 
     STREAM = "stream"
-    WHOLE = "whole"
+    COMPLETE = "complete"

@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gateway.errors import ClientDisconnected, ClientWriteTimeout
 from gateway.public.connection import Connection
-from gateway.public.memory import Share
+from gateway.public.memory import Reservation
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class ResponseWriter:
         "wrote_at",
     )
 
-    def __init__(self, request: web.BaseRequest, *, share: Share, pace: Pace) -> None:
+    def __init__(self, request: web.BaseRequest, *, share: Reservation, pace: Pace) -> None:
         self._request = request
         self._connection = cast("Connection", request.protocol)
         self._share = share
@@ -172,7 +172,7 @@ class ResponseWriter:
 
     def expect(self, length: int) -> None:
         """So much will come: read all of it ahead, if it fits into the gateway's memory."""
-        if length > self._ahead and self._share.fits(length):
+        if length > self._ahead and self._share.try_reserve(length):
             self._ahead = length
 
     def allow_ahead(self, size: int | None = None) -> None:
@@ -189,7 +189,7 @@ class ResponseWriter:
         gateway's memory has it.
         """
         while self.unsent > self._ahead:
-            if not self._share.fits(self._pace.answer_bytes):
+            if not self._share.try_reserve(self._pace.answer_bytes):
                 return False
             self._ahead += self._pace.answer_bytes
         return True

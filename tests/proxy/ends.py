@@ -145,19 +145,19 @@ class StepAnswer:
     body: bytes = b""
     announced: dict[str, str] = field(default_factory=dict)
 
-    def announce(self, name: str, value: str) -> None:
+    def add_header(self, name: str, value: str) -> None:
         self.announced[name] = value
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
         self.status, self.headers, self.body = status, dict(headers), body
-        await self.steps.take("whole")
+        await self.steps.take("send")
 
-    async def start(
+    async def begin_stream(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
         del length, scanner
         self.status, self.headers = status, dict(headers)
-        await self.steps.take("start")
+        await self.steps.take("begin_stream")
 
     async def write(self, data: bytes) -> None:
         self.body += data

@@ -51,16 +51,16 @@ class FakeAnswer:
     def body(self) -> bytes:
         return b"".join(self.pieces)
 
-    def announce(self, name: str, value: str) -> None:
+    def add_header(self, name: str, value: str) -> None:
         self.announced.append((name, value))
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
         assert self.begun is None
         self.begun = status, list(headers)
         self.was_whole = True
         self.pieces.append(body)
 
-    async def start(
+    async def begin_stream(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
         assert self.begun is None

@@ -33,7 +33,7 @@ from .guard_cases import a_truth
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"
-STREAM = ["lease", "open", "read", "start", "write", "read", "write", "read"]
+STREAM = ["lease", "open", "read", "begin_stream", "write", "read", "write", "read"]
 
 
 def a_call(**changes: Any) -> Call:
@@ -132,7 +132,7 @@ async def test_a_whole_answer_goes_through_these_steps() -> None:
 
     assert await played.perform(a_call(streaming=False)) is None
     assert played.steps.taken == [
-        *("lease", "open", "read", "read", "read", "whole"),
+        *("lease", "open", "read", "read", "read", "send"),
         *("close", "give back", "end"),
     ]
     assert played.answer.body == b'{"a":1}'
@@ -217,7 +217,7 @@ ENDINGS = [
     ("open", UpstreamProtocolError("closed"), Phase.FIRST_BYTE, None),
     ("open", UpstreamFirstByteTimeout("late"), Phase.FIRST_BYTE, None),
     ("read", UpstreamFirstByteTimeout("late"), Phase.FIRST_BYTE, 200),
-    ("start", ClientDisconnected(), Phase.RELAY, 200),
+    ("begin_stream", ClientDisconnected(), Phase.RELAY, 200),
     ("write", ClientWriteTimeout(), Phase.RELAY, 200),
     ("end", ClientDisconnected(), Phase.RELAY, 200),
 ]

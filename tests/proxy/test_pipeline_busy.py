@@ -71,7 +71,7 @@ async def test_a_call_is_sent_again_each_second_until_there_is_room() -> None:
     assert await house.perform() is None
     assert house.steps.taken == [
         *["lease", "open", "read", "read", "close", "give back"] * 3,
-        *["lease", "open", "read", "read", "whole", "close", "give back", "end"],
+        *["lease", "open", "read", "read", "send", "close", "give back", "end"],
     ]
     assert (house.answer.status, house.answer.body) == (200, b"{}")
     assert now() - began_at == 3.0

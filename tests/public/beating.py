@@ -44,8 +44,8 @@ every = pytest.mark.parametrize("speaks", ALL, ids=str)
 async def begun(answer: Response, *, beat: ResponseKind | None = None) -> None:
     """A stream that has begun, after a heartbeat or without."""
     if beat is not None:
-        answer.beat(beat)
-    await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
+        answer.send_heartbeat(beat)
+    await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
 
 
 async def say(answer: Response, data: bytes) -> None:

@@ -40,7 +40,7 @@ class Stage:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        with self.memory_budget.share() as share:
+        with self.memory_budget.reservation() as share:
             answer = Response(
                 request,
                 self.dialect,
@@ -54,7 +54,7 @@ class Stage:
                 await self.story(answer)
             except (GatewayError, asyncio.CancelledError) as error:
                 self.errors.append(error)
-                answer.drop()
+                answer.abort()
             finally:
                 self.over.set()
             return answer.response
@@ -95,7 +95,7 @@ def stream(*steps: bytes | GatewayError | None) -> Story:
 
     async def story(answer: Response) -> None:
         scanner = answer.dialect.scanner()
-        await answer.start(200, SSE, length=None, scanner=scanner)
+        await answer.begin_stream(200, SSE, length=None, scanner=scanner)
         for step in steps:
             if step is None:
                 await answer.end()

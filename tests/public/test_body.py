@@ -57,7 +57,7 @@ async def reading(
     held: list[int] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        with budget.share() as share:
+        with budget.reservation() as share:
             try:
                 data = await read_body(request, share, limit=LIMIT, body_timeout=body_timeout)
                 outcome.set_result(bytes(data))
@@ -162,8 +162,8 @@ async def test_a_body_of_just_the_limit_is_read() -> None:
 async def test_a_body_for_which_there_is_no_room_is_refused(header: str, body: bytes) -> None:
     """Before it is read, where it says how long it is; else when it has come so far."""
     memory_budget = MemoryBudget(LIMIT)
-    with memory_budget.share() as others:
-        others.take(500)
+    with memory_budget.reservation() as others:
+        others.reserve(500)
         async with reading(memory_budget=memory_budget) as one:
             one.send(header, body=body)
 

@@ -23,11 +23,11 @@ class FakeAnswer:
     state: State = State.PENDING
     wrote_at: float | None = None
     full: bool = False
-    beats: list[float] = field(default_factory=list)
+    heartbeats: list[float] = field(default_factory=list)
     said: list[tuple[ResponseKind, str]] = field(default_factory=list)
 
-    def beat(self, shape: ResponseKind, note: str = "") -> None:
-        self.beats.append(now())
+    def send_heartbeat(self, shape: ResponseKind, note: str = "") -> None:
+        self.heartbeats.append(now())
         self.said.append((shape, note))
         if not self.full:
             self.state = State.COMMITTED
@@ -63,7 +63,7 @@ async def test_the_first_beat_is_due_after_a_while_and_then_one_each_interval() 
     with beating(answer):
         await asyncio.sleep(70)
 
-    assert [at - start for at in answer.beats] == [20, 35, 50, 65]
+    assert [at - start for at in answer.heartbeats] == [20, 35, 50, 65]
 
 
 @virtual_time
@@ -73,8 +73,8 @@ async def test_the_time_counts_from_the_callers_request() -> None:
     with beating(soon, arrived=12), beating(late, arrived=40):
         await asyncio.sleep(10)
 
-    assert [at - start for at in soon.beats] == [8]
-    assert [at - start for at in late.beats] == [0]
+    assert [at - start for at in soon.heartbeats] == [8]
+    assert [at - start for at in late.heartbeats] == [0]
 
 
 @virtual_time
@@ -85,7 +85,7 @@ async def test_a_fast_call_has_no_beat() -> None:
         await asyncio.sleep(19.9)
     await asyncio.sleep(100)
 
-    assert answer.beats == []
+    assert answer.heartbeats == []
 
 
 @virtual_time
@@ -99,7 +99,7 @@ async def test_a_call_that_fails_has_no_beat_after_it() -> None:
     except LookupError:
         await asyncio.sleep(100)
 
-    assert len(answer.beats) == 1
+    assert len(answer.heartbeats) == 1
 
 
 @virtual_time
@@ -112,7 +112,7 @@ async def test_what_is_written_counts_as_a_sign_of_life() -> None:
             answer.write()
         await asyncio.sleep(31)
 
-    assert [at - start for at in answer.beats] == [95, 110]
+    assert [at - start for at in answer.heartbeats] == [95, 110]
 
 
 @virtual_time
@@ -124,7 +124,7 @@ async def test_an_answer_that_begins_early_and_falls_silent_is_kept_alive() -> N
         answer.write()
         await asyncio.sleep(20)
 
-    assert [at - start for at in answer.beats] == [35]
+    assert [at - start for at in answer.heartbeats] == [35]
 
 
 @virtual_time
@@ -135,7 +135,7 @@ async def test_where_none_may_stand_it_is_tried_again() -> None:
     with beating(answer):
         await asyncio.sleep(50)
 
-    assert [at - start for at in answer.beats] == [15, 30, 45]
+    assert [at - start for at in answer.heartbeats] == [15, 30, 45]
 
 
 @virtual_time
@@ -154,11 +154,11 @@ async def test_a_beat_that_fails_is_not_the_last_one() -> None:
     loop.set_exception_handler(lambda _, context: wrong.append(context.get("exception")))
     answer, start = FakeAnswer(), now()
     with Heartbeat(
-        answer, HeartbeatSchedule(20, 15), shape=ResponseKind.WHOLE, since=now(), note=note
+        answer, HeartbeatSchedule(20, 15), shape=ResponseKind.COMPLETE, since=now(), note=note
     ):
         await asyncio.sleep(60)
 
-    assert [at - start for at in answer.beats] == [35, 50]
+    assert [at - start for at in answer.heartbeats] == [35, 50]
     assert [type(error) for error in wrong] == [LookupError]
 
 
@@ -176,12 +176,12 @@ def test_no_silence_is_longer_than_it_may_be(gaps: list[float], tail: float) -> 
                 answer.write()
                 written.append(now())
             await asyncio.sleep(tail)
-        sent = sorted([*written, *answer.beats])
+        sent = sorted([*written, *answer.heartbeats])
         silences = [after - before for before, after in pairwise([start, *sent, now()])]
 
         assert silences[0] <= 20 + TICK
         assert all(silence <= 15 + TICK for silence in silences[1:])
-        for at in answer.beats:
+        for at in answer.heartbeats:
             before = max([start, *(each for each in sent if each < at)])
             assert at - before >= (20 if before == start else 15) - TICK
 
@@ -191,14 +191,14 @@ def test_no_silence_is_longer_than_it_may_be(gaps: list[float], tail: float) -> 
 @virtual_time
 async def test_it_ends_with_the_answer() -> None:
     """Ended or cut: nothing is to be kept alive, though the call is not quite over."""
-    for state in (State.ENDED, State.CUT):
+    for state in (State.ENDED, State.ABORTED):
         answer = FakeAnswer()
         with beating(answer):
             await asyncio.sleep(21)
             answer.state = state
             await asyncio.sleep(100)
 
-        assert len(answer.beats) == 1
+        assert len(answer.heartbeats) == 1
 
 
 @virtual_time
@@ -215,7 +215,7 @@ async def test_it_says_what_kind_of_answer_it_will_be_and_what_there_is_to_say()
 async def test_without_a_pulse_there_is_none() -> None:
     """The owner said so, or the caller speaks HTTP/1.0."""
     answer = FakeAnswer()
-    with Heartbeat(answer, None, shape=ResponseKind.WHOLE, since=now() - 1e6, note=str):
+    with Heartbeat(answer, None, shape=ResponseKind.COMPLETE, since=now() - 1e6, note=str):
         await asyncio.sleep(1e6)
 
-    assert answer.beats == []
+    assert answer.heartbeats == []

@@ -13,9 +13,9 @@ from gateway.public.memory import MemoryBudget
 def test_what_is_taken_is_given_back_with_the_block() -> None:
     """Whatever was taken inside it, in however many steps."""
     memory_budget = MemoryBudget(100)
-    with memory_budget.share() as share:
-        share.take(40)
-        share.take(20)
+    with memory_budget.reservation() as share:
+        share.reserve(40)
+        share.reserve(20)
 
         assert (memory_budget.used, share.held) == (60, 60)
         assert repr(memory_budget) == "<Buffers 60/100 bytes>"
@@ -26,10 +26,10 @@ def test_what_is_taken_is_given_back_with_the_block() -> None:
 def test_the_last_byte_can_be_taken_and_not_one_more() -> None:
     """503 ``overloaded``, with advice; nothing was taken by the attempt."""
     memory_budget = MemoryBudget(100)
-    with memory_budget.share() as first, memory_budget.share() as second:
-        first.take(100)
+    with memory_budget.reservation() as first, memory_budget.reservation() as second:
+        first.reserve(100)
         with pytest.raises(Overloaded) as caught:
-            second.take(1)
+            second.reserve(1)
 
         assert caught.value.headers["Retry-After"] == "5"
         assert (memory_budget.used, second.held) == (100, 0)
@@ -38,25 +38,25 @@ def test_the_last_byte_can_be_taken_and_not_one_more() -> None:
 def test_one_may_ask_whether_it_fits_and_has_it_if_so() -> None:
     """For what is only welcome, such as reading ahead."""
     memory_budget = MemoryBudget(100)
-    with memory_budget.share() as share:
-        assert [share.fits(60), share.fits(60)] == [True, False]
+    with memory_budget.reservation() as share:
+        assert [share.try_reserve(60), share.try_reserve(60)] == [True, False]
         assert share.held == 60
 
 
 def test_less_can_be_held_from_now_on() -> None:
     """The rest is there for others at once."""
     memory_budget = MemoryBudget(100)
-    with memory_budget.share() as share:
-        share.take(80)
-        share.shrink(30)
+    with memory_budget.reservation() as share:
+        share.reserve(80)
+        share.shrink_to(30)
         assert (memory_budget.used, share.held) == (30, 30)
 
 
 def test_an_error_gives_it_back_too() -> None:
     """However the block ends."""
     memory_budget = MemoryBudget(100)
-    with suppress(ZeroDivisionError), memory_budget.share() as share:
-        share.take(80)
+    with suppress(ZeroDivisionError), memory_budget.reservation() as share:
+        share.reserve(80)
         raise ZeroDivisionError
 
     assert memory_budget.used == 0
@@ -70,14 +70,14 @@ def test_the_budget_is_never_exceeded_and_always_the_sum_of_its_shares(
 ) -> None:
     """Four callers in any order."""
     memory_budget = MemoryBudget(100)
-    shares = [memory_budget.share() for _ in range(4)]
+    shares = [memory_budget.reservation() for _ in range(4)]
     for index, step, size in steps:
         share = shares[index]
         if step == "fits":
             held = share.held
-            assert share.fits(size) == (share.held == held + size)
+            assert share.try_reserve(size) == (share.held == held + size)
         else:
-            share.shrink(min(size, share.held))
+            share.shrink_to(min(size, share.held))
 
         assert 0 <= memory_budget.used == sum(one.held for one in shares) <= 100
     for share in shares:

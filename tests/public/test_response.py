@@ -61,7 +61,7 @@ async def test_a_whole_answer_has_its_length_and_our_headers_win() -> None:
     async def story(answer: Response) -> None:
         headers = [("X-Request-Id", "theirs"), ("x-a", "1"), ("x-a", "2")]
         answer.headers["X-Request-Id"] = answer.headers.pop("x-request-id")
-        await answer.whole(201, headers, b"all of it")
+        await answer.send(201, headers, b"all of it")
         await answer.end()
 
     answer = await told(story)
@@ -75,7 +75,7 @@ async def test_head_gets_the_length_and_no_body() -> None:
     """RFC 9110, section 9.3.2."""
 
     async def story(answer: Response) -> None:
-        await answer.whole(200, [], b"all of it")
+        await answer.send(200, [], b"all of it")
         await answer.end()
 
     async with staged(Stage(story)) as one:
@@ -90,7 +90,7 @@ async def test_each_piece_of_a_stream_leaves_when_it_is_written() -> None:
     """In a chunk of its own: nothing is joined, nothing held back."""
 
     async def story(answer: Response) -> None:
-        await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
+        await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
         for number in range(3):
             await answer.write(b"piece %d" % number)
             await seen.wait()
@@ -117,7 +117,7 @@ async def test_it_tells_how_far_it_is() -> None:
 
     async def story(answer: Response) -> None:
         reprs.append(repr(answer))
-        await answer.start(200, SSE, length=None, scanner=None)
+        await answer.begin_stream(200, SSE, length=None, scanner=None)
         await answer.write(b"12345")
         reprs.append(repr(answer))
         await answer.end()
@@ -164,7 +164,7 @@ async def test_a_late_failure_of_an_answer_that_is_no_stream_is_a_cut() -> None:
     """There is no place for an error in it: it ends short of its length."""
 
     async def story(answer: Response) -> None:
-        await answer.start(200, [], length=100, scanner=None)
+        await answer.begin_stream(200, [], length=100, scanner=None)
         await answer.write(b"half")
         await answer.fail(UpstreamIncomplete("half"), "req_1")
 
@@ -189,7 +189,7 @@ async def test_a_cut_is_finished_for_one_who_takes_nothing(
     monkeypatch.setattr(outlet_module, "_LINGER", 0.1)
 
     async def story(answer: Response) -> None:
-        await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
+        await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
         await answer.write(bytes(32 * MIB))
         await answer.fail(UpstreamIncomplete("half"), "req_1")
         await asyncio.Event().wait()  # until the connection is lost, which cancels us

@@ -20,7 +20,7 @@ async def test_writing_waits_only_when_the_read_ahead_is_full() -> None:
     full = asyncio.Event()
 
     async def story(answer: Response) -> None:
-        await answer.start(200, SSE, length=None, scanner=answer.dialect.scanner())
+        await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
         for _ in range(64):
             await answer.write(bytes(MIB))
             written.append(answer._outlet.unsent)
@@ -45,7 +45,7 @@ async def test_a_whole_answer_is_taken_over_at_once() -> None:
     taken = asyncio.Event()
 
     async def story(answer: Response) -> None:
-        await answer.whole(200, [], bytes(32 * MIB))
+        await answer.send(200, [], bytes(32 * MIB))
         taken.set()
         await answer.end()
 
@@ -63,7 +63,7 @@ async def test_the_end_is_when_the_last_byte_is_on_its_way() -> None:
     left: list[int] = []
 
     async def story(answer: Response) -> None:
-        await answer.whole(200, [], bytes(16 * MIB))
+        await answer.send(200, [], bytes(16 * MIB))
         await answer.end()
         left.append(answer._outlet.unsent)
 
@@ -106,7 +106,7 @@ async def test_writing_to_one_who_is_gone_says_so() -> None:
     gone = asyncio.Event()
 
     async def story(answer: Response) -> None:
-        await answer.start(200, SSE, length=None, scanner=None)
+        await answer.begin_stream(200, SSE, length=None, scanner=None)
         await answer.write(b"x")
         transport = answer._request.transport
         assert transport is not None
@@ -120,7 +120,7 @@ async def test_writing_to_one_who_is_gone_says_so() -> None:
         await stage.is_over()
 
     assert [type(error) for error in stage.errors] == [ClientDisconnected]
-    assert stage.answers[0].state == "cut"
+    assert stage.answers[0].state == "aborted"
 
 
 async def test_one_who_leaves_wakes_whoever_waits_to_write_to_him() -> None:
@@ -142,7 +142,7 @@ async def test_a_long_answer_is_read_ahead_as_far_as_memory_allows() -> None:
     """Its length is known: with room in the budget nobody waits for a slow reader."""
 
     async def story(answer: Response) -> None:
-        await answer.start(200, [], length=24 * MIB, scanner=None)
+        await answer.begin_stream(200, [], length=24 * MIB, scanner=None)
         for _ in range(24):
             await answer.write(bytes(MIB))
         taken.set()
@@ -172,7 +172,7 @@ async def test_without_room_in_the_budget_a_long_answer_waits_for_its_reader() -
     )
 
     async def story(answer: Response) -> None:
-        await answer.start(200, [], length=64 * MIB, scanner=None)
+        await answer.begin_stream(200, [], length=64 * MIB, scanner=None)
         for _ in range(64):
             await answer.write(bytes(MIB))
 

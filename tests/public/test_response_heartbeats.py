@@ -24,7 +24,7 @@ async def test_the_first_heartbeat_begins_a_stream(speaks: Speaks) -> None:
     seen = asyncio.Event()
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
         await seen.wait()
         await begun(answer)
         await say(answer, speaks.final)
@@ -49,9 +49,9 @@ async def test_the_first_heartbeat_begins_an_answer_in_one_piece(speaks: Speaks)
     """With a space, which JSON may begin with in every dialect."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
-        answer.beat(ResponseKind.WHOLE)
-        await answer.whole(200, JSON, OBJECT)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        await answer.send(200, JSON, OBJECT)
         await answer.end()
 
     answer = await told(story, dialect=speaks.dialect)
@@ -68,7 +68,7 @@ async def test_what_is_said_stands_in_a_comment() -> None:
     for dialect in (OPENAI, ANTHROPIC, NATIVE):
 
         async def story(answer: Response) -> None:
-            answer.beat(ResponseKind.STREAM, "number 1,\n\n about 3 s")
+            answer.send_heartbeat(ResponseKind.STREAM, "number 1,\n\n about 3 s")
             await begun(answer)
             await answer.end()
 
@@ -90,7 +90,7 @@ async def test_between_two_events(speaks: Speaks) -> None:
         await begun(answer)
         for data in (b"", speaks.event, speaks.event, speaks.final):
             await say(answer, data)
-            answer.beat(ResponseKind.STREAM)
+            answer.send_heartbeat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=speaks.dialect)
@@ -110,7 +110,7 @@ async def test_not_inside_an_event(speaks: Speaks) -> None:
         for at in range(len(data)):
             await say(answer, data[at : at + 1])
             if at + 1 in places:
-                answer.beat(ResponseKind.STREAM)
+                answer.send_heartbeat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=speaks.dialect)
@@ -125,21 +125,21 @@ async def test_not_in_an_answer_in_one_piece_that_has_begun() -> None:
     """
 
     async def long_one(answer: Response) -> None:
-        await answer.start(200, JSON, length=len(OBJECT), scanner=None)
-        answer.beat(ResponseKind.WHOLE)
+        await answer.begin_stream(200, JSON, length=len(OBJECT), scanner=None)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         await answer.write(OBJECT[:5])
-        answer.beat(ResponseKind.WHOLE)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         await answer.write(OBJECT[5:])
-        answer.beat(ResponseKind.WHOLE)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         await answer.end()
 
     async def held(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         await long_one(answer)
 
     async def short(answer: Response) -> None:
-        await answer.whole(200, JSON, OBJECT)
-        answer.beat(ResponseKind.WHOLE)
+        await answer.send(200, JSON, OBJECT)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         await answer.end()
 
     assert (await told(long_one)).body == OBJECT
@@ -154,12 +154,12 @@ async def test_not_after_an_answer() -> None:
         await begun(answer)
         await say(answer, EVENT)
         await answer.end()
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
 
     async def failing(answer: Response) -> None:
         await begun(answer)
         await answer.fail(Shutdown(), "req_1")
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
 
     stage = Stage(story)
     async with staged(stage) as one:
@@ -169,7 +169,7 @@ async def test_not_after_an_answer() -> None:
 
             assert (answer.status, answer.body, answer.whole) == (200, EVENT, True)
 
-    assert [answer.beats for answer in stage.answers] == [0, 0]
+    assert [answer.heartbeats for answer in stage.answers] == [0, 0]
     assert COMMENT not in (await told(failing)).body
 
 
@@ -180,8 +180,8 @@ async def test_not_towards_one_who_has_not_taken_what_was_sent() -> None:
     async def story(answer: Response) -> None:
         await begun(answer)
         await say(answer, b"data: " + bytes(16 * MIB) + b"\n\n")
-        answer.beat(ResponseKind.STREAM)
-        beats.append(answer.beats)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        beats.append(answer.heartbeats)
         await answer.end()
 
     async with staged(Stage(story, pace=Pace(write_timeout=5.0, answer_bytes=32 * MIB))) as one:
@@ -199,8 +199,8 @@ async def test_one_who_is_gone_hears_nothing() -> None:
         transport = answer._request.transport
         assert transport is not None
         transport.abort()
-        answer.beat(ResponseKind.STREAM)
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
         await answer.write(EVENT)
 
     stage.story = story
@@ -209,15 +209,15 @@ async def test_one_who_is_gone_hears_nothing() -> None:
         await stage.is_over()
 
     assert [type(error) for error in stage.errors] == [ClientDisconnected]
-    assert stage.answers[0].beats == 0
+    assert stage.answers[0].heartbeats == 0
 
 
 async def test_they_are_counted_and_are_in_no_other_count() -> None:
     """What Ollama said is what the log tells."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
         await begun(answer)
         await say(answer, EVENT)
         await answer.end()
@@ -227,4 +227,4 @@ async def test_they_are_counted_and_are_in_no_other_count() -> None:
         one.send(request("/", {}))
         await one.answer()
 
-    assert (stage.answers[0].beats, stage.answers[0].bytes_out) == (2, len(EVENT))
+    assert (stage.answers[0].heartbeats, stage.answers[0].bytes_out) == (2, len(EVENT))

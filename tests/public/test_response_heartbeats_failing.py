@@ -47,8 +47,8 @@ async def test_a_status_that_can_no_longer_be_sent_is_a_failure(
     body = b'{"error":{"message":"no such thing","type":"x"}}'
 
     async def story(answer: Response) -> None:
-        answer.beat(shape)
-        await answer.whole(status, [*JSON, ("x-a", "1")], body)
+        answer.send_heartbeat(shape)
+        await answer.send(status, [*JSON, ("x-a", "1")], body)
 
     answer, (error,) = await failed(story)
 
@@ -64,8 +64,8 @@ async def test_a_long_answer_with_such_a_status_is_one_too() -> None:
     """What follows is not waited for."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
-        await answer.start(503, JSON, length=10 * MIB, scanner=None)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        await answer.begin_stream(503, JSON, length=10 * MIB, scanner=None)
 
     answer, (error,) = await failed(story)
 
@@ -78,15 +78,15 @@ async def test_a_stream_instead_of_one_piece_and_the_other_way_round() -> None:
     """The head has told the caller's client how to read it: nothing else can follow."""
 
     async def stream(answer: Response) -> None:
-        await begun(answer, beat=ResponseKind.WHOLE)
+        await begun(answer, beat=ResponseKind.COMPLETE)
 
     async def long_piece(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        await answer.start(200, JSON, length=None, scanner=None)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        await answer.begin_stream(200, JSON, length=None, scanner=None)
 
     async def piece(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        await answer.whole(200, JSON, OBJECT)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        await answer.send(200, JSON, OBJECT)
 
     for story in (stream, long_piece, piece):
         answer, (error,) = await failed(story)
@@ -101,12 +101,12 @@ async def test_a_compressed_answer() -> None:
     coded = [*JSON, ("Content-Encoding", "gzip")]
 
     async def piece(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
-        await answer.whole(200, coded, b"\x1f\x8b")
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        await answer.send(200, coded, b"\x1f\x8b")
 
     async def stream(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        await answer.start(200, coded, length=None, scanner=answer.dialect.scanner())
+        answer.send_heartbeat(ResponseKind.STREAM)
+        await answer.begin_stream(200, coded, length=None, scanner=answer.dialect.scanner())
 
     for story in (piece, stream):
         answer, (error,) = await failed(story)
@@ -120,9 +120,9 @@ async def test_ollamas_own_api_says_some_things_in_one_piece() -> None:
     """That a model was loaded: a line, in a stream that has begun."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        await answer.whole(200, JSON, b'{"done":true}')
-        answer.beat(ResponseKind.STREAM)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        await answer.send(200, JSON, b'{"done":true}')
+        answer.send_heartbeat(ResponseKind.STREAM)
         await answer.end()
 
     answer = await told(story, dialect=NATIVE)
@@ -138,8 +138,8 @@ async def test_a_stream_that_fails_before_its_first_event(speaks: Speaks) -> Non
     """An error where an event may stand, and a cut."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        wordless.append(answer.fails_wordlessly)
+        answer.send_heartbeat(ResponseKind.STREAM)
+        wordless.append(answer.cannot_report_errors)
         await answer.fail(QueueTimeout("too long"), "req_1")
 
     wordless: list[bool] = []
@@ -156,11 +156,11 @@ async def test_an_answer_in_one_piece_that_fails_is_cut() -> None:
     """No client takes spaces for an answer."""
 
     async def story(answer: Response) -> None:
-        wordless.append(answer.fails_wordlessly)
-        answer.beat(ResponseKind.WHOLE)
-        wordless.append(answer.fails_wordlessly)
+        wordless.append(answer.cannot_report_errors)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        wordless.append(answer.cannot_report_errors)
         await answer.fail(QueueTimeout("too long"), "req_1")
-        wordless.append(answer.fails_wordlessly)
+        wordless.append(answer.cannot_report_errors)
 
     wordless: list[bool] = []
     answer = await told(story)
@@ -173,8 +173,8 @@ async def test_or_tells_the_error_as_an_object() -> None:
     """Where the owner wants that; the connection goes on."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
-        assert not answer.fails_wordlessly
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        assert not answer.cannot_report_errors
         await answer.fail(QueueTimeout("too long"), "req_1")
 
     async with staged(Stage(story, late_object=True)) as one:
@@ -200,9 +200,9 @@ async def test_of_ollamas_own_bodies_only_errors_are_such_objects(said: bytes, k
     """Whoever looks for an error there would not find one in anything else."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
         try:
-            await answer.whole(404, JSON, said)
+            await answer.send(404, JSON, said)
         except GatewayError as error:
             await answer.fail(error, "req_1")
 
@@ -219,10 +219,10 @@ async def test_but_never_in_the_middle_of_an_answer() -> None:
     """An object inside of another is no error that anybody could read."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.WHOLE)
-        await answer.start(200, JSON, length=None, scanner=None)
+        answer.send_heartbeat(ResponseKind.COMPLETE)
+        await answer.begin_stream(200, JSON, length=None, scanner=None)
         await answer.write(OBJECT[:5])
-        wordless.append(answer.fails_wordlessly)
+        wordless.append(answer.cannot_report_errors)
         await answer.fail(Shutdown(), "req_1")
 
     wordless: list[bool] = []
@@ -252,8 +252,8 @@ async def test_nor_after_a_line_that_was_all_there_was() -> None:
     """The same for what Ollama says in one piece."""
 
     async def story(answer: Response) -> None:
-        answer.beat(ResponseKind.STREAM)
-        await answer.whole(200, JSON, b'{"done":true}')
+        answer.send_heartbeat(ResponseKind.STREAM)
+        await answer.send(200, JSON, b'{"done":true}')
         await answer.fail(Shutdown(), "req_1")
 
     answer = await told(story, dialect=NATIVE)
