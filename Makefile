@@ -9,9 +9,9 @@ LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-vers
           --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format bench lock clean
+.PHONY: help demo run test lint format coverage bench package lock clean
 
-help: ## show this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## run the gateway in front of a simulated Ollama; prints a key and a request
@@ -20,7 +20,7 @@ demo: $(VENV)/.run ## run the gateway in front of a simulated Ollama; prints a k
 run: $(VENV)/.run ## run the gateway in front of the Ollama of this machine
 	@exec $(BIN)/ollama-gateway init --serve $(ARGS)
 
-# Two at a time: most of a test's time is waiting for a short clock, or for a process.
+# Two workers: most tests wait for a short timeout or for a process.
 test: $(VENV)/.test ## run all tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
@@ -29,14 +29,25 @@ lint: $(VENV)/.test ## check style and types of all code
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: $(VENV)/.test ## put the code into its form
+format: $(VENV)/.test ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure what the gateway costs, beside what one would use instead
+coverage: $(VENV)/.test ## run all tests and report branch coverage; fails below the limit in pyproject.toml
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n 2 $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+package: $(VENV)/.run ## build the wheel and the source distribution into dist/
+	@$(PIP) install --require-hashes -r requirements-build.lock
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist
+
+bench: $(VENV)/.bench ## measure the cost of a request, compared with other proxies
 	@$(BIN)/python -m bench $(ARGS)
 
-lock: $(VENV)/.run ## renew the lock files (the one target that looks for new versions)
+lock: $(VENV)/.run ## update the lock files (the only target that looks for new versions)
 	@$(PIP) install uv
 	@$(LOCK) --upgrade -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -46,7 +57,7 @@ lock: $(VENV)/.run ## renew the lock files (the one target that looks for new ve
 	@$(LOCK) --upgrade -c requirements-test.lock --group test --group bench -o requirements-bench.lock
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -64,7 +75,7 @@ $(VENV)/.run: $(VENV)/.made requirements.lock requirements-build.lock pyproject.
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run requirements-test.lock
-	@echo "Installing what the tests need ..." >&2
+	@echo "Installing the test dependencies ..." >&2
 	@$(PIP) install --require-hashes -r requirements-test.lock
 	@touch $@
 
