@@ -1,19 +1,21 @@
-"""How each family of routes speaks. Four values without state, and the types they share."""
+"""How each family of routes writes JSON, streams and errors: four stateless dialects."""
 
 from gateway.dialects.anthropic import Anthropic
-from gateway.dialects.dialect import Body, Dialect, Scanner, Timings, Usage
-from gateway.dialects.ollama import Native
+from gateway.dialects.body import Body, Timings, Usage
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.framing import Scanner
+from gateway.dialects.ollama import Ollama
 from gateway.dialects.openai import OpenAi
 from gateway.dialects.responses import Responses
 
 OPENAI: Dialect = OpenAi()
 ANTHROPIC: Dialect = Anthropic()
 RESPONSES: Dialect = Responses()
-NATIVE: Dialect = Native()
+OLLAMA: Dialect = Ollama()
 
 __all__ = [
     "ANTHROPIC",
-    "NATIVE",
+    "OLLAMA",
     "OPENAI",
     "RESPONSES",
     "Body",

@@ -1,122 +1,77 @@
-"""What differs between families of routes, and nothing else.
+"""What differs between the families of routes, and nothing else."""
 
-A dialect is a value without state. What has state is made per reply: a ``Scanner`` for a reply
-that streams, a ``Body`` for one that comes whole. Both are fed with Ollama's bytes as they pass,
-in whatever pieces the network made of them, hold a bounded part of them, and never raise: what
-they cannot read, they do not know.
-"""
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from dataclasses import dataclass
-from typing import Protocol
-
-from msgspec import Struct
-
+from gateway.dialects.body import Body, encodable, encode
+from gateway.dialects.framing import SSE_TYPE, Scanner, sse_comment
 from gateway.errors import GatewayError
 
 
-class Usage(Struct, frozen=True):
-    """Tokens of one reply; None is unknown.
+class Dialect(ABC):
+    """How one family of routes writes requests, responses, errors and streams.
 
-    ``counted``: Ollama reported no ``tokens_out`` (or 0, which is what it says where it does not
-    know), so it is the number of events that carried text, thinking or a tool call. Ollama mostly
-    sends one token per event, but holds several back while it builds a tool call: a lower bound.
+    A dialect has no state. What has state is made per response: a ``Scanner`` for one that streams,
+    a ``Body`` for one that does not. Both are fed with Ollama's bytes as they pass.
+
+    The defaults are those of ``/v1``.
     """
 
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    counted: bool = False
+    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """The model's own account of a native call: durations in seconds, counts in tokens."""
-
-    total_duration: float | None = None
-    load_duration: float | None = None
-    prompt_eval_count: int | None = None
-    prompt_eval_duration: float | None = None
-    eval_count: int | None = None
-    eval_duration: float | None = None
-
-
-class Scanner(Protocol):
-    """Reads along while one streamed reply passes."""
-
-    @property
-    def at_boundary(self) -> bool:
-        """Nothing, or only whole events, have passed: an event of our own may be written here."""
-
-    @property
-    def complete(self) -> bool:
-        """The dialect's final event has passed. Ollama's end of body proves nothing instead."""
-
-    @property
-    def failure(self) -> str | None:
-        """Ollama's own words, first 300 characters, if the stream said that it failed."""
-
-    @property
-    def usage(self) -> Usage: ...
-
-    @property
-    def timings(self) -> Timings | None:
-        """None but for the native dialect, and there until its last line."""
-
-    def feed(self, data: bytes) -> None: ...
-
-
-class Body(Protocol):
-    """Reads along while one whole reply passes; its answers hold once all of it was fed."""
-
-    @property
-    def broke_off(self) -> bool:
-        """Ollama itself says, in an otherwise good answer, that it is not whole."""
-
-    @property
-    def failure(self) -> str | None:
-        """The message, first 300 characters, of a body that is an error."""
-
-    @property
-    def usage(self) -> Usage: ...
-
-    @property
-    def timings(self) -> Timings | None: ...
-
-    def feed(self, data: bytes) -> None: ...
-
-
-class Dialect(Protocol):
-    """How one family of routes speaks."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def stream_type(self) -> str:
-        """What the ``Content-Type`` of a reply begins with if it streams."""
+    name: ClassVar[str]
+    stream_type: ClassVar[str] = SSE_TYPE
+    """The beginning of the ``Content-Type`` of a response that streams."""
 
     def streams(self, stream: bytes | None) -> bool:
-        """Whether a call streams whose ``stream`` is this raw JSON value; None if it has none."""
+        """Return True if a request streams whose ``stream`` is this JSON; None if it has none."""
+        return stream is not None and stream.strip() == b"true"
 
-    def error_body(self, error: GatewayError, request_id: str) -> bytes:
-        """The whole body of an error that is told by its status."""
+    def error_body(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 - Anthropic's has it
+        """Return the body of a response that is an error; its status tells the same."""
+        return encode({"error": error_object(error)})
 
+    @abstractmethod
     def late_error(self, error: GatewayError, request_id: str) -> bytes:
-        """The same after the head of a stream has gone: an event or a line, with its end.
+        """Return the error as an event or a line of a stream whose head has been sent.
 
-        Its place is where ``Scanner.at_boundary`` holds; what must follow is a cut, for no client
-        knows from this alone that the stream is over.
+        It may be written where ``Scanner.at_boundary`` holds. The connection must then be closed
+        without the end of the body: no client takes this event alone for the end of the stream.
         """
 
-    def whole_in_stream(self, body: bytes) -> bytes | None:
-        """An answer in one piece, as it stands in a stream that has begun; None if it cannot."""
+    def complete_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002 - Ollama's uses it
+        """Return a non-streaming response as part of a stream that has begun.
+
+        None if the dialect has no place for one.
+        """
+        return None
 
     def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
-        """Bytes that keep a silent connection open and mean nothing to the client.
+        """Return bytes that keep a silent connection open and mean nothing to the client.
 
-        In a stream they may stand where ``Scanner.at_boundary`` holds, in a whole answer only
-        before its first byte. ``note`` is shown where the dialect has room for a comment.
+        In a stream they may be written where ``Scanner.at_boundary`` holds, in a non-streaming
+        response only before its first byte: blanks before JSON are JSON. ``note`` is shown where
+        the dialect has comments.
         """
+        return sse_comment(note) if streaming else b" "
 
-    def scanner(self) -> Scanner: ...
+    @abstractmethod
+    def scanner(self) -> Scanner:
+        """Make a scanner for one streamed response."""
 
-    def body(self) -> Body: ...
+    @abstractmethod
+    def body(self) -> Body:
+        """Make a reader for one non-streaming response."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+def error_object(error: GatewayError) -> dict[str, str | None]:
+    """Return OpenAI's ``error`` object, the same on every ``/v1`` route but ``/v1/messages``."""
+    return {
+        "message": encodable(error.message),
+        "type": error.type,
+        "param": error.param and encodable(error.param),
+        "code": error.code,
+    }

@@ -1,146 +1,113 @@
 """``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``: OpenAI's dialect."""
 
-from dataclasses import dataclass
+from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from gateway.dialects.body import UNREADABLE, Reading, WholeBody
-from gateway.dialects.dialect import Body, Scanner
-from gateway.dialects.payload import (
+from gateway.dialects.body import (
     NOTHING,
+    UNREADABLE,
+    Body,
+    BodyFindings,
     decode,
-    encode,
     failure_text,
     filled,
-    lost_count,
-    printable,
-    rest_of_object,
+    read_usage_tail,
     usage_of,
 )
-from gateway.dialects.scanner import Findings
-from gateway.dialects.sse import STREAM_TYPE, comment, event_scanner, skip
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.framing import EventScanner, Scanner
 from gateway.errors import GatewayError
 
-_DONE = b"[DONE]"
-"""The final event, exactly: a chunk whose text is "[DONE]" is JSON and never this."""
+_DONE: Final = b"[DONE]"
+"""The data of the final event, exactly. A chunk whose text is "[DONE]" is JSON, never this."""
 
-# A chunk that ends like this and not like those has a delta whose last text is not empty: a piece,
-# and nothing else worth decoding. Inside a text every quote would have a backslash before it.
-_PIECE_END = b'"},"finish_reason":null}]}'
-_NO_PIECE_ENDS = (
+# A chunk with this end, and none of those, has a delta whose last text is not empty: a content
+# event with nothing else worth decoding. Inside a text every quote has a backslash before it, so no
+# text can look like these ends.
+_CONTENT_END: Final = b'"},"finish_reason":null}]}'
+_EMPTY_ENDS: Final = (
     b'""},"finish_reason":null}]}',
     b'"role":"assistant"},"finish_reason":null}]}',
 )
 
 
-class _Delta(msgspec.Struct):
+class _Delta(Struct):
     content: Raw = NOTHING
     reasoning: Raw = NOTHING
     tool_calls: Raw = NOTHING
 
 
-class _Choice(msgspec.Struct):
+class _Choice(Struct):
     delta: Raw = NOTHING
     text: Raw = NOTHING
     finish_reason: Raw = NOTHING
 
 
-class _Reply(msgspec.Struct):
-    """A chunk of a stream, a whole answer, or the body of an error."""
+class _Reply(Struct):
+    """A chunk of a stream, a complete response, or the body of an error."""
 
     choices: Raw = NOTHING
     usage: Raw = NOTHING
     error: Raw = NOTHING
 
 
-_reply = msgspec.json.Decoder(_Reply)
-_choices = msgspec.json.Decoder(list[_Choice])
-_delta = msgspec.json.Decoder(_Delta)
+_reply: Final = msgspec.json.Decoder(_Reply)
+_choices: Final = msgspec.json.Decoder(list[_Choice])
+_delta: Final = msgspec.json.Decoder(_Delta)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAi:
-    name: str = "openai"
-    stream_type: str = STREAM_TYPE
+class OpenAi(Dialect):
+    __slots__ = ()
 
-    def streams(self, stream: bytes | None) -> bool:
-        return stream is not None and stream.strip() == b"true"
-
-    def error_body(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002  - a header's
-        return encode({"error": error_object(error)})
+    name = "openai"
 
     def late_error(self, error: GatewayError, request_id: str) -> bytes:
         return b"data: " + self.error_body(error, request_id) + b"\n\n"
 
-    def whole_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002  - whatever it is
-        return None
-
-    def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
-        return comment(note) if streaming else b" "
-
     def scanner(self) -> Scanner:
-        return event_scanner(read=_read_event, read_tail=skip)
+        return EventScanner(_read_event)
 
     def body(self) -> Body:
-        return WholeBody(read=_read_document, read_tail=_read_tail)
+        return Body(read=_read_document, read_tail=read_usage_tail)
 
 
-def error_object(error: GatewayError) -> dict[str, str | None]:
-    """What stands under ``error`` on every ``/v1`` route but ``/v1/messages``."""
-    return {
-        "message": printable(error.message),
-        "type": error.type,
-        "param": error.param and printable(error.param),
-        "code": error.code,
-    }
-
-
-def _read_event(found: Findings, _name: bytes, data: bytes) -> None:
+def _read_event(scanner: Scanner, _name: bytes, data: bytes) -> None:
+    # (1) The final event.
     if data == _DONE:
-        found.complete = True
-    elif (
-        data.endswith(_PIECE_END)
-        and not data.endswith(_NO_PIECE_ENDS)
+        scanner.complete = True
+        return
+    # (2) Text and nothing else, recognised without decoding: nearly every event of a stream.
+    if (
+        data.endswith(_CONTENT_END)
+        and not data.endswith(_EMPTY_ENDS)
         and b'"usage"' not in data
         and b'"error"' not in data
     ):
-        found.pieces += 1
-    else:
-        _read_chunk(found, data)
-
-
-def _read_chunk(found: Findings, data: bytes) -> None:
+        scanner.content_events += 1
+        return
+    # (3) Everything else: role, tool calls, the finish reason, usage, an error.
     chunk = decode(_reply, data)
     if chunk is None:
         return
-    found.failure = found.failure or failure_text(chunk.error)
-    found.report(usage_of(chunk.usage))
-    if any(map(_carries, decode(_choices, chunk.choices) or ())):
-        found.pieces += 1
+    scanner.failure = scanner.failure or failure_text(chunk.error)
+    scanner.report(usage_of(chunk.usage))
+    for choice in decode(_choices, chunk.choices) or ():
+        delta = decode(_delta, choice.delta) or _Delta()
+        if any(map(filled, (choice.text, delta.content, delta.reasoning, delta.tool_calls))):
+            scanner.content_events += 1
+            break
 
 
-def _carries(choice: _Choice) -> bool:
-    delta = decode(_delta, choice.delta) or _Delta()
-    return any(map(filled, (choice.text, delta.content, delta.reasoning, delta.tool_calls)))
-
-
-def _read_document(document: bytes) -> Reading:
+def _read_document(document: bytes) -> BodyFindings:
     reply = decode(_reply, document)
     if reply is None:
         return UNREADABLE
-    return Reading(
+    choices = decode(_choices, reply.choices) or ()
+    return BodyFindings(
         usage=usage_of(reply.usage),
-        broke_off=any(
-            not filled(choice.finish_reason) for choice in decode(_choices, reply.choices) or ()
-        ),
+        # Ollama leaves the reason out when it gives up, e.g. at its repeat limit.
+        incomplete=any(not filled(choice.finish_reason) for choice in choices),
         failure=failure_text(reply.error),
     )
-
-
-def _read_tail(tail: bytes) -> Reading:
-    """Of a megabyte of answer ``usage`` comes last. No tokens in it: Ollama lost count of them."""
-    reply = decode(_reply, rest_of_object(tail, b"usage"))
-    if reply is None:
-        return UNREADABLE
-    return Reading(usage=usage_of(reply.usage), broke_off=lost_count(reply.usage))

@@ -1,48 +1,49 @@
 """``/v1/responses``: OpenAI's newer dialect."""
 
-from dataclasses import dataclass
+from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from gateway.dialects.body import UNREADABLE, Reading, WholeBody
-from gateway.dialects.dialect import Body, Scanner
-from gateway.dialects.openai import error_object
-from gateway.dialects.payload import (
+from gateway.dialects.body import (
     NOTHING,
+    UNREADABLE,
+    Body,
+    BodyFindings,
     decode,
     encode,
     failure_text,
     filled,
-    lost_count,
-    rest_of_object,
+    json_tail,
+    read_usage_tail,
     usage_of,
+    zero_token_count,
 )
-from gateway.dialects.scanner import Findings
-from gateway.dialects.sse import STREAM_TYPE, comment, event_scanner
+from gateway.dialects.dialect import Dialect, error_object
+from gateway.dialects.framing import EventScanner, Scanner
 from gateway.errors import GatewayError
 
-_FINAL = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
+_FINAL: Final = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
 
 
-class _Part(msgspec.Struct):
+class _Part(Struct):
     text: Raw = NOTHING
 
 
-class _Item(msgspec.Struct):
+class _Item(Struct):
     type: Raw = NOTHING
     content: Raw = NOTHING
 
 
-class _Response(msgspec.Struct):
-    """A whole answer, the same inside an event, or the body of an error."""
+class _Response(Struct):
+    """A complete response, the same inside an event, or the body of an error."""
 
     output: Raw = NOTHING
     usage: Raw = NOTHING
     error: Raw = NOTHING
 
 
-class _Event(msgspec.Struct):
+class _Event(Struct):
     type: Raw = NOTHING
     delta: Raw = NOTHING
     response: Raw = NOTHING
@@ -50,28 +51,22 @@ class _Event(msgspec.Struct):
     message: Raw = NOTHING
 
 
-_response = msgspec.json.Decoder(_Response)
-_event = msgspec.json.Decoder(_Event)
-_items = msgspec.json.Decoder(list[_Item])
-_parts = msgspec.json.Decoder(list[_Part])
+_response: Final = msgspec.json.Decoder(_Response)
+_event: Final = msgspec.json.Decoder(_Event)
+_items: Final = msgspec.json.Decoder(list[_Item])
+_parts: Final = msgspec.json.Decoder(list[_Part])
 
 
-@dataclass(frozen=True, slots=True)
-class Responses:
-    name: str = "responses"
-    stream_type: str = STREAM_TYPE
+class Responses(Dialect):
+    __slots__ = ()
 
-    def streams(self, stream: bytes | None) -> bool:
-        return stream is not None and stream.strip() == b"true"
+    name = "responses"
 
-    def error_body(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002  - a header's
-        return encode({"error": error_object(error)})
+    def late_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002 - a header has it
+        """Return OpenAI's ``error`` event with an ``error`` field besides.
 
-    def late_error(self, error: GatewayError, request_id: str) -> bytes:  # noqa: ARG002  - a header's
-        """OpenAI's ``error`` event, and ``error`` in it besides.
-
-        The SDK hands the documented event on as one among others and raises for the field alone.
-        The sequence number is required and read by nobody: a constant.
+        openai-python hands the documented event on as one among others and raises only for the
+        field. ``sequence_number`` is required, and no client reads it: a constant.
         """
         detail = error_object(error)
         event = {
@@ -84,68 +79,57 @@ class Responses:
         }
         return b"event: error\ndata: " + encode(event) + b"\n\n"
 
-    def whole_in_stream(self, body: bytes) -> bytes | None:  # noqa: ARG002  - whatever it is
-        return None
-
-    def heartbeat(self, *, streaming: bool, note: str = "") -> bytes:
-        return comment(note) if streaming else b" "
-
     def scanner(self) -> Scanner:
-        return event_scanner(read=_read_event, read_tail=_read_event_tail)
+        return EventScanner(_read_event, _read_event_tail)
 
     def body(self) -> Body:
-        return WholeBody(read=_read_document, read_tail=_read_tail)
+        return Body(read=_read_document, read_tail=read_usage_tail)
 
 
-def _read_event(found: Findings, name: bytes, data: bytes) -> None:
-    """An event is what its ``event:`` line and its ``type`` both say."""
+def _read_event(scanner: Scanner, name: bytes, data: bytes) -> None:
+    """Read an event. The final one must say so in its ``event:`` line and in its ``type``."""
     event = decode(_event, data)
     if event is None:
         return
     if name.endswith(b".delta"):
-        found.pieces += filled(event.delta)
+        scanner.content_events += filled(event.delta)
     elif name in _FINAL and bytes(event.type) == b'"' + name + b'"':
-        found.complete = True
+        scanner.complete = True
         response = decode(_response, event.response) or _Response()
-        found.report(usage_of(response.usage))
+        scanner.report(usage_of(response.usage))
         if name == b"response.failed":
-            found.failure = found.failure or failure_text(response.error) or name.decode()
+            scanner.failure = scanner.failure or failure_text(response.error) or name.decode()
     elif name in {b"error", b""}:
-        found.failure = found.failure or failure_text(event.error) or failure_text(event.message)
+        scanner.failure = (
+            scanner.failure or failure_text(event.error) or failure_text(event.message)
+        )
 
 
-def _read_event_tail(found: Findings, name: bytes, tail: bytes) -> None:
-    """An overlong event. The final one repeats the whole answer, so it can be one."""
+def _read_event_tail(scanner: Scanner, name: bytes, tail: bytes) -> None:
+    """Read the end of an oversized event: the final one repeats the complete response."""
     if name not in _FINAL:
         return
-    found.complete = True
-    event = decode(_event, rest_of_object(tail, b"usage", within=b'{"response":{'))
+    scanner.complete = True
+    event = decode(_event, json_tail(tail, b"usage", within=b'{"response":{'))
     if event is not None:
-        found.report(usage_of((decode(_response, event.response) or _Response()).usage))
+        scanner.report(usage_of((decode(_response, event.response) or _Response()).usage))
     if name == b"response.failed":
-        found.failure = found.failure or name.decode()
+        scanner.failure = scanner.failure or name.decode()
 
 
-def _read_document(document: bytes) -> Reading:
+def _read_document(document: bytes) -> BodyFindings:
     response = decode(_response, document)
     if response is None:
         return UNREADABLE
-    return Reading(
+    return BodyFindings(
         usage=usage_of(response.usage),
-        broke_off=lost_count(response.usage) and _says_something(response),
+        # Ollama calls a completion that it gave up on "completed", but counts no token of it.
+        incomplete=zero_token_count(response.usage) and _has_content(response),
         failure=failure_text(response.error),
     )
 
 
-def _read_tail(tail: bytes) -> Reading:
-    """Of a megabyte of answer the settings come last, with ``usage`` among them."""
-    response = decode(_response, rest_of_object(tail, b"usage"))
-    if response is None:
-        return UNREADABLE
-    return Reading(usage=usage_of(response.usage), broke_off=lost_count(response.usage))
-
-
-def _says_something(response: _Response) -> bool:
+def _has_content(response: _Response) -> bool:
     for item in decode(_items, response.output) or ():
         parts = decode(_parts, item.content) or ()
         if bytes(item.type) != b'"message"' or any(filled(part.text) for part in parts):

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.dialects.dialect import Timings
+from gateway.dialects import Timings
 from gateway.models.estimates import at_least, is_plausible, observed
 from gateway.timeouts import Estimate, LearnedTimes
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from gateway.dialects.dialect import Body
+from gateway.dialects import Body
 from gateway.errors import ContextLengthExceeded, GatewayError, UpstreamIncomplete
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
@@ -131,7 +131,7 @@ class TruncationGuard:
         if status != 200:
             self._judge_refusal(call, status, body)
             return []
-        if self._policy.incomplete_fails and body.failure is None and body.broke_off:
+        if self._policy.incomplete_fails and body.failure is None and body.incomplete:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
         context = await self._look(call, record, body.usage.tokens_in)
         record.judged = True

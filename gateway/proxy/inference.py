@@ -5,7 +5,7 @@ import hashlib
 from msgspec import Struct
 
 from gateway.auth.principal import Principal
-from gateway.dialects.dialect import Dialect
+from gateway.dialects import Dialect
 from gateway.models.listing import Model
 from gateway.proxy.prompt import UNKNOWN, Prompt
 

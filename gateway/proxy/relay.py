@@ -6,7 +6,7 @@ Ollama ends broken streams politely: only the dialect's final event proves that 
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
-from gateway.dialects.dialect import Body, Dialect, Scanner
+from gateway.dialects import Body, Dialect, Scanner
 from gateway.errors import GatewayError, UpstreamIncomplete, UpstreamProtocolError
 from gateway.proxy.response import Headers, Response
 from gateway.telemetry.record import Phase, RequestRecord
@@ -119,7 +119,7 @@ async def relay_whole(
         _note_usage(record, body)
     if body.failure is not None:
         record.error = body.failure
-    elif body.broke_off:
+    elif body.incomplete:
         record.outcome = UpstreamIncomplete.code
         record.error = UpstreamIncomplete.default_message
 

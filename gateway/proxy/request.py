@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.auth.principal import Principal
-from gateway.dialects.dialect import Dialect
+from gateway.dialects import Dialect
 from gateway.errors import InvalidRequestBody
 from gateway.proxy.fields import Fields, build, model_name, parse
 from gateway.proxy.inference import Target

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from gateway.dialects.dialect import Scanner
+from gateway.dialects import Scanner
 
 Headers = Iterable[tuple[str, str]]
 

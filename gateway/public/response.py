@@ -15,7 +15,7 @@ from typing import cast
 
 from aiohttp import HttpVersion11, web
 
-from gateway.dialects.dialect import Dialect, Scanner
+from gateway.dialects import Dialect, Scanner
 from gateway.errors import (
     AsSent,
     ClientDisconnected,
@@ -276,7 +276,7 @@ class Response:
             words = self._failure_in(body) or ""
             raise UpstreamFailed.of(AsSent(status, tuple(headers), body), words)
         whole = self._promised is ResponseKind.COMPLETE
-        kept = body if whole else self.dialect.whole_in_stream(body)
+        kept = body if whole else self.dialect.complete_in_stream(body)
         if kept is None or _encoded(headers):
             raise UpstreamProtocolError(_OTHER_KIND)
         return kept

@@ -15,8 +15,7 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from gateway.auth.principal import Scope
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES
-from gateway.dialects.dialect import Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.errors import MethodNotAllowed, UnknownRoute
 
 
@@ -74,11 +73,11 @@ def _discovery(path: str, methods: tuple[str, ...], dialect: Dialect, page: Page
 _READ = ("GET", "HEAD")
 ROUTES = (
     Route("/healthz", _READ, None, OPENAI, Page.HEALTH),
-    _discovery("/", _READ, NATIVE, Page.ROOT),
-    _discovery("/api/version", _READ, NATIVE, Page.VERSION),
-    _discovery("/api/tags", _READ, NATIVE, Page.TAGS),
-    _discovery("/api/show", ("POST",), NATIVE, Page.SHOW),
-    _discovery("/api/ps", ("GET",), NATIVE, Page.PS),
+    _discovery("/", _READ, OLLAMA, Page.ROOT),
+    _discovery("/api/version", _READ, OLLAMA, Page.VERSION),
+    _discovery("/api/tags", _READ, OLLAMA, Page.TAGS),
+    _discovery("/api/show", ("POST",), OLLAMA, Page.SHOW),
+    _discovery("/api/ps", ("GET",), OLLAMA, Page.PS),
     _discovery("/v1/models", ("GET",), OPENAI, Page.MODELS),
     _discovery("/v1/models/{model}", ("GET",), OPENAI, Page.MODEL),
     _inference("/v1/chat/completions", OPENAI),
@@ -86,10 +85,10 @@ ROUTES = (
     _embedding("/v1/embeddings", OPENAI),
     _inference("/v1/responses", RESPONSES),
     _inference("/v1/messages", ANTHROPIC),
-    _inference("/api/chat", NATIVE),
-    _inference("/api/generate", NATIVE),
-    _embedding("/api/embed", NATIVE),
-    _embedding("/api/embeddings", NATIVE),
+    _inference("/api/chat", OLLAMA),
+    _inference("/api/generate", OLLAMA),
+    _embedding("/api/embed", OLLAMA),
+    _embedding("/api/embeddings", OLLAMA),
 )
 
 
@@ -155,7 +154,7 @@ def dialect_of(path: str) -> Dialect:
     route, _ = _find(path)
     if route is not None:
         return route.dialect
-    return NATIVE if path.startswith("/api") else OPENAI
+    return OLLAMA if path.startswith("/api") else OPENAI
 
 
 def _find(path: str) -> tuple[Route | None, str | None]:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.dialects.dialect import Timings
+from gateway.dialects import Timings
 from gateway.errors import GatewayError, InternalError
 from gateway.telemetry.redaction import harmless
 

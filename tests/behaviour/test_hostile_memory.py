@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from gateway.auth.principal import Principal, Scope
-from gateway.dialects import NATIVE
+from gateway.dialects import OLLAMA
 from gateway.errors import InvalidRequestBody, TuningNotAllowed
 from gateway.proxy.inference import Target
 from gateway.proxy.request import understand
@@ -248,7 +248,7 @@ def test_no_body_becomes_much_more_than_itself_when_it_is_read(
     principal = Principal(key="k", scopes=frozenset({Scope.INFERENCE}))
     tracemalloc.start()
     try:
-        asked = understand(body, Target(path, NATIVE), principal)
+        asked = understand(body, Target(path, OLLAMA), principal)
         asked.body_for("m")
     except (InvalidRequestBody, TuningNotAllowed):
         pass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 
 VERSIONS = ("0.24.0", "0.33.0")
 
@@ -42,7 +42,7 @@ def replies() -> tuple[Reply, ...]:
             if request["method"] != "POST":
                 continue
             path = request["path"]
-            family = OPENAI if path.startswith("/v1/") else NATIVE
+            family = OPENAI if path.startswith("/v1/") else OLLAMA
             head = {name.lower(): value for name, value in response["headers"]}
             chunks = response.get("chunks") or [response.get("body", "")]
             found.append(

@@ -97,8 +97,8 @@ def test_an_error_in_a_tools_input_is_none() -> None:
     assert scanner.failure is None
 
 
-@pytest.mark.parametrize(("tokens", "broke_off"), [(0, True), (7, False)])
-def test_a_long_answer(tokens: int, *, broke_off: bool) -> None:
+@pytest.mark.parametrize(("tokens", "incomplete"), [(0, True), (7, False)])
+def test_a_long_answer(tokens: int, *, incomplete: bool) -> None:
     """Above the limit its usage tells whether it broke off."""
     answer = {
         "type": "message",
@@ -109,4 +109,4 @@ def test_a_long_answer(tokens: int, *, broke_off: bool) -> None:
     body.feed(json.dumps(answer, separators=(",", ":")).encode())
 
     assert Usage(9, tokens or None) == body.usage
-    assert broke_off == body.broke_off
+    assert incomplete == body.incomplete

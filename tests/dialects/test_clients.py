@@ -12,7 +12,7 @@ import ollama
 import openai
 import pytest
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.errors import (
     GatewayError,
     ModelNotFound,
@@ -137,9 +137,9 @@ def test_anthropic_raises_for_a_late_error(case: str) -> None:
 def test_ollama_raises_for_a_late_error(case: str) -> None:
     """Also behind a heartbeat, which is the beginning of the error's line."""
     lost = b"".join(recorded(case)[:-1])
-    beat = NATIVE.heartbeat(streaming=True)
-    body = lost + beat + NATIVE.late_error(UpstreamIncomplete(), "req_1")
-    with answering(NATIVE.stream_type, body) as clients:
+    beat = OLLAMA.heartbeat(streaming=True)
+    body = lost + beat + OLLAMA.late_error(UpstreamIncomplete(), "req_1")
+    with answering(OLLAMA.stream_type, body) as clients:
         stream = clients.ollama.chat(model="m", messages=MESSAGES, stream=True)
         texts: list[str | None] = []
         with pytest.raises(ollama.ResponseError) as failure:
@@ -162,7 +162,7 @@ def test_heartbeats_do_not_show_in_streams() -> None:
             model="m", max_tokens=9, messages=[{"role": "user", "content": "hi"}], stream=True
         )
         assert len(recorded("messages-stream")) == len(list(message))
-    with answering(NATIVE.stream_type, alive(NATIVE, "api-chat-stream")) as clients:
+    with answering(OLLAMA.stream_type, alive(OLLAMA, "api-chat-stream")) as clients:
         parts = list(clients.ollama.chat(model="m", messages=MESSAGES, stream=True))
         assert [part.done for part in parts] == [False] * 5 + [True]
 
@@ -226,7 +226,7 @@ def test_anthropic_reads_our_errors(
 def test_ollama_reads_our_errors() -> None:
     """Its client takes the words out of the body."""
     error = ModelNotFound("No such model.")
-    body = NATIVE.error_body(error, "req_1")
+    body = OLLAMA.error_body(error, "req_1")
     with (
         answering("application/json", body, status=404) as clients,
         pytest.raises(ollama.ResponseError) as failure,

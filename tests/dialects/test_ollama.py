@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gateway.dialects import NATIVE, Timings, Usage
+from gateway.dialects import OLLAMA, Timings, Usage
 
 
 def line(**fields: object) -> bytes:
@@ -19,7 +19,7 @@ def chat(**fields: object) -> bytes:
 )
 def test_a_text_is_not_the_end(text: str) -> None:
     """The words of the last line in a text, in thinking or in a tool's arguments end nothing."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(chat(content=text))
     scanner.feed(chat(content="", thinking=text))
     scanner.feed(line(response=text, done=False))
@@ -47,7 +47,7 @@ def test_a_text_is_not_the_end(text: str) -> None:
 )
 def test_almost_the_end(data: bytes) -> None:
     """Only the literal, at the top level of a whole line."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(data)
 
     assert not scanner.complete
@@ -77,7 +77,7 @@ def test_almost_the_end(data: bytes) -> None:
 )
 def test_what_counts_as_a_piece(data: bytes, pieces: int) -> None:
     """A line counts once if it carries text, thinking or a tool call."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(data)
 
     assert (scanner.usage.tokens_out or 0) == pieces
@@ -85,7 +85,7 @@ def test_what_counts_as_a_piece(data: bytes, pieces: int) -> None:
 
 def test_an_error_line_is_an_end() -> None:
     """Ollama's own word for a broken answer, at status 200."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(chat(content="a") + b'{"error":"unexpected EOF"}\n')
 
     assert (scanner.complete, scanner.failure) == (True, "unexpected EOF")
@@ -93,7 +93,7 @@ def test_an_error_line_is_an_end() -> None:
 
 def test_an_error_in_a_line_with_text() -> None:
     """It is an end wherever it stands at the top level."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(line(error="no", response="a", done=False))
 
     assert (scanner.complete, scanner.failure) == (True, "no")
@@ -101,7 +101,7 @@ def test_an_error_in_a_line_with_text() -> None:
 
 def test_a_field_of_another_type_costs_only_itself() -> None:
     """The line still ends the stream, and its other numbers still count."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(line(done=True, total_duration="1s", eval_count=5, prompt_eval_count=2.5))
 
     assert scanner.complete
@@ -111,7 +111,7 @@ def test_a_field_of_another_type_costs_only_itself() -> None:
 
 def test_lines_may_end_with_a_carriage_return() -> None:
     """And may begin with blanks: our own heartbeats."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(b'  {"done":false,"response":"a"}\r\n {"done":true}\r\n')
 
     assert scanner.complete
@@ -126,7 +126,7 @@ def test_a_last_line_above_the_limit(size: int) -> None:
         prompt_eval_count=200, eval_count=9,
     )  # fmt: skip
     assert len(stream) > 2_000_000
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     for at in range(0, len(stream), size):
         assert not scanner.complete
         scanner.feed(stream[at : at + size])
@@ -147,7 +147,7 @@ def test_a_last_line_above_the_limit(size: int) -> None:
 )
 def test_another_line_above_the_limit(data: bytes) -> None:
     """Words of the end inside it do not make it the last one."""
-    scanner = NATIVE.scanner()
+    scanner = OLLAMA.scanner()
     scanner.feed(data)
 
     assert not scanner.complete
@@ -156,18 +156,18 @@ def test_another_line_above_the_limit(data: bytes) -> None:
 
 def test_embeddings_above_the_limit() -> None:
     """Of many megabytes the numbers at the very end are read."""
-    body = NATIVE.body()
+    body = OLLAMA.body()
     body.feed(b'{"model":"m","embeddings":[[' + b"0.123456789," * 500_000 + b"0.1]],")
     body.feed(b'"total_duration":3000000000,"load_duration":1000000000,"prompt_eval_count":7}')
 
     assert Usage(7, None) == body.usage
     assert Timings(total_duration=3.0, load_duration=1.0, prompt_eval_count=7) == body.timings
-    assert not body.broke_off
+    assert not body.incomplete
 
 
-def test_a_long_answer_that_broke_off() -> None:
+def test_a_long_answer_that_incomplete() -> None:
     """Above the limit the last field still tells."""
-    body = NATIVE.body()
+    body = OLLAMA.body()
     body.feed(line(response="x" * 2_000_000, done=False))
 
-    assert body.broke_off
+    assert body.incomplete

@@ -174,12 +174,12 @@ def test_embeddings_above_the_limit() -> None:
             body.feed(document[at : at + size])
 
         assert Usage(8192, None) == body.usage
-        assert not body.broke_off
+        assert not body.incomplete
         assert body.failure is None
 
 
-@pytest.mark.parametrize(("tokens", "broke_off"), [(0, True), (7, False)])
-def test_a_long_answer_that_broke_off(tokens: int, *, broke_off: bool) -> None:
+@pytest.mark.parametrize(("tokens", "incomplete"), [(0, True), (7, False)])
+def test_a_long_answer_that_incomplete(tokens: int, *, incomplete: bool) -> None:
     """Above the limit its usage of 0 tells, for a megabyte came out."""
     answer = {
         "choices": [{"message": {"content": "x" * 2_000_000}, "finish_reason": None}],
@@ -188,7 +188,7 @@ def test_a_long_answer_that_broke_off(tokens: int, *, broke_off: bool) -> None:
     body = OPENAI.body()
     body.feed(json.dumps(answer, separators=(",", ":")).encode())
 
-    assert broke_off == body.broke_off
+    assert incomplete == body.incomplete
 
 
 def test_a_long_answer_cannot_fake_its_usage() -> None:
@@ -197,7 +197,7 @@ def test_a_long_answer_cannot_fake_its_usage() -> None:
     body = OPENAI.body()
     body.feed(json.dumps({"a": text}, separators=(",", ":")).encode())
 
-    assert (Usage(), False, None) == (body.usage, body.broke_off, body.failure)
+    assert (Usage(), False, None) == (body.usage, body.incomplete, body.failure)
 
 
 @pytest.mark.parametrize("text", [b"", b" ", b"404 page not found", b"{", b"[]", b'{"choices":7}'])
@@ -208,7 +208,7 @@ def test_what_is_no_answer(text: bytes) -> None:
 
     assert (Usage(), False, None, None) == (
         body.usage,
-        body.broke_off,
+        body.incomplete,
         body.failure,
         body.timings,
     )

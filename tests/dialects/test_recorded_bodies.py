@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.dialects import NATIVE, Body, Timings, Usage
+from gateway.dialects import OLLAMA, Body, Timings, Usage
 
 from .recorded import Reply, bodies
 
@@ -44,9 +44,9 @@ def fed(reply: Reply) -> Body:
 
 
 @pytest.mark.parametrize("reply", bodies(), ids=str)
-def test_broke_off(reply: Reply) -> None:
+def test_incomplete(reply: Reply) -> None:
     """Only the answers that Ollama gave up on say so; no good one and no error does."""
-    assert (reply.case in GAVE_UP) == fed(reply).broke_off
+    assert (reply.case in GAVE_UP) == fed(reply).incomplete
 
 
 @pytest.mark.parametrize("reply", [r for r in bodies() if r.case in USAGE], ids=str)
@@ -85,9 +85,9 @@ def test_at_every_split(reply: Reply) -> None:
         body.feed(reply.body[:at])
         body.feed(reply.body[at:])
 
-        assert (whole.usage, whole.broke_off, whole.failure, whole.timings) == (
+        assert (whole.usage, whole.incomplete, whole.failure, whole.timings) == (
             body.usage,
-            body.broke_off,
+            body.incomplete,
             body.failure,
             body.timings,
         )
@@ -95,7 +95,7 @@ def test_at_every_split(reply: Reply) -> None:
 
 def test_timings_of_a_native_answer() -> None:
     """The model's own account, in seconds; others have none."""
-    by_name = {str(reply): fed(reply) for reply in bodies() if reply.dialect is NATIVE}
+    by_name = {str(reply): fed(reply) for reply in bodies() if reply.dialect is OLLAMA}
 
     assert by_name["0.33.0-api-embed"].timings == Timings(
         total_duration=0.007625203,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects import Scanner, Timings, Usage
+from gateway.dialects import OLLAMA, Scanner, Timings, Usage
 
 from .recorded import Reply, streams
 
@@ -121,7 +121,7 @@ def test_at_every_split(reply: Reply) -> None:
 def test_byte_by_byte(reply: Reply) -> None:
     """A boundary is where an event has ended and the next has not begun, and nowhere else."""
     scanner = reply.dialect.scanner()
-    end = b"\n" if reply.dialect.name == "native" else b"\n\n"
+    end = b"\n" if reply.dialect is OLLAMA else b"\n\n"
     body = reply.body
     wrong = []
     for at in range(1, len(body) + 1):
@@ -157,7 +157,7 @@ def test_in_any_parts(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [reply for reply in streams() if reply.dialect.name != "native"], ids=str
+    "reply", [reply for reply in streams() if reply.dialect is not OLLAMA], ids=str
 )
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
 def test_with_other_line_ends(reply: Reply, line_end: bytes) -> None:

@@ -103,7 +103,7 @@ def test_failures(data: bytes, words: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "tokens", "broke_off"),
+    ("output", "tokens", "incomplete"),
     [
         ([{"type": "message", "content": [{"type": "output_text", "text": "a"}]}], 0, True),
         ([{"type": "function_call", "arguments": "{}"}], 0, True),
@@ -113,7 +113,7 @@ def test_failures(data: bytes, words: str | None) -> None:
         ("nonsense", 0, False),
     ],
 )
-def test_broke_off(output: object, tokens: int, *, broke_off: bool) -> None:
+def test_incomplete(output: object, tokens: int, *, incomplete: bool) -> None:
     """Something came out and none of it was counted: Ollama still says `completed` then."""
     body = RESPONSES.body()
     body.feed(
@@ -126,4 +126,4 @@ def test_broke_off(output: object, tokens: int, *, broke_off: bool) -> None:
         ).encode()
     )
 
-    assert broke_off == body.broke_off
+    assert incomplete == body.incomplete

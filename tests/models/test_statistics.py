@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.dialects.dialect import Timings
+from gateway.dialects import Timings
 from gateway.models.statistics import ModelStats, Observation, Statistics
 from gateway.timeouts import Estimate, LearnedTimes
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Body, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import ContextLengthExceeded, UpstreamIncomplete
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
@@ -278,7 +278,7 @@ async def test_and_of_one_that_was_refused() -> None:
     guard = a_truth(loaded(), contexts=contexts, truncated_fails=True)
     smaller = a_call(prompt=replace(LONG, text_bytes=15_000, longest_bytes=15_000))
     with pytest.raises(ContextLengthExceeded):
-        await guard.judge(smaller, an_exchange(), 400, body_of(REFUSED_0_33, NATIVE))
+        await guard.judge(smaller, an_exchange(), 400, body_of(REFUSED_0_33, OLLAMA))
     assert contexts.longest_prompt(smaller.model) == 5000
     with pytest.raises(ContextLengthExceeded):
         await guard.foresee(a_call(prompt=LONG))
@@ -304,7 +304,7 @@ async def test_ollamas_refusal_to_cut_gets_our_word(said: bytes) -> None:
     """Each version has its own, which no client knows."""
     guard = a_truth(loaded(), truncated_fails=True)
     with pytest.raises(ContextLengthExceeded):
-        await guard.judge(a_call(prompt=LONG), an_exchange(), 400, body_of(said, NATIVE))
+        await guard.judge(a_call(prompt=LONG), an_exchange(), 400, body_of(said, OLLAMA))
 
 
 @pytest.mark.parametrize("said", REFUSALS)
@@ -312,7 +312,7 @@ async def test_it_passes_as_it_is_unless_the_owner_wants_errors(said: bytes) -> 
     """Its caller has asked for it."""
     record = an_exchange()
 
-    assert await a_truth().judge(a_call(prompt=LONG), record, 400, body_of(said, NATIVE)) == []
+    assert await a_truth().judge(a_call(prompt=LONG), record, 400, body_of(said, OLLAMA)) == []
 
 
 async def test_other_refusals_pass_as_they_are() -> None:
@@ -362,21 +362,21 @@ async def test_of_all_that_was_recorded_the_broken_answers_are_refused_and_no_ot
         (OPENAI, b'{"choices":[{"message":{},"finish_reason":null}]}'),
         (ANTHROPIC, b'{"type":"message","content":[]}'),
         (RESPONSES, b'{"output":[{"type":"function_call"}],"usage":{"output_tokens":0}}'),
-        (NATIVE, b'{"done":false}'),
+        (OLLAMA, b'{"done":false}'),
     ],
-    ids=["openai", "anthropic", "responses", "native"],
+    ids=["openai", "anthropic", "responses", "ollama"],
 )
 async def test_by_default_they_pass(dialect: Dialect, said: bytes) -> None:
     """The relay notes them."""
     body = body_of(said, dialect)
-    assert body.broke_off
+    assert body.incomplete
 
     assert await a_truth().judge(a_call(prompt=SHORT), an_exchange(), 200, body) == []
 
 
 async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
     """The same request would end in the same way."""
-    guard, body = a_truth(incomplete_fails=True), body_of(b'{"done":false}', NATIVE)
+    guard, body = a_truth(incomplete_fails=True), body_of(b'{"done":false}', OLLAMA)
     with pytest.raises(UpstreamIncomplete, match="repeated itself") as caught:
         await guard.judge(a_call(prompt=SHORT), an_exchange(), 200, body)
 

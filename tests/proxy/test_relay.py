@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.errors import (
     ClientDisconnected,
     ClientWriteTimeout,
@@ -50,10 +50,10 @@ async def streamed(
         (OPENAI, 200, "text/event-stream; charset=utf-8", True),
         (ANTHROPIC, 200, "text/event-stream", True),
         (RESPONSES, 200, "text/event-stream", True),
-        (NATIVE, 200, "application/x-ndjson", True),
+        (OLLAMA, 200, "application/x-ndjson", True),
         (OPENAI, 200, "application/json", False),
-        (NATIVE, 200, "application/json; charset=utf-8", False),
-        (NATIVE, 200, "text/event-stream", False),
+        (OLLAMA, 200, "application/json; charset=utf-8", False),
+        (OLLAMA, 200, "text/event-stream", False),
         (OPENAI, 500, "text/event-stream", False),
         (OPENAI, 200, "", False),
     ],
@@ -176,7 +176,7 @@ async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None
     line = b'{"model":"m","message":{"role":"assistant","content":"hi"},"done":false}\n'
     broken = b'{"error":"an error was encountered: unexpected EOF"}\n'
     answer = FakeAnswer()
-    error, record = await streamed(FakeReply([line, broken]), answer, NATIVE)
+    error, record = await streamed(FakeReply([line, broken]), answer, OLLAMA)
 
     assert error is None
     assert answer.pieces == [line, broken]

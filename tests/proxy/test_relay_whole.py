@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Body, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import (
     ContextLengthExceeded,
     GatewayError,
@@ -139,9 +139,9 @@ GIVEN_UP = (
         ),
         (ANTHROPIC, b'{"type":"message","content":[],"usage":{"output_tokens":0}}'),
         (RESPONSES, GIVEN_UP),
-        (NATIVE, b'{"message":{"content":"half"},"done":false}'),
+        (OLLAMA, b'{"message":{"content":"half"},"done":false}'),
     ],
-    ids=["openai", "anthropic", "responses", "native"],
+    ids=["openai", "anthropic", "responses", "ollama"],
 )
 async def test_one_that_ollama_gave_up_on_passes_and_is_noted(
     dialect: Dialect, body: bytes

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.auth.principal import Principal, Scope
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.errors import InvalidRequestBody
 from gateway.proxy.inference import Target
 from gateway.proxy.request import understand
@@ -36,10 +36,10 @@ def test_each_route_streams_as_ollama_does(route: Any, asked: Any) -> None:
     assert streams(target, **fields) is expected
 
 
-@pytest.mark.parametrize("dialect", [OPENAI, RESPONSES, ANTHROPIC, NATIVE], ids=lambda d: d.name)
+@pytest.mark.parametrize("dialect", [OPENAI, RESPONSES, ANTHROPIC, OLLAMA], ids=lambda d: d.name)
 def test_a_route_that_cannot_stream_does_not(dialect: Dialect) -> None:
     """Whatever is asked for, and whatever the dialect does elsewhere."""
-    path = "/api/chat" if dialect is NATIVE else "/v1/chat/completions"
+    path = "/api/chat" if dialect is OLLAMA else "/v1/chat/completions"
 
     assert streams(Target(path, dialect), stream=True)
     assert not streams(Target(path, dialect, can_stream=False), stream=True)

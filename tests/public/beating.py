@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.public.response import Response
 from gateway.public.state import ResponseKind
 
@@ -36,7 +36,7 @@ ALL = [
     Speaks(OPENAI, "text/event-stream", COMMENT, EVENT, b"data: [DONE]\n\n"),
     Speaks(RESPONSES, "text/event-stream", COMMENT, EVENT, _COMPLETED),
     Speaks(ANTHROPIC, "text/event-stream", PING, EVENT, _STOP),
-    Speaks(NATIVE, "application/x-ndjson", b" ", b'{"done":false}\n', b'{"done":true}\n'),
+    Speaks(OLLAMA, "application/x-ndjson", b" ", b'{"done":false}\n', b'{"done":true}\n'),
 ]
 every = pytest.mark.parametrize("speaks", ALL, ids=str)
 

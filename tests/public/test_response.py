@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.dialects import NATIVE
+from gateway.dialects import OLLAMA
 from gateway.errors import (
     QueueFull,
     UpstreamIncomplete,
@@ -39,7 +39,7 @@ async def test_a_failure_speaks_the_dialect() -> None:
     async def story(answer: Response) -> None:
         await answer.fail(QueueFull("full"), "req_1")
 
-    assert (await told(story, dialect=NATIVE)).json() == {"error": "full"}
+    assert (await told(story, dialect=OLLAMA)).json() == {"error": "full"}
 
 
 async def test_nothing_is_there_to_be_ended_while_nothing_was_begun() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.dialects import ANTHROPIC, NATIVE, OPENAI
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI
 from gateway.errors import (
     ClientDisconnected,
     Shutdown,
@@ -65,7 +65,7 @@ async def test_the_first_heartbeat_begins_an_answer_in_one_piece(speaks: Speaks)
 async def test_what_is_said_stands_in_a_comment() -> None:
     """A line of it, whatever it holds; dialects without comments say nothing."""
     notes = {}
-    for dialect in (OPENAI, ANTHROPIC, NATIVE):
+    for dialect in (OPENAI, ANTHROPIC, OLLAMA):
 
         async def story(answer: Response) -> None:
             answer.send_heartbeat(ResponseKind.STREAM, "number 1,\n\n about 3 s")
@@ -76,7 +76,7 @@ async def test_what_is_said_stands_in_a_comment() -> None:
 
     assert notes["openai"] == b": number 1, about 3 s\n\n"
     assert notes["anthropic"] == b": number 1, about 3 s\n" + PING
-    assert notes["native"] == b" "
+    assert notes["ollama"] == b" "
 
 
 # Where one may stand.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.dialects import NATIVE
+from gateway.dialects import OLLAMA
 from gateway.errors import (
     GatewayError,
     QueueTimeout,
@@ -125,7 +125,7 @@ async def test_ollamas_own_api_says_some_things_in_one_piece() -> None:
         answer.send_heartbeat(ResponseKind.STREAM)
         await answer.end()
 
-    answer = await told(story, dialect=NATIVE)
+    answer = await told(story, dialect=OLLAMA)
 
     assert (answer.body, answer.whole) == (b' {"done":true}\n', True)
 
@@ -256,6 +256,6 @@ async def test_nor_after_a_line_that_was_all_there_was() -> None:
         await answer.send(200, JSON, b'{"done":true}')
         await answer.fail(Shutdown(), "req_1")
 
-    answer = await told(story, dialect=NATIVE)
+    answer = await told(story, dialect=OLLAMA)
 
     assert (answer.body, answer.whole) == (b' {"done":true}\n', False)
