@@ -185,7 +185,7 @@ def _front(
             catalog, full=settings.catalog.show == "full", body_timeout=timeouts.body_timeout
         ),
         memory_budget=MemoryBudget(limits.buffered_bytes),
-        pace=Pace(write_timeout=timeouts.write_timeout, answer_bytes=limits.answer_bytes),
+        pace=Pace(write_timeout=timeouts.write_timeout, answer_bytes=limits.read_ahead_bytes),
         late_object=settings.tunnel.late_error == "object",
         observer=observer,
         now=now,

@@ -49,10 +49,9 @@ class Learning:
     def __init__(
         self, settings: Settings, *, state_file: Path | None, log: Logger, now: Callable[[], float]
     ) -> None:
-        most = settings.scheduler.max_loaded_models
         self._now = now
         self.residency_tracker = ResidencyTracker(
-            max_loaded=None if isinstance(most, str) else most, now=now
+            max_loaded=settings.scheduler.max_loaded_models, now=now
         )
         self.memory = Memory(self.residency_tracker)
         self.contexts = ContextWindows()

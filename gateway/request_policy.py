@@ -9,19 +9,19 @@ from gateway.timeouts import ModelOverride, TimeoutSettings
 
 
 def request_policy_from(settings: Settings) -> RequestPolicy:
-    """The terms of every call; "auto" becomes None, which leaves a clock to the model's size."""
+    """The terms of every call; None leaves a clock to the model's size."""
     timeouts = settings.timeouts
     return RequestPolicy(
         timeouts=TimeoutSettings(
             queue_timeout=timeouts.queue_timeout,
             connect_timeout=timeouts.connect_timeout,
-            first_byte_timeout=_seconds(timeouts.first_byte_timeout),
-            idle_timeout=_seconds(timeouts.idle_timeout),
-            total_timeout=_seconds(timeouts.total_timeout),
+            first_byte_timeout=timeouts.first_byte_timeout,
+            idle_timeout=timeouts.idle_timeout,
+            total_timeout=timeouts.total_timeout,
             stream_total_timeout=timeouts.stream_total_timeout,
             ceiling=timeouts.ceiling,
             write_timeout=timeouts.write_timeout,
-            learned_floor=_seconds(timeouts.learned_floor),
+            learned_floor=timeouts.learned_floor,
         ),
         overrides=[
             ModelOverride(
@@ -33,7 +33,7 @@ def request_policy_from(settings: Settings) -> RequestPolicy:
             for row in settings.models
         ],
         max_active_per_model=settings.scheduler.max_active_per_model,
-        answer_bytes=settings.limits.answer_bytes,
+        answer_bytes=settings.limits.read_ahead_bytes,
         holds=settings.tunnel.client_timeout == "extend" and _beats(settings),
     )
 
@@ -51,17 +51,13 @@ def integrity_policy_from(settings: Settings) -> IntegrityPolicy:
 
 
 def keep_alive_settings_from(settings: Settings) -> KeepAliveSettings:
-    """When answers are kept alive; "auto" becomes None, which leaves a number to the profile."""
+    """When answers are kept alive; None leaves a number to the profile."""
     tunnel = settings.tunnel
     return KeepAliveSettings(
         pulse=HeartbeatSettings(
             profile=tunnel.profile,
-            commit_after=_seconds(tunnel.commit_after),
-            interval=_seconds(tunnel.heartbeat_interval),
+            commit_after=tunnel.commit_after,
+            interval=tunnel.heartbeat_interval,
         ),
         extend=tunnel.client_timeout == "extend",
     )
-
-
-def _seconds(value: float | str) -> float | None:
-    return None if isinstance(value, str) else value

@@ -25,7 +25,7 @@ def test_what_the_owner_sets_is_what_calls_get() -> None:
             "timeouts": {"total_timeout": "5m", "idle_timeout": 7},
             "models": [{"match": "qwen*", "total_timeout": 900}, {"match": "*", "max_active": 3}],
             "scheduler": {"max_active_per_model": 2, "max_active": 4},
-            "limits": {"answer_bytes": "2MiB"},
+            "limits": {"read_ahead_bytes": "2MiB"},
         }
     )
     terms = request_policy_from(settings)

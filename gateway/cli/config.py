@@ -62,6 +62,8 @@ def _assignment(name: str, value: object) -> str:
 
 def toml_value(name: str, value: object) -> str:
     """A setting's value as TOML has it, in the units that its name asks for."""
+    if value is None:
+        return '"auto"'
     if isinstance(value, int) and name.endswith("_bytes"):
         return _size(value)
     if isinstance(value, float):

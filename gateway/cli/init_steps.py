@@ -17,7 +17,7 @@ from gateway.cli.init_config import config_text
 from gateway.cli.init_ollama import look
 from gateway.cli.init_report import DISCOVERY_KEY, INFERENCE_KEY, Keys, Report, failed
 from gateway.cli.new_files import hand_over, make_file
-from gateway.settings import OllamaSettings, config_place, ollama_host
+from gateway.settings import OllamaSettings, config_path, ollama_host
 from gateway.settings import load as load_settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def initialise(
     ``ollama`` is where Ollama is, if it was said. Returns the exit code and, where that is 0, the
     settings in force. Raises SettingsError.
     """
-    place = config_place(config)
+    place = config_path(config)
     there = _is_there(place)
     chosen = _chosen(ollama)
     if not there and (problem := make_config(place, chosen)):

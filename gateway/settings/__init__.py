@@ -1,33 +1,42 @@
-"""The settings: what there is to set, from where it is read, and what is wrong with it.
+"""The settings: their schema, where they are read from, and what is wrong with them.
 
 Nothing else in the gateway reads the environment or a config file.
 """
 
-from gateway.settings.integrity import IntegritySettings, TunnelSettings
-from gateway.settings.loading import Loaded, config_place, load, setting_names, variable_for
-from gateway.settings.ollama_host import ollama_address, ollama_host
-from gateway.settings.paths import (
-    SYSTEM_FOLDER,
+from gateway.settings.loading import (
+    Loaded,
+    config_path,
+    load,
+    ollama_host,
+    setting_names,
+    variable_for,
+)
+from gateway.settings.messages import (
     ConfigFileMissing,
     SettingsError,
-    default_config_text,
+    masked,
+    names_a_secret,
+    printable,
 )
-from gateway.settings.redaction import masked, names_a_secret, printable
-from gateway.settings.schema import Settings
-from gateway.settings.tables import (
+from gateway.settings.paths import SYSTEM_FOLDER, default_config_text
+from gateway.settings.schema import (
     CatalogSettings,
+    IntegritySettings,
     KeysSettings,
     LimitsSettings,
     ListenSettings,
     LogSettings,
+    ModelRule,
     OllamaSettings,
     ProxiesSettings,
     SchedulerSettings,
+    Settings,
     StateSettings,
+    TimeoutsSettings,
     TrustedProxy,
+    TunnelSettings,
 )
-from gateway.settings.timeouts import ModelRule, TimeoutsSettings
-from gateway.settings.values import Address
+from gateway.settings.types import Address, ollama_address
 
 __all__ = [
     "SYSTEM_FOLDER",
@@ -50,7 +59,7 @@ __all__ = [
     "TimeoutsSettings",
     "TrustedProxy",
     "TunnelSettings",
-    "config_place",
+    "config_path",
     "default_config_text",
     "load",
     "masked",

@@ -1,55 +1,23 @@
-"""Where the config file is, and what is written in it."""
+"""Where the config file is, and where the files that it names are."""
 
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from gateway.settings.redaction import printable
+from gateway.settings.messages import ConfigFileMissing, SettingsError
 
-FILE_NAME: Final = "gateway.toml"
+CONFIG_NAME: Final = "gateway.toml"
 KEYS_NAME: Final = "keys.toml"
 STATE_NAME: Final = "state.json"
 SYSTEM_FOLDER: Final = Path("/etc/ollama-gateway")
 
 _PACKAGE: Final = Path(__file__).parent.parent
-_POSITION: Final = re.compile(
-    r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|.*)\)"
-)
-_HINTS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "Invalid value": 'text and spans stand in quotes, such as "info" and "5m"',
-        "Expected newline": 'text and spans stand in quotes, such as "info" and "5m"',
-        "Expected '=' after": "a setting is written as name = value",
-        "Cannot declare": "put all settings of that [table] below one such line",
-        "Cannot overwrite": "leave each setting in the file once",
-    }
-)
-"""What to do about what tomllib finds, by how it begins."""
-
-
-class SettingsError(Exception):
-    """What is wrong with the settings: ``lines`` has one readable line for each mistake."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.lines = [printable(line) for line in lines]
-        super().__init__("\n".join(self.lines))
-
-
-class ConfigFileMissing(SettingsError):
-    """The file that was asked for by name is not there; ``path`` is where it should be."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__([f"{path}: there is no such file"])
-        self.path = path
 
 
 def user_folder(environ: Mapping[str, str]) -> Path:
-    """Our folder below ``$XDG_CONFIG_HOME``; the system's where there is no home at all.
+    """Return our folder below ``$XDG_CONFIG_HOME``; the system's if there is no home folder.
 
-    The XDG Base Directory Specification asks to ignore a path that is not absolute.
+    A relative ``$XDG_CONFIG_HOME`` is ignored, as the XDG Base Directory Specification requires.
     """
     configured = environ.get("XDG_CONFIG_HOME", "")
     if configured.startswith("/"):
@@ -65,8 +33,8 @@ def _home(environ: Mapping[str, str]) -> Path | None:
         return None
 
 
-def located(path: str, *, folder: Path, environ: Mapping[str, str]) -> Path:
-    """The path; ``~/`` is the user's home, and a relative one starts at ``folder``."""
+def resolve(path: str, *, folder: Path, environ: Mapping[str, str]) -> Path:
+    """Return the path: ``~/`` is the user's home, and a relative path starts at ``folder``."""
     home = _home(environ)
     if path.startswith("~/") and home is not None:
         return home / path.removeprefix("~/")
@@ -74,69 +42,38 @@ def located(path: str, *, folder: Path, environ: Mapping[str, str]) -> Path:
 
 
 def find_config(config: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The config file in force: the one asked for, else the user's, else the system's, else none.
+    """Return the config file to use: the given one, else the user's, else the system's, else None.
 
-    Raises ConfigFileMissing for one that was asked for.
+    Raises:
+        ConfigFileMissing: the given file does not exist.
+        SettingsError: it is a folder.
     """
-    if config is not None:
-        path = located(str(config), folder=Path.cwd(), environ=environ)
-        if not path.exists():
-            raise ConfigFileMissing(path)
-        return path
-    candidates = (folder / FILE_NAME for folder in (user_folder(environ), SYSTEM_FOLDER))
-    return next((path for path in candidates if _is_there(path)), None)
+    if config is None:
+        candidates = [folder / CONFIG_NAME for folder in (user_folder(environ), SYSTEM_FOLDER)]
+    else:
+        candidates = [resolve(str(config), folder=Path.cwd(), environ=environ)]
+    path = next((path for path in candidates if _exists(path)), None)
+    if path is None and config is not None:
+        raise ConfigFileMissing(candidates[0])
+    # The TOML source ignores everything that is not a file.
+    if path is not None and path.is_dir():
+        raise SettingsError([f"{path}: is a folder; name the file in it"])
+    return path
 
 
-def _is_there(path: Path) -> bool:
-    """False as well below a folder that we may not enter: a service's HOME can be one."""
+def _exists(path: Path) -> bool:
+    """Return False also below a folder that we may not enter: the HOME of a service can be one."""
     try:
         return path.exists()
     except OSError:
         return False
 
 
-def read_config(path: Path) -> dict[str, object]:
-    """The file's tables; raises SettingsError with one line."""
-    try:
-        # Editors on Windows put a mark at the beginning, which TOML does not know.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except PermissionError as error:
-        line = (
-            f"{path}: cannot be read: {error.strerror}; run this as its owner, or let others read "
-            "it: `chmod a+r` for it, `chmod a+x` for its folder"
-        )
-    except IsADirectoryError:
-        line = f"{path}: is a folder; name the file in it"
-    except OSError as error:
-        line = f"{path}: cannot be read: {error.strerror}"
-    except UnicodeDecodeError as error:
-        line = f"{path}: is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
-    except tomllib.TOMLDecodeError as error:
-        line = _toml_mistake(path, str(error))
-    except RecursionError:
-        line = f"{path}: is not TOML: nested too deep"
-    except ValueError:  # what Python says of thousands of digits
-        line = f"{path}: is not TOML: a number is far too long"
-    raise SettingsError([line])
-
-
-def _toml_mistake(path: Path, text: str) -> str:
-    found = _POSITION.fullmatch(text)
-    what = text if found is None else found["what"]
-    hint = next((f"; {hint}" for start, hint in _HINTS.items() if what.startswith(start)), "")
-    place = ""
-    if found is not None and found["line"] is None:
-        place = ", at the end of the file"
-    elif found is not None:
-        place = f", line {found['line']}, column {found['column']}"
-    return f"{path}{place}: is not TOML: {what}{hint}"
-
-
 def default_config_text(package: Path = _PACKAGE) -> str:
-    """The text of ``config/gateway.toml``: every setting explained, as a comment at its default."""
+    """Return the text of ``config/gateway.toml``: every setting as a comment, at its default."""
     checkout = package.parent
-    # Beside an installed package, `config` is somebody else's. In a checkout it is the original,
-    # and a copy within the package can only be left over from a build.
-    if (checkout / "pyproject.toml").is_file() and (checkout / "config" / FILE_NAME).is_file():
-        return (checkout / "config" / FILE_NAME).read_text(encoding="utf-8")
-    return (package / FILE_NAME).read_text(encoding="utf-8")
+    # In a checkout, config/ holds the original, and a copy within the package is left over from a
+    # build. Beside an installed package, a folder named config belongs to another package.
+    if (checkout / "pyproject.toml").is_file() and (checkout / "config" / CONFIG_NAME).is_file():
+        return (checkout / "config" / CONFIG_NAME).read_text(encoding="utf-8")
+    return (package / CONFIG_NAME).read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ async def test_in_the_middle_of_a_stream_in_every_way(tmp_path: Path, leave: Lea
 
 async def test_while_he_takes_nothing_of_a_stream(tmp_path: Path) -> None:
     """Held back by his slowness, Ollama is let go by his leaving."""
-    settings = {"answer_bytes": 64 * 1024}
+    settings = {"read_ahead_bytes": 64 * 1024}
     async with scene(tmp_path, limits=settings) as here:
         here.sim.fault(Fault.huge(64 * MIB))
         async with caller(here.gateway.port, limit=1 << 16) as one:
@@ -179,7 +179,7 @@ async def test_while_he_takes_nothing_of_a_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize("leave", [hangs_up, is_killed], ids=lambda leave: leave.__name__)
 async def test_while_the_end_is_flushed(tmp_path: Path, leave: Leave) -> None:
     """His place was free already; the rest of the answer is dropped."""
-    async with scene(tmp_path, limits={"answer_bytes": 16 * MIB}) as here:
+    async with scene(tmp_path, limits={"read_ahead_bytes": 16 * MIB}) as here:
         here.sim.fault(Fault.huge(14 * MIB))
         async with caller(here.gateway.port, limit=1 << 16) as one:
             one.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))

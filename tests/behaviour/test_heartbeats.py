@@ -166,7 +166,7 @@ async def test_an_ollama_that_only_sends_comments_ends_by_our_clock(tmp_path: Pa
 
 async def test_one_who_reads_a_byte_now_and_then_ends_by_our_clock(tmp_path: Path) -> None:
     """Nothing reaches him in time, and a byte now and then is no progress."""
-    settings = {**held(write_timeout=0.4), "limits": {"answer_bytes": 64 * 1024}}
+    settings = {**held(write_timeout=0.4), "limits": {"read_ahead_bytes": 64 * 1024}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(64 * MIB))
         async with caller(scene.gateway.port, limit=1 << 16) as slow:

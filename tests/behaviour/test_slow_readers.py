@@ -29,8 +29,8 @@ async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
 
 
 async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
-    """A stream below ``answer_bytes`` is finished, whatever its reader does."""
-    async with house(tmp_path, limits={"answer_bytes": 12 * MIB}) as (sim, gateway):
+    """A stream below ``read_ahead_bytes`` is finished, whatever its reader does."""
+    async with house(tmp_path, limits={"read_ahead_bytes": 12 * MIB}) as (sim, gateway):
         sim.fault(Fault.huge(10 * MIB))
         async with caller(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
@@ -45,7 +45,7 @@ async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
 
 async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None:
     """No more is kept in memory; once the reader goes on, so does Ollama."""
-    async with house(tmp_path, limits={"answer_bytes": MIB}) as (sim, gateway):
+    async with house(tmp_path, limits={"read_ahead_bytes": MIB}) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
         async with caller(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
@@ -69,7 +69,7 @@ async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None
 async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
     """``write_timeout``: his place is free, and Ollama is let go."""
     tables: dict[str, Any] = {
-        "limits": {"answer_bytes": 64 * 1024},
+        "limits": {"read_ahead_bytes": 64 * 1024},
         "timeouts": {"write_timeout": 0.3},
     }
     async with house(tmp_path, **tables) as (sim, gateway):

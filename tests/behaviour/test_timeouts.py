@@ -223,7 +223,7 @@ async def test_an_answer_in_one_piece_that_stops_in_the_middle(
     sent: int, status: int, whole: bool, tmp_path: Path
 ) -> None:
     """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
-    settings = {**timeouts(total_timeout=SHORT), "limits": {"answer_bytes": 4096}}
+    settings = {**timeouts(total_timeout=SHORT), "limits": {"read_ahead_bytes": 4096}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         await scene.gateway.gateway.catalog.listing()
         await scene.sim.stop()

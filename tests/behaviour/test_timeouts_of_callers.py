@@ -121,7 +121,7 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
 
     async def story() -> None:
         # No memory to read the answer ahead into: the place is held until the caller is given up.
-        limits = {"body_bytes": MIB, "buffered_bytes": MIB, "answer_bytes": MIB}
+        limits = {"body_bytes": MIB, "buffered_bytes": MIB, "read_ahead_bytes": MIB}
         settings = {"timeouts": {"write_timeout": SHORT}, "limits": limits}
         async with scene_of(tmp_path, OPENAI, settings) as scene:
             scene.sim.fault(Fault.huge(32 * MIB))

@@ -17,7 +17,7 @@ admin_hosts = ["gateway"]
 file = "a \\"quoted\\" \\\\ ü.toml"
 [limits]
 body_bytes = 1000
-answer_bytes = "2KiB"
+read_ahead_bytes = "2KiB"
 [timeouts]
 head_timeout = 0.25
 total_timeout = "5m"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import Settings, load
-from gateway.settings.values import parse_seconds
+from gateway.settings.types import parse_seconds
 from tests.deploy.places import DEPLOY, from_yaml, text
 
 FILES = ("compose.yaml", "compose.host.yaml")

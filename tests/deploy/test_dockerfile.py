@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import config_place, load
+from gateway.settings import config_path, load
 from tests.deploy.places import ROOT, dockerfile, text
 
 INSTRUCTIONS = dockerfile()
@@ -117,7 +117,7 @@ def test_its_settings_are_settings() -> None:
     assert str(listen.admin) == "127.0.0.1:11436"
     assert _of("EXPOSE") == str(listen.public.port)
     (volume,) = json.loads(_of("VOLUME"))
-    assert config_place(environ=environ).is_relative_to(volume)
+    assert config_path(environ=environ).is_relative_to(volume)
 
 
 @pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("503 Service Unavailable", 1)])

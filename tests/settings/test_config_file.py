@@ -1,4 +1,4 @@
-"""`config/gateway.toml` and the code say the same."""
+"""`config/gateway.toml` agrees with the schema."""
 
 import re
 import tomllib
@@ -20,19 +20,20 @@ from gateway.settings import (
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "config" / "gateway.toml").read_text(encoding="utf-8")
-EXAMPLE = TEXT.index("#[[models]]")
+EXAMPLE = TEXT.index("# Settings for one model")
 NAMES = [name for name in setting_names() if name != "models"]
 
 _OFF = re.compile(r"#(?=\w+ = |\[\[)")
-"""What keeps a setting from being in force; words have a space behind it."""
+"""The # of a commented setting; the # of a comment has a space behind it."""
 
 
 def _comments(text: str) -> Iterator[tuple[str, str]]:
-    """Each setting by its dotted name, and the comment right above it."""
+    """Yield each section and setting by dotted name, with the comment above it."""
     table, comment = "", ""
     for line in text.splitlines():
         if header := re.fullmatch(r"#?\[+(\w+)\]+", line):
             table = header[1]
+            yield table, " ".join(comment.split())
         elif setting := re.match(r"#?(\w+) = ", line):
             yield f"{table}.{setting[1]}", " ".join(comment.split())
         elif line.startswith("#"):
@@ -42,17 +43,18 @@ def _comments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _descriptions(table: type[BaseModel], name: str) -> Iterator[tuple[str, str]]:
+    yield name, " ".join((table.__doc__ or "").split())
     for field, info in table.model_fields.items():
         yield f"{name}.{field}", " ".join((info.description or "").split())
 
 
 def _on(text: str) -> str:
-    """With every setting in force that is a comment in it."""
+    """Return the text with every setting uncommented."""
     return re.sub(rf"(?m)^{_OFF.pattern}", "", text)
 
 
 def _with_line(name: str) -> str:
-    """The file with the line of one setting in force, of those that are no example."""
+    """Return the file with one setting uncommented; not one of the example."""
     table, _, field = name.partition(".")
     before, header, after = TEXT.partition(f"\n[{table}]\n")
     return before + header + re.sub(rf"(?m)^#(?={field} = )", "", after, count=1)
@@ -65,53 +67,49 @@ def _loaded(folder: Path, text: str) -> Loaded:
 
 
 def _set(loaded: Loaded) -> list[str]:
-    """What the file decides."""
+    """Return the settings that the file sets."""
     return [name for name, source in loaded.sources.items() if source.startswith("file ")]
 
 
-def test_the_file_decides_nothing(tmp_path: Path) -> None:
-    """Whoever has it gets the better defaults of a later version."""
+def test_the_file_sets_nothing(tmp_path: Path) -> None:
+    """Its users get the defaults of later versions."""
     loaded = _loaded(tmp_path, TEXT)
 
     assert (loaded.settings, _set(loaded)) == (Settings(), [])
 
 
-def test_the_tables_are_there() -> None:
-    """A setting that is taken out of its comment stands in the right one."""
+def test_the_file_has_every_section() -> None:
+    """An uncommented setting is in the right one."""
     assert tomllib.loads(TEXT) == {name.partition(".")[0]: {} for name in NAMES}
 
 
-def test_the_file_holds_every_setting() -> None:
-    """Nothing is missing, nothing is there that does not exist, and the order is the same."""
+def test_the_file_has_every_setting_in_order() -> None:
     tables = tomllib.loads(_on(TEXT[:EXAMPLE]))
 
     assert [f"{table}.{name}" for table, inner in tables.items() for name in inner] == NAMES
 
 
-def test_with_all_its_lines_in_force_it_holds_the_defaults(tmp_path: Path) -> None:
-    """What a line says is what holds without it."""
+def test_the_commented_values_are_the_defaults(tmp_path: Path) -> None:
     loaded = _loaded(tmp_path, _on(TEXT[:EXAMPLE]))
 
     assert (loaded.settings, _set(loaded)) == (Settings(), NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_line_can_be_put_in_force_alone(name: str, tmp_path: Path) -> None:
-    """It needs no other, and decides that one setting."""
+def test_each_setting_can_be_uncommented_alone(name: str, tmp_path: Path) -> None:
     loaded = _loaded(tmp_path, _with_line(name))
 
     assert (loaded.settings, _set(loaded)) == (Settings(), [name])
 
 
-def test_nothing_but_settings_looks_like_one() -> None:
-    """Taking the mark off a line that is in words would break the file."""
+def test_no_prose_looks_like_a_setting() -> None:
+    """Uncommenting such a line would break the file."""
     off = [line for line in TEXT.splitlines() if _OFF.match(line)]
 
     assert len(off) == len(NAMES) + 1 + len(ModelRule.model_fields)
 
 
-def test_every_setting_has_its_description_as_comment() -> None:
-    """Word for word, so that there is one text about each setting."""
+def test_the_comment_of_a_setting_is_its_docstring() -> None:
     expected = {
         name: description
         for table, field in Settings.model_fields.items()
@@ -123,8 +121,8 @@ def test_every_setting_has_its_description_as_comment() -> None:
     assert dict(_comments(TEXT[:EXAMPLE])) == expected
 
 
-def test_the_example_of_a_model_works_once_it_is_no_comment(tmp_path: Path) -> None:
-    """It has every setting that a model can have, each with its description."""
+def test_the_example_of_a_model_works(tmp_path: Path) -> None:
+    """It has every setting of [[models]], with its docstring."""
     loaded = _loaded(tmp_path, _on(TEXT))
     [rule] = loaded.settings.models
 
@@ -134,8 +132,7 @@ def test_the_example_of_a_model_works_once_it_is_no_comment(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("field", [name for name in ModelRule.model_fields if name != "match"])
-def test_an_example_of_few_lines_works_too(field: str, tmp_path: Path) -> None:
-    """Its head, the models' name, and what is wanted."""
+def test_a_part_of_the_example_works(field: str, tmp_path: Path) -> None:
     needed = rf"(?m)^#(?=\[\[|match = |{field} = )"
     loaded = _loaded(tmp_path, TEXT[:EXAMPLE] + re.sub(needed, "", TEXT[EXAMPLE:]))
 
@@ -143,27 +140,22 @@ def test_an_example_of_few_lines_works_too(field: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ModelRule.model_fields)
-def test_a_line_of_the_example_without_its_head_is_refused(field: str, tmp_path: Path) -> None:
-    """It would stand in the table above, and must not mean anything there: clocks have some of
-    these names.
-    """
+def test_a_line_of_the_example_without_its_header_is_refused(field: str, tmp_path: Path) -> None:
+    """It would be in the section above; [timeouts] has some of these names."""
     alone = re.sub(rf"(?m)^#(?={field} = )", "", TEXT[EXAMPLE:])
     with pytest.raises(SettingsError, match="is not a setting; did you mean "):
         _loaded(tmp_path, TEXT[:EXAMPLE] + alone)
 
 
-def test_the_lines_fit_on_a_screen() -> None:
-    """Nobody should have to scroll sideways to read a comment."""
+def test_lines_have_at_most_100_characters() -> None:
     assert max(map(len, TEXT.splitlines())) <= 100
 
 
-def test_a_checkout_uses_the_file_that_one_edits() -> None:
-    """The default text is the file itself."""
+def test_a_checkout_uses_its_config_folder() -> None:
     assert default_config_text() == TEXT
 
 
-def test_a_checkout_does_not_use_a_copy_left_over_from_a_build(tmp_path: Path) -> None:
-    """Even if there is one in the package."""
+def test_a_checkout_ignores_a_copy_from_a_build(tmp_path: Path) -> None:
     package = _file(tmp_path / "gateway" / "gateway.toml", "old").parent
     _file(tmp_path / "config" / "gateway.toml", "new")
     _file(tmp_path / "pyproject.toml", "")
@@ -172,15 +164,14 @@ def test_a_checkout_does_not_use_a_copy_left_over_from_a_build(tmp_path: Path) -
 
 
 def test_an_installed_package_uses_its_own_copy(tmp_path: Path) -> None:
-    """A folder `config` beside it belongs to somebody else."""
+    """A folder named config beside it belongs to another package."""
     package = _file(tmp_path / "gateway" / "gateway.toml", "ours").parent
-    _file(tmp_path / "config" / "gateway.toml", "somebody else's")
+    _file(tmp_path / "config" / "gateway.toml", "foreign")
 
     assert default_config_text(package) == "ours"
 
 
-def test_the_wheel_carries_the_file() -> None:
-    """In the place where an installed package looks for it."""
+def test_the_wheel_contains_the_file() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -1,4 +1,4 @@
-"""What is wrong with settings, told to the person who wrote them."""
+"""The messages about wrong settings."""
 
 import os
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ def _lines(folder: Path, text: str, environ: Mapping[str, str] | None = None) ->
     return [line.replace(str(file), "FILE") for line in caught.value.lines]
 
 
-def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
-    """One line for each, of file and environment, known and unknown names, single and together."""
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    """One line for each: of file and environment, unknown names, values, contradictions."""
     text = """
         [timeouts]
         head_timeout = "soon"
@@ -37,8 +37,8 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         "GATEWAY_LOG__LEVLE is not a setting; did you mean GATEWAY_LOG__LEVEL? (environment)",
         (
             "scheduler.max_queued_per_key = 16 (default) and scheduler.max_queued = 8 (file FILE): "
-            "one key cannot have more waiting than all together: lower the first or raise the "
-            "second"
+            "one key cannot have more queued requests than the queue holds: lower the first or "
+            "raise the second"
         ),
         f'timeouts.head_timeout = "soon" {SECONDS}"2h" (file FILE)',
         "timeouts.hed_timeout is not a setting; did you mean timeouts.head_timeout? (file FILE)",
@@ -64,8 +64,8 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -> None:
-    """The name that was probably meant, or those that there are."""
+def test_an_unknown_name_gets_a_suggestion(tmp_path: Path, text: str, expected: str) -> None:
+    """The name that was probably meant, or the names that exist."""
     [line] = _lines(tmp_path, text)
 
     assert line.startswith(expected)
@@ -75,11 +75,11 @@ def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("timeouts = 5", "timeouts must be a table, written as [timeouts] (file FILE)"),
-        ("models = 5", "models must be a list of tables, written as [[models]] (file FILE)"),
+        ("timeouts = 5", "timeouts must be a section, written as [timeouts] (file FILE)"),
+        ("models = 5", "models must be a list of sections, written as [[models]] (file FILE)"),
         (
             "[models]\nmatch = 'a'",
-            "models must be a list of tables, written as [[models]] (file FILE)",
+            "models must be a list of sections, written as [[models]] (file FILE)",
         ),
         (
             "[proxies]\ntrusted = [5]",
@@ -101,8 +101,8 @@ def test_an_unknown_name_gets_a_hint(tmp_path: Path, text: str, expected: str) -
         ),
     ],
 )
-def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str) -> None:
-    """A person writes tables and lists, not models and tuples."""
+def test_a_wrong_type_is_described_in_toml_terms(tmp_path: Path, text: str, expected: str) -> None:
+    """Sections and lists, not the models and tuples of the implementation."""
     assert _lines(tmp_path, text) == [expected]
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str)
             (
                 "timeouts.first_byte_timeout = 7200.0 (file FILE) and "
                 "timeouts.stream_total_timeout = "
-                "1800.0 (default): the whole stream would end before"
+                "1800.0 (default): the timeout of the complete stream would end before"
             ),
         ),
         (
@@ -132,33 +132,31 @@ def test_a_wrong_shape_is_told_in_toml(tmp_path: Path, text: str, expected: str)
             "[listen]\npublic = '0.0.0.0:11436'",
             (
                 'listen.public = "0.0.0.0:11436" (file FILE) and listen.admin = "127.0.0.1:11436" '
-                "(default): two listeners cannot share a place"
+                "(default): both listeners would use the same port"
             ),
         ),
         (
             "[tunnel]\nprofile = 'cloudflare'\ncommit_after = '2m'",
             (
                 'tunnel.profile = "cloudflare" (file FILE) and tunnel.commit_after = 120.0 (file '
-                "FILE): cloudflare cuts what is silent for 100 s"
+                "FILE): cloudflare aborts a response that sends nothing for 100 s"
             ),
         ),
         (
             "[[models]]\nmatch = 'a'\n[[models]]\nmatch = 'a'",
-            'models has two entries with match = "a": only the first would count (file FILE)',
+            'models has two entries with match = "a": only the first would apply (file FILE)',
         ),
     ],
 )
-def test_settings_that_contradict_each_other_are_named_both(
-    tmp_path: Path, text: str, expected: str
-) -> None:
+def test_a_contradiction_names_both_settings(tmp_path: Path, text: str, expected: str) -> None:
     """With their values and where each comes from: one of them may be a default."""
     [line] = _lines(tmp_path, text)
 
     assert line.startswith(expected)
 
 
-def test_two_listeners_may_both_take_any_port(tmp_path: Path) -> None:
-    """Port 0 is no place yet."""
+def test_both_listeners_may_have_port_0(tmp_path: Path) -> None:
+    """Each gets a free port of its own."""
     file = tmp_path / "gateway.toml"
     file.write_text("[listen]\npublic = '127.0.0.1:0'\nadmin = '127.0.0.1:0'")
 
@@ -166,24 +164,24 @@ def test_two_listeners_may_both_take_any_port(tmp_path: Path) -> None:
 
 
 def test_models_cannot_be_set_in_the_environment(tmp_path: Path) -> None:
-    """Their variable would have no double underscore, so those with one are a mistake."""
+    """The name of their variable would have no double underscore."""
     assert _lines(tmp_path, "", {"GATEWAY_MODELS__0__MATCH": "a"}) == [
         (
-            "GATEWAY_MODELS__0__MATCH is not a setting; [[models]] stands in the config file "
+            "GATEWAY_MODELS__0__MATCH is not a setting; write [[models]] in the config file "
             "(environment)"
         )
     ]
 
 
-def test_a_variable_in_lower_case_is_a_mistake_too(tmp_path: Path) -> None:
-    """It would otherwise do nothing, in silence."""
+def test_a_variable_in_lower_case_is_refused(tmp_path: Path) -> None:
+    """It would silently have no effect otherwise."""
     assert _lines(tmp_path, "", {"GATEWAY_log__level": "info"}) == [
         "GATEWAY_log__level is not a setting; did you mean GATEWAY_LOG__LEVEL? (environment)"
     ]
 
 
-def test_no_line_shows_a_secret(tmp_path: Path) -> None:
-    """Passwords in addresses, keys in the wrong place, values of names that mean nothing to us."""
+def test_no_message_contains_a_secret(tmp_path: Path) -> None:
+    """Passwords in URLs, keys in the wrong place, values of unknown settings."""
     text = """
         api_key = "hunter2"
         [ollama]
@@ -201,8 +199,8 @@ def test_no_line_shows_a_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("password", ["hunter2", "hunter2/a", "a/hunter2", "a hunter2", "hunter2@"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_no_password_is_shown_whatever_is_in_it(tmp_path: Path, scheme: str, password: str) -> None:
-    """The mistake can be that it was not encoded, or that the scheme was forgotten."""
+def test_a_password_in_a_url_is_masked(tmp_path: Path, scheme: str, password: str) -> None:
+    """Also one that is not URL-encoded, and one in a URL without a scheme."""
     [line] = _lines(tmp_path, "", {"GATEWAY_OLLAMA__URL": f"{scheme}me:{password}@host"})
 
     assert f'"{scheme}***@host"' in line
@@ -210,13 +208,13 @@ def test_no_password_is_shown_whatever_is_in_it(tmp_path: Path, scheme: str, pas
 
 
 def test_a_long_value_is_shortened(tmp_path: Path) -> None:
-    """A line stays one that can be read."""
+    """A line stays readable."""
     [line] = _lines(tmp_path, f'[log]\nlevel = "{"x" * 5_000}"')
 
     assert len(line) < 300
 
 
-# The file itself.
+# The file.
 
 
 @pytest.mark.parametrize(
@@ -224,44 +222,46 @@ def test_a_long_value_is_shortened(tmp_path: Path) -> None:
     [
         (
             "[log]\nlevel = loud",
-            "FILE, line 2, column 9: is not TOML: Invalid value; text and spans stand in quotes, ",
+            "FILE, line 2, column 9: is not valid TOML: Invalid value; text and durations need ",
         ),
         (
             "[timeouts]\nceiling = 5m",
             (
-                "FILE, line 2, column 12: is not TOML: Expected newline or end of document after a "
-                "statement; text and spans stand in quotes, "
+                "FILE, line 2, column 12: is not valid TOML: Expected newline or end of document "
+                "after a statement; text and durations need quotes, "
             ),
         ),
         (
             "[log]\nlevel: info",
             (
-                "FILE, line 2, column 6: is not TOML: Expected '=' after a key in a key/value "
-                "pair; a setting is written as name = value"
+                "FILE, line 2, column 6: is not valid TOML: Expected '=' after a key in a key/value"
+                " pair; write a setting as name = value"
             ),
         ),
         (
             "[log]\n[log]",
             (
-                "FILE, line 2, column 5: is not TOML: Cannot declare ('log',) twice; put all "
-                "settings of that [table] below one such line"
+                "FILE, line 2, column 5: is not valid TOML: Cannot declare ('log',) twice; put all "
+                "settings of that [section] below one such line"
             ),
         ),
-        ("[log", "FILE, at the end of the file: is not TOML: "),
-        pytest.param("a = " + "[" * 100_000, "FILE: is not TOML: nested too deep", id="deep"),
-        pytest.param("a = " + "9" * 5_000, "FILE: is not TOML: a number is far", id="digits"),
-        ("a = 1\na = 2\n", "FILE, line 2, column 6: is not TOML: Cannot overwrite a value; leave "),
+        ("[log", "FILE, at the end of the file: is not valid TOML: "),
+        pytest.param("a = " + "[" * 100_000, "FILE: is not valid TOML: nested", id="deep"),
+        pytest.param("a = " + "9" * 5_000, "FILE: is not valid TOML: a number", id="digits"),
+        (
+            "a = 1\na = 2\n",
+            "FILE, line 2, column 6: is not valid TOML: Cannot overwrite a value; remove ",
+        ),
     ],
 )
-def test_broken_toml_is_told_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
-    """File, line, column, what is wrong there, and what would be right."""
+def test_invalid_toml_is_reported_with_a_position(tmp_path: Path, text: str, expected: str) -> None:
+    """File, line, column, what is wrong and what would be right."""
     [line] = _lines(tmp_path, text)
 
     assert line.startswith(expected)
 
 
-def test_a_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
-    """With the place of the byte that does not fit."""
+def test_a_binary_file_is_refused_with_the_position_of_the_byte(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_bytes(b"# \xff")
 
@@ -271,16 +271,16 @@ def test_a_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     assert caught.value.lines == [f"{file}: is not UTF-8 text (byte 3); save it as UTF-8"]
 
 
-def test_the_mark_of_windows_editors_is_no_mistake(tmp_path: Path) -> None:
-    """A file saved there begins with it."""
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
     file = tmp_path / "gateway.toml"
     file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
 
     assert load(file, {}).settings.log.level == "debug"
 
 
-def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
-    """It may hold the file that was meant."""
+def test_a_folder_instead_of_a_file_is_refused(tmp_path: Path) -> None:
+    """It may contain the intended file."""
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, {})
 
@@ -288,8 +288,8 @@ def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
-    """It is not passed over for the next place: its owner means it."""
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    """It is not skipped in favour of the next candidate."""
     file = tmp_path / "ollama-gateway" / "gateway.toml"
     file.parent.mkdir()
     file.touch(mode=0o000)

@@ -1,45 +1,50 @@
-"""The kinds of values that settings have.
+"""The types of settings.
 
-Every kind takes text as well as TOML's own types, for the environment knows nothing but text, and
-refuses with one sentence that says all that is allowed: it becomes the second half of a line such
-as `scheduler.max_active = 0 must be a whole number from 1 to 1024`.
+Each type accepts text as well as TOML's own types, because environment variables are always text.
+Each refuses a wrong value with one clause that lists everything that is allowed. It becomes the
+second half of a line such as `scheduler.max_active = 0 must be a whole number from 1 to 1024`.
 """
 
 import ipaddress
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
-MAX_SECONDS = 86_400.0
-"""A day. A clock that runs longer is a clock switched off by mistake."""
+_T = TypeVar("_T")
 
-MAX_BYTES = 1 << 40
+MAX_SECONDS: Final = 86_400.0
+"""A day. A longer timeout is a mistake, or an attempt to switch it off."""
+MAX_BYTES: Final = 1 << 40
+OLLAMA_PORT: Final = 11_434
 
-_PORTS = range(65_536)
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h)?", re.ASCII)
-_SECONDS_PER = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
-_SIZE = re.compile(
+_PORTS: Final = range(65_536)
+_DURATION: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h)?", re.ASCII)
+_SECONDS_PER: Final = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_SIZE: Final = re.compile(
     r"(?P<number>\d+(?:\.\d+)?)\s*(?:(?:(?P<prefix>[kmgt])(?P<binary>i)?)?b)?",
     re.ASCII | re.IGNORECASE,
 )
-_POWER = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
-"""What no resolver can make anything of is refused here: the standard library raises for it."""
-_ADDRESS = re.compile(r"[0-9a-f:.]+(?:%[0-9A-Za-z_.-]+)?", re.ASCII)
-_PATTERN = re.compile(r"[^\s\[\]]+")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""RFC 9110, section 5.6.2: what a header's name may consist of."""
+_POWER: Final = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+# The standard library raises UnicodeError for a host name that no resolver accepts, such as one
+# with an empty label. Such names are refused here.
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
+_ADDRESS: Final = re.compile(r"[0-9a-f:.]+(?:%[0-9A-Za-z_.-]+)?", re.ASCII)
+_MODEL_PATTERN: Final = re.compile(r"[^\s\[\]]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The characters of a header name: RFC 9110, section 5.6.2."""
+_ALL_INTERFACES: Final = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104  - recognised, not bound
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Port 0 stands for any free port; an IPv6 ``host`` has no brackets here."""
+    """An address to listen on. Port 0 means any free port. An IPv6 ``host`` has no brackets."""
 
     host: str
     port: int
@@ -50,7 +55,7 @@ class Address:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """``host:port``, or ``[IPv6]:port``; ValueError says what is allowed."""
+        """Parse ``host:port`` or ``[IPv6]:port``. Raises ValueError, which says what is allowed."""
         if isinstance(value, cls):
             return value
         host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
@@ -64,19 +69,19 @@ class Address:
 
 
 def _bare_host(host: str) -> str:
-    """The host without IPv6 brackets; empty where it is none."""
+    """Return the host without IPv6 brackets, or an empty string if it is not a host."""
     if host.startswith("[") and host.endswith("]"):
         try:
             address = str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
             return ""
-        # To the standard library, anything may stand behind the % of a zone.
+        # ipaddress accepts any text behind the % of a zone.
         return address if _ADDRESS.fullmatch(address) else ""
     return host if _HOST.fullmatch(host.lower()) else ""
 
 
 def _number(value: object) -> float | None:
-    """TOML's numbers. To Python True is one, to a user it is not; nor is TOML's inf of any use."""
+    """Return a TOML number as a float; None for booleans (ints to Python), inf and nan."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -86,7 +91,7 @@ def _number(value: object) -> float | None:
 
 
 def parse_seconds(value: object) -> float:
-    """A duration in seconds, from a number or from text such as "90s", "5m", "2h"."""
+    """Parse a duration: a number of seconds, or text such as "90s", "5m", "2h"."""
     seconds = _number(value)
     if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
         seconds = float(found["number"]) * _SECONDS_PER[found["unit"]]
@@ -98,17 +103,13 @@ def parse_seconds(value: object) -> float:
     return seconds
 
 
-def parse_seconds_or_auto(value: object) -> float | Literal["auto"]:
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    try:
-        return parse_seconds(value)
-    except ValueError as error:
-        raise ValueError(f'{error}, or "auto"') from None
+def parse_seconds_or_zero(value: object) -> float:
+    zero = value.strip() in {"0", "0s", "0.0"} if isinstance(value, str) else _number(value) == 0
+    return 0.0 if zero else parse_seconds(value)
 
 
 def parse_bytes(value: object) -> int:
-    """A size in bytes, from a number or from text such as "32MiB" (2 to the 25) or "32 MB"."""
+    """Parse a size: a number of bytes, or text such as "32MiB" (2 to the 25) or "32 MB"."""
     size = _number(value)
     if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
         prefix = found["prefix"].lower() if found["prefix"] else None
@@ -121,10 +122,40 @@ def parse_bytes(value: object) -> int:
     return int(size)
 
 
+def integer_between(least: int, most: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers from ``least`` to ``most``, both included."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value, re.ASCII):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def or_auto(parse: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    """Return a parser that also accepts "auto", as None."""
+
+    def parse_or_auto(value: object) -> _T | None:
+        if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error}, or "auto"') from None
+
+    return parse_or_auto
+
+
 def parse_ollama_url(value: object) -> str:
-    """Scheme, host and port alone: paths are the gateway's own, credentials would be logged."""
+    """Parse an origin: scheme, host, optional port.
+
+    A path is refused because the gateway adds its own, credentials because URLs are logged.
+    """
     allowed = (
-        "must be http:// or https:// with a host and perhaps a port, and no user, password or "
+        "must be http:// or https:// with a host and optionally a port, without user, password or "
         'path, such as "http://127.0.0.1:11434"'
     )
     if not isinstance(value, str):
@@ -135,22 +166,43 @@ def parse_ollama_url(value: object) -> str:
     except ValueError:
         raise ValueError(allowed) from None
     host = f"[{name}]" if ":" in name else name
-    # urlsplit drops line breaks and cannot tell "no query" from "an empty one".
+    # urlsplit drops line breaks, and does not tell an empty query from none.
     extra = parts.path not in {"", "/"} or "@" in parts.netloc or re.search(r"[\s?#\\]", value)
     if parts.scheme not in {"http", "https"} or not _bare_host(host) or extra or port == 0:
         raise ValueError(allowed)
     return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
 
 
+def ollama_address(text: str) -> str:
+    """Return the URL for an address as Ollama's ``OLLAMA_HOST`` has it.
+
+    Accepts ``host``, ``host:port``, ``:port`` and URLs. As in Ollama, the port is 11434, or the
+    scheme's own if there is a scheme, and an IPv6 address without a port may lack its brackets.
+    An address that means all interfaces becomes 127.0.0.1.
+
+    Raises:
+        ValueError: it is not an address; the text says what is allowed.
+    """
+    scheme, has_scheme, address = text.strip().strip("\"'").rpartition("://")
+    address = address.removesuffix("/")
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, ""
+    host = "127.0.0.1" if host in _ALL_INTERFACES else host
+    port = port or ("" if has_scheme else str(OLLAMA_PORT))
+    return parse_ollama_url(f"{scheme or 'http'}://{host}{port and f':{port}'}")
+
+
 def parse_path(value: object) -> str:
-    """A file's name, or nothing."""
     if not (isinstance(value, str) and value.isprintable()):
         raise ValueError('must be the path of a file, such as "keys.toml"')
     return value
 
 
 def parse_host_name(value: object) -> str:
-    """A name as it stands in a Host header, without a port; compared in lower case."""
+    """Parse a name as a Host header has it, without a port; the result is in lower case."""
     name = value.strip().lower() if isinstance(value, str) else ""
     if not _HOST.fullmatch(name):
         raise ValueError('must be a host name without scheme and port, such as "gateway"')
@@ -174,8 +226,8 @@ def parse_header_name(value: object) -> str:
     return value
 
 
-def parse_pattern(value: object) -> str:
-    if not (isinstance(value, str) and _PATTERN.fullmatch(value)):
+def parse_model_pattern(value: object) -> str:
+    if not (isinstance(value, str) and _MODEL_PATTERN.fullmatch(value)):
         raise ValueError(
             "must be the name of a model, in which * and ? are wildcards, "
             'such as "llama3.3:70b" or "qwen*"'
@@ -184,7 +236,7 @@ def parse_pattern(value: object) -> str:
 
 
 def parse_list(value: object) -> object:
-    """JSON where text stands, as in the environment."""
+    """Return a list; text is parsed as JSON, which is how environment variables hold lists."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -197,48 +249,17 @@ def parse_list(value: object) -> object:
     return value
 
 
-def whole_number(least: int, most: int) -> BeforeValidator:
-    def parse(value: object) -> int:
-        if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value, re.ASCII):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return value
-
-    return BeforeValidator(parse)
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
-def one_of(*words: str) -> BeforeValidator:
-    def parse(value: object) -> str:
-        word = value.strip().lower() if isinstance(value, str) else ""
-        if word not in words:
-            *rest, last = (f'"{known}"' for known in words)
-            raise ValueError(f"must be {', '.join(rest)} or {last}")
-        return word
-
-    return BeforeValidator(parse)
-
-
-def parse_count_or_auto(value: object) -> int | str:
-    """A whole number of things, or the word that leaves it to experience."""
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,4}\s*", value, re.ASCII):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError('must be a whole number from 1 to 1024, or "auto"')
-    return value
-
-
-def parse_seconds_or_zero(value: object) -> float:
-    """As a duration, but none at all is one, too."""
-    nothing = value == 0 if not isinstance(value, str) else value.strip() in ("0", "0s", "0.0")
-    return 0.0 if nothing and not isinstance(value, bool) else parse_seconds(value)
-
+AnyCase: Final = BeforeValidator(_lower)
+"""For the words of a Literal: "INFO" is "info"."""
 
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
-SecondsOrAuto = Annotated[float | Literal["auto"], BeforeValidator(parse_seconds_or_auto)]
-CountOrAuto = Annotated[int | Literal["auto"], BeforeValidator(parse_count_or_auto)]
+SecondsOrZero = Annotated[float, BeforeValidator(parse_seconds_or_zero)]
+SecondsOrAuto = Annotated[float | None, BeforeValidator(or_auto(parse_seconds))]
+CountOrAuto = Annotated[int | None, BeforeValidator(or_auto(integer_between(1, 1024)))]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 OllamaUrl = Annotated[str, BeforeValidator(parse_ollama_url)]
@@ -246,4 +267,4 @@ FilePath = Annotated[str, BeforeValidator(parse_path)]
 HostName = Annotated[str, BeforeValidator(parse_host_name)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(parse_network)]
 HeaderName = Annotated[str, BeforeValidator(parse_header_name)]
-Pattern = Annotated[str, BeforeValidator(parse_pattern)]
+ModelPattern = Annotated[str, BeforeValidator(parse_model_pattern)]
