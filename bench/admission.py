@@ -17,25 +17,28 @@ from dataclasses import replace
 from functools import partial
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Limits, Residency, Scheduler, SlotRequest
+from gateway.models.residency import Residency, ResidencyTracker
+from gateway.scheduler import Limits, Scheduler, SlotRequest
 
 KEYS, MODELS, PLACES = 10, 2, 2
 
 
-class OneModel:
+class OneModel(ResidencyTracker):
     """Memory that holds one model: the order has most to think about."""
 
     def __init__(self) -> None:
+        super().__init__(max_loaded=1, now=time.monotonic)
         self.loaded = "m0"
 
-    def residency(self) -> Residency:
+    def view(self) -> Residency:
         return Residency(frozenset({self.loaded}), max_loaded=1)
 
-    def began(self, model: str) -> bool:
+    def acquire(self, model: str) -> bool:
         was_loaded, self.loaded = self.loaded == model, model
         return was_loaded
 
-    def ended(self, model: str, *, answered: bool) -> None: ...
+    def release(self, model: str, *, answered: bool) -> None:
+        pass
 
 
 def wish(number: int) -> SlotRequest:
@@ -52,7 +55,7 @@ def wish(number: int) -> SlotRequest:
 
 def queue_for(waiters: int, now: Callable[[], float] = time.monotonic) -> Scheduler:
     limits = Limits(max_active=PLACES, max_queued=waiters, max_queued_per_key=waiters)
-    return Scheduler(limits, now=now, memory=OneModel())
+    return Scheduler(limits, now=now, residency=OneModel())
 
 
 async def call(queue: Scheduler, demand: SlotRequest) -> None:

@@ -118,8 +118,8 @@ def build(
     scheduler = Scheduler(
         _limits(settings),
         now=now,
-        memory=learning.memory,
-        service=learning.service_times(),
+        residency=learning.residency_tracker,
+        statistics=learning.statistics,
         order=order,
     )
     metrics = Metrics(snapshot=_gauges(scheduler, catalog, keys, lines), version=version)

@@ -30,8 +30,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Puts ``content`` in the place of the file, durably.
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Puts ``content`` in the place of the file. Not ``durable``, a power cut may undo it.
 
     Owner and mode stay those of the old file. A new file is its owner's alone, and root, under
     sudo for one, gives it to the folder's owner: the service that is to read it.
@@ -42,14 +42,16 @@ def replace_file(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             owner.give(file.fileno())
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(name, path)  # noqa: PTH105  - the name comes from mkstemp
     except BaseException:
         with suppress(OSError):
             os.unlink(name)  # noqa: PTH108  - as above
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 @dataclass(frozen=True, slots=True)

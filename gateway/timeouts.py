@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from gateway.estimate import Estimate
+
 _TIMEOUTS: Final = (
     (1.5, 60.0),
     (4.0, 90.0),
@@ -60,22 +62,6 @@ class TimeoutSettings:
     ceiling: float
     write_timeout: float
     learned_floor: float | None = None
-
-
-class Estimate(Struct, frozen=True):
-    """A mean and a mean deviation over ``count`` observations; of none, nothing is known."""
-
-    mean: float = 0.0
-    deviation: float = 0.0
-    count: int = 0
-
-    def plus(self, other: "Estimate") -> "Estimate":
-        """One after the other, at their worst together; as well known as the better known."""
-        return Estimate(
-            self.mean + other.mean,
-            self.deviation + other.deviation,
-            max(self.count, other.count),
-        )
 
 
 class LearnedTimes(Struct, frozen=True):

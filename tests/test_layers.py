@@ -10,7 +10,7 @@ import gateway
 
 ROOT = Path(gateway.__file__).parent
 
-VALUES = {"errors", "files"}
+VALUES = {"errors", "files", "estimate"}
 PURE = {"dialects", "timeouts", "client_timeout"}
 SIDE_BY_SIDE = {"upstream", "auth", "models", "telemetry"}
 BELOW_PROXY = SIDE_BY_SIDE | {"scheduler"}
@@ -20,7 +20,8 @@ TOP = {"app", "learning", "server", "request_policy", "cli", "settings"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
-    "timeouts": set(),
+    "estimate": set(),
+    "timeouts": {"estimate"},
     "client_timeout": set(),
     "dialects": VALUES,
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
@@ -28,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "proxy": VALUES | PURE | BELOW_PROXY,
     "public": VALUES | PURE | BELOW_PROXY | {"proxy"},
     "settings": set(),
-    "learning": VALUES | {"scheduler", "models", "settings", "telemetry"},
+    "learning": VALUES | {"models", "settings", "telemetry"},
     "request_policy": VALUES | PURE | {"proxy", "public", "settings"},
     "app": VALUES
     | PURE

@@ -10,8 +10,8 @@ import pytest
 
 from gateway.learning import Learning
 from gateway.models.catalog import Catalog
+from gateway.models.residency import Residency
 from gateway.models.statistics import Observation
-from gateway.scheduler import Residency
 from gateway.settings import Settings
 from gateway.telemetry.log import Lines, make_logger
 from tests.models.virtual import now, ticks, virtual_time
@@ -30,7 +30,7 @@ class House:
             log=make_logger(Lines(self._output), level="debug", log_format="json"),
             now=now,
         )
-        self.memory = self.learning.memory
+        self.tracker = self.learning.residency_tracker
 
     @property
     def reasons(self) -> list[str]:
@@ -46,10 +46,10 @@ class House:
         )
 
     def call(self, model: str) -> bool:
-        """One call that was answered; whether its model was proven to be loaded before."""
-        proven = self.memory.began(model)
-        self.memory.ended(model, answered=True)
-        return proven
+        """One call that was answered; whether its model was confirmed to be loaded before."""
+        confirmed = self.tracker.acquire(model)
+        self.tracker.release(model, answered=True)
+        return confirmed
 
 
 # Memory.
@@ -57,22 +57,22 @@ class House:
 
 @virtual_time
 async def test_the_queue_sees_what_the_catalogue_believes() -> None:
-    """A model that is called is there from then on, and proven by its answer."""
+    """A model that is called is there from then on, and confirmed by its answer."""
     house = House()
 
-    assert house.memory.residency() == Residency()
+    assert house.tracker.view() == Residency()
     assert [house.call(ONE) for _ in range(2)] == [False, True]
-    assert house.memory.residency() == Residency(resident=frozenset({ONE}))
+    assert house.tracker.view() == Residency(resident=frozenset({ONE}), confirmed=frozenset({ONE}))
 
 
 @virtual_time
 async def test_a_call_without_an_answer_proves_nothing() -> None:
     """Its model may be loading still."""
     house = House()
-    house.memory.began(ONE)
-    house.memory.ended(ONE, answered=False)
+    house.tracker.acquire(ONE)
+    house.tracker.release(ONE, answered=False)
 
-    assert not house.memory.began(ONE)
+    assert not house.tracker.acquire(ONE)
 
 
 @virtual_time
@@ -80,11 +80,11 @@ async def test_a_view_is_made_once_for_as_long_as_it_says_the_same() -> None:
     """It is asked for at every dispatch."""
     house = House()
     house.call(ONE)
-    view = house.memory.residency()
+    view = house.tracker.view()
 
-    assert house.memory.residency() is view
+    assert house.tracker.view() is view
     house.call(OTHER)
-    assert house.memory.residency() is not view
+    assert house.tracker.view() is not view
 
 
 @pytest.mark.parametrize(("written", "known"), [("auto", None), (1, 1), (3, 3)])
@@ -95,7 +95,7 @@ def test_the_owners_number_of_loaded_models_counts(written: object, known: int |
     async def seen() -> None:
         house = House(scheduler={"max_loaded_models": written})
 
-        assert house.memory.residency().max_loaded == known
+        assert house.tracker.view().max_loaded == known
 
     seen()
 
@@ -104,11 +104,11 @@ def test_the_owners_number_of_loaded_models_counts(written: object, known: int |
 async def test_what_was_in_memory_together_fits_together() -> None:
     """As Ollama listed it."""
     house = House()
-    house.learning.residency_tracker.seen({ONE: 300.0, OTHER: 300.0}, now())
-    residency = house.memory.residency()
+    house.learning.residency_tracker.update({ONE: 300.0, OTHER: 300.0}, now())
+    residency = house.tracker.view()
 
-    assert residency.together == frozenset({frozenset({ONE, OTHER})})
-    assert residency.fit(frozenset({ONE, OTHER}))
+    assert residency.coresident == frozenset({frozenset({ONE, OTHER})})
+    assert residency.can_coexist(frozenset({ONE, OTHER}))
 
 
 @virtual_time
@@ -130,7 +130,7 @@ async def test_ollama_is_looked_at_for_as_long_as_somebody_does() -> None:
     )
     await ticks(3)
 
-    assert house.memory.residency().resident == frozenset({ONE})
+    assert house.tracker.view().resident == frozenset({ONE})
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
@@ -207,25 +207,23 @@ async def test_without_a_file_it_is_learned_all_the_same() -> None:
     house.learning.save()
 
     assert not keeping.done()
-    assert house.learning.statistics.observations == 1
+    assert house.learning.statistics.revision == 1
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
 
 
 @virtual_time
-async def test_the_queue_begins_with_what_was_learned_before_this_start(tmp_path: Path) -> None:
-    """So that it need not let in for minutes who cannot be served, after each restart."""
+async def test_slot_times_outlive_a_restart(tmp_path: Path) -> None:
+    """The scheduler can reject requests that cannot be served right after the start."""
     path = tmp_path / "state.json"
     house = House(path)
     for _ in range(4):
-        house.observe(ONE)
+        house.learning.statistics.record_slot_time(ONE, 2.5, loaded=True)
     house.learning.save()
     again = House(path)
     again.learning.load()
-    times = again.learning.service_times()
+    statistics = again.learning.statistics
 
-    assert times.knows(ONE)
-    assert (times.of(ONE).mean, times.of(ONE).count) == (2.5, 4)
-    # No load was seen.
-    assert times.of(ONE, resident=False).mean == 2.5
-    assert not times.has_seen(OTHER)
+    assert statistics.knows_slot_time(ONE)
+    assert (statistics.slot_time(ONE).mean, statistics.slot_time(ONE).count) == (2.5, 4)
+    assert not statistics.has_slot_time(OTHER)

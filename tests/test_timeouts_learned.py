@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.estimate import Estimate
 from gateway.timeouts import (
-    Estimate,
     LearnedTimes,
     ModelOverride,
     RequestTimeouts,

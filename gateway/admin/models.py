@@ -61,7 +61,7 @@ def _listed(model: Model, standing: Standing) -> dict[str, Any]:
 def _memory(name: str, standing: Standing) -> dict[str, bool]:
     """``resident`` is loaded or being loaded; ``loaded_for_sure`` has shown that it is loaded."""
     view = standing.residency_tracker
-    return {"resident": name in view.resident, "loaded_for_sure": name in view.proven}
+    return {"resident": name in view.resident, "loaded_for_sure": name in view.confirmed}
 
 
 def _learned(known: ModelStats | None) -> dict[str, dict[str, float] | None] | None:
@@ -107,7 +107,7 @@ def _timeouts_of(model: Model, standing: Standing, *, streaming: bool) -> Reques
         settings=standing.terms.timeouts,
         overrides=standing.terms.overrides,
         statistics=_times(standing.statistics.get(model.name)),
-        resident=model.name in standing.residency_tracker.proven,
+        resident=model.name in standing.residency_tracker.confirmed,
         held=standing.terms.holds,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.auth.keys import Key, State
 from gateway.models.context_window import ContextWindows
 from gateway.models.list_cache import CachedList
-from gateway.models.residency import ResidencyView
+from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
 from gateway.proxy.pipeline import RequestPolicy
 from gateway.public.context import UnderWay
@@ -57,7 +57,7 @@ class Standing:
     queue_text: str
     keys: Keys
     terms: RequestPolicy
-    residency_tracker: ResidencyView
+    residency_tracker: Residency
     statistics: Mapping[str, ModelStats]
     recent: Mapping[str, Any]
     contexts: ContextWindows = field(default_factory=ContextWindows)

@@ -13,7 +13,7 @@ from gateway.admin.problems import problems_of
 from gateway.admin.snapshot import Keys, Ollama, Standing
 from gateway.auth.keys import Key
 from gateway.auth.principal import Scope
-from gateway.models.residency import ResidencyView
+from gateway.models.residency import Residency
 from gateway.public.context import UnderWay
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
@@ -69,7 +69,7 @@ def status_of(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _ollama(ollama: Ollama, residency_tracker: ResidencyView) -> dict[str, Any]:
+def _ollama(ollama: Ollama, residency_tracker: Residency) -> dict[str, Any]:
     served = ollama.served
     return {
         "url": ollama.url,
@@ -80,7 +80,7 @@ def _ollama(ollama: Ollama, residency_tracker: ResidencyView) -> dict[str, Any]:
         "stale": served is None or served.stale or not ollama.up,
         "loaded": sorted(residency_tracker.resident),
         "max_loaded": residency_tracker.max_loaded,
-        "loaded_together": sorted(map(sorted, residency_tracker.together)),
+        "loaded_together": sorted(map(sorted, residency_tracker.coresident)),
     }
 
 

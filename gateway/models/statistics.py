@@ -1,40 +1,68 @@
-"""What calls took, per model, and how dense their prompts were, learned from those that ended.
+"""What requests to each model of one Ollama took, and how dense their prompts were.
 
-Ollama's own durations count where it sends them (native calls). Elsewhere a stream's first byte
-tells of load and prompt together, an answer in one piece only of everything together; what was
-learned before divides them. A call that a clock of ours cut says "at least so long".
+There are two sources. The scheduler records how long a request used its slot, with and without a
+load. The pipeline records an ``Observation`` of each request that ended: Ollama's own durations
+count where it sends them (native API). Elsewhere the first byte of a stream comes after load and
+prompt together, a complete response after everything together; what was learned before divides
+them. A request that reached a timeout of the gateway took "at least so long".
 """
 
+import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from typing import Final, Never, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.dialects import Timings
-from gateway.models.estimates import at_least, is_plausible, observed
-from gateway.timeouts import Estimate, LearnedTimes
+from gateway.estimate import Estimate, is_plausible
+from gateway.files import replace_file
+from gateway.models.listing import UNREADABLE
+from gateway.timeouts import LearnedTimes
 
 N = TypeVar("N", int, float)
 
-MOST_MODELS: Final = 256
+MAX_MODELS: Final = 256
 
 SHORTEST_LOAD: Final = 0.25
-"""Seconds. Ollama reports milliseconds of "loading" for a model that is loaded; whatever takes no
-longer than this was no load."""
+"""Seconds. Ollama reports milliseconds of "loading" for a model that is loaded already."""
 
 _SHORTEST_SPAN: Final = 1e-3
-_NOTHING: Final = Estimate()
+
+_VALID_FOR: Final = 600.0
+"""Seconds without a sample after which no request is rejected because of a slot time. Otherwise a
+model that was slow once would be rejected for ever, and never be measured again."""
+_VALID_TIMES: Final = 4.0
+"""Slow models stay valid for so many mean slot times, if that is longer."""
+_VALID_AT_MOST: Final = 3600.0
+"""Seconds. The limit for slow models."""
+_RESTORED_VALID_FOR: Final = 120.0
+"""The same for slot times from before this start that were not measured again since."""
+
+SAVE_INTERVAL: Final = 60.0
+"""Seconds between two writes of the state file."""
+
+MAX_FILE_BYTES: Final = 1024 * 1024
+"""256 models with names of the longest letters take less."""
+
+_NO_ESTIMATE: Final = Estimate()
 
 
 class Observation(Struct, frozen=True, kw_only=True):
-    """One call that was at Ollama, after it ended. Times are in seconds.
+    """One request that was sent to Ollama, after it ended. Times are in seconds.
 
-    ``resident_before``: the model was proven to be loaded when the call was sent.
-    ``waited_for_first_byte`` is there for a stream that had one; ``service`` runs from sent to the
-    last byte, or to where it was cut. ``complete``: the answer was whole and good; ``timed_out``:
-    a clock of ours ended it. A call that is neither still tells when its first byte came.
+    Args:
+        resident_before: the model was confirmed to be loaded when the request was sent.
+        service: from sent to the last byte, or to the end of a response that was aborted.
+        waited_for_first_byte: from sent to the first byte, for a stream that had one.
+        complete: the response was complete and good.
+        timed_out: a timeout of the gateway ended the request. A request that is neither complete
+            nor timed out still tells when its first byte came.
     """
 
     model: str
@@ -52,110 +80,211 @@ class Observation(Struct, frozen=True, kw_only=True):
 class ModelStats(Struct, frozen=True, kw_only=True):
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
-    ``load`` and ``first_byte`` (of a stream, from sent) and ``service`` (sent to last byte) are in
-    seconds, the latter two without the load; rates are tokens per second. ``bytes_per_token`` is of
-    the text of prompts that were read whole.
+    Times are in seconds, rates in tokens per second.
+
+    Args:
+        load: loading the model.
+        first_byte: from sent to the first byte of a stream, without the load.
+        service: from sent to the last byte, without the load.
+        slot_time: how long a successful request used its slot, if the model was loaded.
+        slot_time_cold: the same if it was not.
+        bytes_per_token: of the text of prompts that were read completely.
     """
 
-    load: Estimate = _NOTHING
-    first_byte: Estimate = _NOTHING
-    service: Estimate = _NOTHING
-    prompt_rate: Estimate = _NOTHING
-    generation_rate: Estimate = _NOTHING
-    answer_tokens: Estimate = _NOTHING
-    bytes_per_token: Estimate = _NOTHING
+    load: Estimate = _NO_ESTIMATE
+    first_byte: Estimate = _NO_ESTIMATE
+    service: Estimate = _NO_ESTIMATE
+    slot_time: Estimate = _NO_ESTIMATE
+    slot_time_cold: Estimate = _NO_ESTIMATE
+    prompt_rate: Estimate = _NO_ESTIMATE
+    generation_rate: Estimate = _NO_ESTIMATE
+    answer_tokens: Estimate = _NO_ESTIMATE
+    bytes_per_token: Estimate = _NO_ESTIMATE
+
+
+_NO_STATS: Final = ModelStats()
 
 
 class Statistics:
-    """The figures of the ``most`` models that were observed last."""
+    """The statistics of the ``max_models`` models that were observed last.
 
-    def __init__(self, *, most: int = MOST_MODELS) -> None:
-        self._most = most
-        # All mutable state; in the order of their last observation.
+    Args:
+        now: monotonic clock in seconds.
+    """
+
+    def __init__(
+        self, *, now: Callable[[], float] = time.monotonic, max_models: int = MAX_MODELS
+    ) -> None:
+        self._now = now
+        self._max_models = max_models
+        # All mutable state. Models are in the order of their last observation.
         self._models: OrderedDict[str, ModelStats] = OrderedDict()
-        self._observations = 0
+        self._revision = 0
+        # Slot times of all models together; when each model was measured last; and the models
+        # that were restored and not measured since.
+        self._all_slot_times = _NO_ESTIMATE
+        self._measured_at: dict[str, float] = {}
+        self._restored: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Learned {len(self._models)} models, {self._observations} observations>"
+        return f"<Statistics {len(self._models)} models, revision {self._revision}>"
 
     @property
-    def observations(self) -> int:
-        """How many calls were learned from since the start: tells whether there is news."""
-        return self._observations
+    def revision(self) -> int:
+        """A number that grows with everything that is learned; 0 at the start."""
+        return self._revision
 
-    def observe(self, seen: Observation) -> None:
-        """Learn from one call. Numbers that no call has, whoever sent them, count as unknown."""
-        if is_plausible(seen.service):
-            known = self._models.get(seen.model, ModelStats())
-            self._keep(seen.model, _learn(known, _credible(seen)))
-
-    def observe_density(self, model: str, bytes_per_token: float) -> None:
-        """Learn from one prompt how many bytes of text a token stands for."""
-        if is_plausible(bytes_per_token):
-            known = self._models.get(model, ModelStats())
-            density = observed(known.bytes_per_token, bytes_per_token)
-            self._keep(model, replace(known, bytes_per_token=density))
-
-    def density(self, model: str) -> Estimate:
-        """Bytes of text for each token of a prompt; of count 0 where nothing is known."""
-        known = self._models.get(model)
-        return _NOTHING if known is None else known.bytes_per_token
-
-    def figures(self, model: str) -> ModelStats | None:
+    def get(self, model: str) -> ModelStats | None:
+        """Return what is known of ``model``, None if nothing is."""
         return self._models.get(model)
 
+    def snapshot(self) -> dict[str, ModelStats]:
+        """Return everything, as ``restore`` takes it; the model observed last comes last."""
+        return dict(self._models)
+
+    def restore(self, models: Mapping[str, ModelStats]) -> None:
+        """Begin with the statistics of an earlier run, instead of what there is."""
+        self._models = OrderedDict(models)
+        self._all_slot_times = _NO_ESTIMATE
+        self._measured_at.clear()
+        self._restored.clear()
+        self._evict()
+        now = self._now()
+        for model, stats in self._models.items():
+            for slot_time in (stats.slot_time, stats.slot_time_cold):
+                if slot_time.count:
+                    self._all_slot_times = self._all_slot_times.with_sample(slot_time.mean)
+                    self._measured_at[model] = now
+                    self._restored.add(model)
+
+    # What the pipeline learns.
+
+    def observe(self, seen: Observation) -> None:
+        """Learn from one request. Implausible numbers, whoever sent them, count as unknown."""
+        if is_plausible(seen.service):
+            known = self._models.get(seen.model, _NO_STATS)
+            self._keep(seen.model, _learn(known, _credible(seen)))
+
     def times(self, model: str) -> LearnedTimes | None:
-        """The same as far as clocks are decided by it."""
+        """Return the times that timeouts depend on."""
         known = self._models.get(model)
         if known is None:
             return None
         return LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service)
 
-    def expected_service(self, model: str, *, resident: bool) -> Estimate | None:
-        """Seconds from sent to last byte, with a load unless ``resident``; None is unknown.
+    def observe_density(self, model: str, bytes_per_token: float) -> None:
+        """Learn from one prompt how many bytes of text a token stands for."""
+        if is_plausible(bytes_per_token):
+            known = self._models.get(model, _NO_STATS)
+            density = known.bytes_per_token.with_sample(bytes_per_token)
+            self._keep(model, replace(known, bytes_per_token=density))
 
-        A load that was never seen counts nothing.
+    def density(self, model: str) -> Estimate:
+        """Return the bytes of text for each token of a prompt."""
+        return self._models.get(model, _NO_STATS).bytes_per_token
+
+    # What the scheduler learns.
+
+    def record_slot_time(self, model: str, seconds: float, *, loaded: bool) -> None:
+        """Learn how long a successful request used its slot.
+
+        Args:
+            model: its name as Ollama lists it.
+            seconds: from getting the slot to giving it back.
+            loaded: the model was confirmed to be loaded when the request got its slot.
+        """
+        known = self._models.get(model, _NO_STATS)
+        if (
+            seconds < self.slot_time(model, loaded=loaded).mean / 2
+            and (known.slot_time.count or known.slot_time_cold.count)
+            and (model in self._restored or self._is_outdated(model))
+        ):
+            # What was known is of another machine, or of another model by that name.
+            known = replace(known, slot_time=_NO_ESTIMATE, slot_time_cold=_NO_ESTIMATE)
+        if loaded:
+            known = replace(known, slot_time=known.slot_time.with_sample(seconds))
+        else:
+            known = replace(known, slot_time_cold=known.slot_time_cold.with_sample(seconds))
+        self._all_slot_times = self._all_slot_times.with_sample(seconds)
+        self._measured_at[model] = self._now()
+        self._restored.discard(model)
+        self._keep(model, known)
+
+    def slot_time(self, model: str, *, loaded: bool = True) -> Estimate:
+        """Return how long a request to ``model`` uses its slot, in seconds.
+
+        Args:
+            model: its name as Ollama lists it.
+            loaded: False to include loading the model.
+
+        Returns:
+            The estimate for this case; where it is not known, that of the other case, then that
+            of all models together, whose count is 0 at the start.
         """
         known = self._models.get(model)
-        if known is None or known.service.count == 0:
-            return None
-        return known.service if resident else known.load.plus(known.service)
+        if known is not None:
+            warm, cold = known.slot_time, known.slot_time_cold
+            first, second = (warm, cold) if loaded else (cold, warm)
+            if first.count:
+                return first
+            if second.count:
+                return second
+        return self._all_slot_times
 
-    def snapshot(self) -> dict[str, ModelStats]:
-        """Everything, as ``restore`` takes it; the model observed last stands last."""
-        return dict(self._models)
+    def has_slot_time(self, model: str) -> bool:
+        """Return True if this very model was measured at all."""
+        known = self._models.get(model)
+        return known is not None and bool(known.slot_time.count or known.slot_time_cold.count)
 
-    def restore(self, figures: Mapping[str, ModelStats]) -> None:
-        """Begin with these, instead of what there is."""
-        self._models = OrderedDict(figures)
-        self._forget_oldest()
+    def knows_slot_time(self, model: str) -> bool:
+        """Return True if this very model was measured often and recently enough to reject by it."""
+        known = self._models.get(model)
+        if known is None or not (known.slot_time.known or known.slot_time_cold.known):
+            return False
+        return not self._is_outdated(model)
 
-    def _keep(self, model: str, figures: ModelStats) -> None:
-        self._models[model] = figures
+    @property
+    def mean_slot_time(self) -> float:
+        """Mean seconds that a request of any model uses its slot."""
+        return self._all_slot_times.mean
+
+    # Inside.
+
+    def _is_outdated(self, model: str) -> bool:
+        valid_for = _RESTORED_VALID_FOR
+        if model not in self._restored:
+            valid_for = max(_VALID_FOR, _VALID_TIMES * self.slot_time(model).mean)
+            valid_for = min(valid_for, _VALID_AT_MOST)
+        return self._now() - self._measured_at.get(model, -inf) > valid_for
+
+    def _keep(self, model: str, stats: ModelStats) -> None:
+        self._models[model] = stats
         self._models.move_to_end(model)
-        self._observations += 1
-        self._forget_oldest()
+        self._revision += 1
+        self._evict()
 
-    def _forget_oldest(self) -> None:
-        while len(self._models) > self._most:
-            self._models.popitem(last=False)
+    def _evict(self) -> None:
+        while len(self._models) > self._max_models:
+            model, _ = self._models.popitem(last=False)
+            self._measured_at.pop(model, None)
+            self._restored.discard(model)
 
 
 def _credible(seen: Observation) -> Observation:
-    """The observation without what is implausible: counts and durations are Ollama's words."""
-    told = seen.timings
+    """Return the observation without implausible counts and durations of Ollama's."""
+    timings = seen.timings
     return replace(
         seen,
         waited_for_first_byte=_plausible(seen.waited_for_first_byte),
         tokens_in=_plausible(seen.tokens_in),
         tokens_out=_plausible(seen.tokens_out),
-        timings=told
+        timings=timings
         and Timings(
-            load_duration=_plausible(told.load_duration),
-            prompt_eval_count=_plausible(told.prompt_eval_count),
-            prompt_eval_duration=_plausible(told.prompt_eval_duration),
-            eval_count=_plausible(told.eval_count),
-            eval_duration=_plausible(told.eval_duration),
+            load_duration=_plausible(timings.load_duration),
+            prompt_eval_count=_plausible(timings.prompt_eval_count),
+            prompt_eval_duration=_plausible(timings.prompt_eval_duration),
+            eval_count=_plausible(timings.eval_count),
+            eval_duration=_plausible(timings.eval_duration),
         ),
     )
 
@@ -166,81 +295,72 @@ def _plausible(value: N | None) -> N | None:
 
 def _learn(known: ModelStats, seen: Observation) -> ModelStats:
     load = _load_of(known, seen)
-    wait = None if seen.waited_for_first_byte is None else _without(load, seen)
+    wait = _wait_without_load(load, seen)
     if load is not None and load >= SHORTEST_LOAD:
-        known = replace(known, load=observed(known.load, load))
+        known = replace(known, load=known.load.with_sample(load))
     if wait is not None:
-        known = replace(known, first_byte=observed(known.first_byte, wait))
+        known = replace(known, first_byte=known.first_byte.with_sample(wait))
     if seen.complete:
         return _learn_rates(_learn_service(known, seen, load), seen, wait)
-    return _learn_from_cut(known, seen, load) if seen.timed_out else known
+    return _learn_from_timeout(known, seen, load) if seen.timed_out else known
 
 
 def _load_of(known: ModelStats, seen: Observation) -> float | None:
-    """Seconds that this call spent loading its model: 0 if none, None if that cannot be told."""
+    """Return the seconds that this request spent on loading: 0 if none, None if unknown."""
     if seen.timings is not None and seen.timings.load_duration is not None:
         return seen.timings.load_duration
     if seen.resident_before:
         return 0.0
     if seen.waited_for_first_byte is not None:
-        load = seen.waited_for_first_byte - _usual_prompt(known, seen)
+        # What is left of the wait after a prompt of this length.
+        prompt = known.first_byte.mean
+        if seen.tokens_in and known.prompt_rate.mean > 0.0:
+            prompt = seen.tokens_in / known.prompt_rate.mean
+        load = seen.waited_for_first_byte - prompt
     elif seen.complete and known.service.count:
-        load = seen.service - _usual_service(known, seen)
+        # What is left of the service time after a response of this length.
+        service = known.service.mean
+        if seen.tokens_out and known.answer_tokens.mean > 0.0:
+            service *= seen.tokens_out / known.answer_tokens.mean
+        load = seen.service - service
     else:
         return None
     return load if load >= SHORTEST_LOAD else 0.0
 
 
-def _usual_prompt(known: ModelStats, seen: Observation) -> float:
-    if seen.tokens_in and known.prompt_rate.mean > 0.0:
-        return seen.tokens_in / known.prompt_rate.mean
-    return known.first_byte.mean
-
-
-def _usual_service(known: ModelStats, seen: Observation) -> float:
-    """What an answer of this length takes of a loaded model."""
-    if seen.tokens_out and known.answer_tokens.mean > 0.0:
-        return known.service.mean * seen.tokens_out / known.answer_tokens.mean
-    return known.service.mean
-
-
-def _without(load: float | None, seen: Observation) -> float | None:
-    """The wait for the first byte less a load that is known for itself."""
-    told = seen.timings is not None and seen.timings.load_duration is not None
+def _wait_without_load(load: float | None, seen: Observation) -> float | None:
+    """Return the wait for the first byte less the load, if Ollama reported the load."""
+    reported = seen.timings is not None and seen.timings.load_duration is not None
     waited = seen.waited_for_first_byte
-    if waited is None or load is None or (load and not told):
+    if waited is None or load is None or (load and not reported):
         return None
     return max(0.0, waited - load)
 
 
 def _learn_service(known: ModelStats, seen: Observation, load: float | None) -> ModelStats:
     service = max(0.0, seen.service - (load or 0.0))
-    known = replace(known, service=observed(known.service, service))
+    known = replace(known, service=known.service.with_sample(service))
     if seen.tokens_out:
-        tokens = observed(known.answer_tokens, float(seen.tokens_out))
+        tokens = known.answer_tokens.with_sample(float(seen.tokens_out))
         known = replace(known, answer_tokens=tokens)
     return known
 
 
 def _learn_rates(known: ModelStats, seen: Observation, wait: float | None) -> ModelStats:
-    prompt, generation = _told_rates(seen.timings)
-    waited = seen.waited_for_first_byte
-    if seen.timings is None and waited is not None:
+    prompt = generation = None
+    timings, waited = seen.timings, seen.waited_for_first_byte
+    if timings is not None:
+        prompt = _rate(timings.prompt_eval_count, timings.prompt_eval_duration)
+        generation = _rate(timings.eval_count, timings.eval_duration)
+    elif waited is not None:
         prompt = _rate(seen.tokens_in, wait)
         # The first token came with the first byte.
         generation = _rate((seen.tokens_out or 1) - 1, seen.service - waited)
     if prompt is not None:
-        known = replace(known, prompt_rate=observed(known.prompt_rate, prompt))
+        known = replace(known, prompt_rate=known.prompt_rate.with_sample(prompt))
     if generation is not None:
-        known = replace(known, generation_rate=observed(known.generation_rate, generation))
+        known = replace(known, generation_rate=known.generation_rate.with_sample(generation))
     return known
-
-
-def _told_rates(timings: Timings | None) -> tuple[float | None, float | None]:
-    if timings is None:
-        return None, None
-    prompt = _rate(timings.prompt_eval_count, timings.prompt_eval_duration)
-    return prompt, _rate(timings.eval_count, timings.eval_duration)
 
 
 def _rate(tokens: int | None, span: float | None) -> float | None:
@@ -250,13 +370,162 @@ def _rate(tokens: int | None, span: float | None) -> float | None:
     return rate if is_plausible(rate) else None
 
 
-def _learn_from_cut(known: ModelStats, seen: Observation, load: float | None) -> ModelStats:
-    """It took longer than our clock allowed. Before the first sign of life of a model that had to
-    be loaded, that is put down to the load.
+def _learn_from_timeout(known: ModelStats, seen: Observation, load: float | None) -> ModelStats:
+    """The request took longer than its timeout.
+
+    If the model had to be loaded and nothing came, the load is taken for the reason.
     """
     if load is None:
         usual = known.first_byte if seen.streaming else known.service
-        return replace(known, load=at_least(known.load, max(0.0, seen.service - usual.mean)))
+        bound = max(0.0, seen.service - usual.mean)
+        return replace(known, load=known.load.with_lower_bound(bound))
     if seen.streaming and seen.waited_for_first_byte is None:
-        known = replace(known, first_byte=at_least(known.first_byte, seen.service))
-    return replace(known, service=at_least(known.service, max(0.0, seen.service - load)))
+        known = replace(known, first_byte=known.first_byte.with_lower_bound(seen.service))
+    bound = max(0.0, seen.service - load)
+    return replace(known, service=known.service.with_lower_bound(bound))
+
+
+_KIND: Final = "ollama-gateway statistics"
+_KINDS: Final = b'{"kind":"ollama-gateway '
+"""How the state files of all versions begin."""
+_VERSION: Final = 2
+_MAX_NAME_LENGTH: Final = 600
+_MAX_SAMPLES: Final = 1 << 53
+"""More than any gateway lives to see; JSON's numbers can have thousands of digits."""
+
+
+class _StateVersion(Struct):
+    version: int
+
+
+class _State(Struct):
+    # ``kind`` comes first, so that even a truncated file is known to be ours.
+    kind: str
+    version: int
+    host: str
+    models: dict[str, ModelStats]
+
+
+class _Unusable(Exception):
+    """What is wrong with the state file, and what follows from it."""
+
+
+class StatisticsFile:
+    """Keeps statistics over a restart, in a file that may be deleted at any time.
+
+    The file holds names of models and how fast they are: no prompts, no keys. If anything is wrong
+    with it, one line is reported and the gateway starts without it. A file that is not a state file
+    is never overwritten: the path may be a mistake.
+
+    Args:
+        host: host and port of Ollama, without credentials, because it is written to the file.
+            Statistics of another host are ignored.
+        report: called with what is wrong, on one line, once until something else is wrong.
+    """
+
+    def __init__(
+        self, path: Path, statistics: Statistics, *, host: str, report: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._statistics = statistics
+        self._host = host
+        self._report = report
+        # All mutable state. ``_foreign``: what is there may not be ours, so nothing is written.
+        self._saved_revision = statistics.revision
+        self._foreign = False
+        self._reported = ""
+
+    def __repr__(self) -> str:
+        state = "foreign" if self._foreign else "clean" if self._is_saved() else "to be saved"
+        return f"<StatisticsFile {self._path} {state}>"
+
+    def load(self) -> None:
+        """Restore the statistics from the file, if it exists and is valid."""
+        try:
+            models = self._read()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._foreign = True
+            self._report_once(f"cannot be read: {error.strerror}. Nothing is kept over a restart")
+        except _Unusable as unusable:
+            self._report_once(str(unusable))
+        else:
+            self._statistics.restore(models)
+
+    def save(self) -> None:
+        """Write the file, atomically, if there is anything new to keep."""
+        if self._foreign or self._is_saved():
+            return
+        revision = self._statistics.revision
+        try:
+            # Not durable: flushing would stall the event loop, and a power cut may take it.
+            replace_file(self._path, self._encoded(), durable=False)
+        except OSError as error:
+            self._report_once(f"cannot be written: {error.strerror}. Statistics end with this run")
+        else:
+            self._saved_revision = revision
+            self._reported = ""
+
+    async def run(self) -> Never:
+        """Save from time to time. The caller saves once more when everything has ended."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL)
+            self.save()
+
+    def _is_saved(self) -> bool:
+        return self._saved_revision == self._statistics.revision
+
+    def _read(self) -> dict[str, ModelStats]:
+        # Opening a pipe would wait for a writer.
+        if self._path.exists() and not self._path.is_file():
+            self._foreign = True
+            raise _Unusable("is no file. Nothing is kept over a restart")
+        with self._path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if content and not content.startswith(_KINDS):
+            self._foreign = True
+            raise _Unusable(
+                "holds something else and is left alone. Nothing is kept over a restart"
+            )
+        return self._decoded(content)
+
+    def _decoded(self, content: bytes) -> dict[str, ModelStats]:
+        if len(content) > MAX_FILE_BYTES:
+            raise _Unusable("is too large and was ignored")
+        try:
+            version = msgspec.json.decode(content, type=_StateVersion).version
+            if version != _VERSION:
+                raise _Unusable(f"is of version {version}, not {_VERSION}, and was ignored")
+            state = msgspec.json.decode(content, type=_State)
+        except UNREADABLE:
+            raise _Unusable("is corrupt and was ignored") from None
+        if state.host != self._host:
+            raise _Unusable("is about another Ollama and was ignored")
+        valid = all(_is_valid(name, stats) for name, stats in state.models.items())
+        if not valid or len(state.models) > MAX_MODELS:
+            raise _Unusable("is corrupt and was ignored")
+        return state.models
+
+    def _encoded(self) -> bytes:
+        models = {
+            name: stats
+            for name, stats in self._statistics.snapshot().items()
+            if len(name) <= _MAX_NAME_LENGTH
+        }
+        return msgspec.json.encode(_State(_KIND, _VERSION, self._host, models))
+
+    def _report_once(self, trouble: str) -> None:
+        if trouble != self._reported:
+            self._reported = trouble
+            self._report(f"{self._path} {trouble}.")
+
+
+def _is_valid(name: str, stats: ModelStats) -> bool:
+    estimates = (getattr(stats, field) for field in ModelStats.__struct_fields__)
+    return len(name) <= _MAX_NAME_LENGTH and all(
+        is_plausible(estimate.mean)
+        and is_plausible(estimate.deviation)
+        and 0 <= estimate.count < _MAX_SAMPLES
+        for estimate in estimates
+    )

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from gateway.dialects import Body
 from gateway.errors import ContextLengthExceeded, GatewayError, UpstreamIncomplete
+from gateway.estimate import Estimate
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
@@ -27,7 +28,6 @@ from gateway.proxy.truncation import (
     verdict,
 )
 from gateway.telemetry.record import RequestRecord
-from gateway.timeouts import Estimate
 
 TRUNCATED_HEADER: Final = ("x-gateway-prompt-truncated", "true")
 

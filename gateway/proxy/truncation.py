@@ -18,8 +18,8 @@ from enum import StrEnum
 from math import ceil
 from typing import Final
 
+from gateway.estimate import Estimate
 from gateway.proxy.prompt import Prompt
-from gateway.timeouts import Estimate
 
 ENOUGH: Final = 5
 """Observations before what was learned counts."""

@@ -1,23 +1,16 @@
 """When: the only queue in front of Ollama. A lease is the right to have one request there."""
 
 from gateway.scheduler.estimates import Place
-from gateway.scheduler.memory import Memory
 from gateway.scheduler.policy import Order, decide
 from gateway.scheduler.request import Limits, SlotRequest
-from gateway.scheduler.residency import Residency
 from gateway.scheduler.scheduler import Scheduler
-from gateway.scheduler.service import Measured, ServiceTimes
 from gateway.scheduler.snapshot import Snapshot
 
 __all__ = [
     "Limits",
-    "Measured",
-    "Memory",
     "Order",
     "Place",
-    "Residency",
     "Scheduler",
-    "ServiceTimes",
     "SlotRequest",
     "Snapshot",
     "decide",

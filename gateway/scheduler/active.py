@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator
 from math import inf
 
+from gateway.models.statistics import Statistics
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.queue import Waiter
 from gateway.scheduler.request import Occupancy
-from gateway.scheduler.service import ServiceTimes
 
 
 class Holders:
     """Mutable state: the holders, and what is counted, measured and charged of them."""
 
-    def __init__(self, *, now: Callable[[], float], service: ServiceTimes) -> None:
+    def __init__(self, *, now: Callable[[], float], service: Statistics) -> None:
         self.occupancy = Occupancy()
         self.service = service
         self.shares = Shares()
@@ -37,7 +37,7 @@ class Holders:
         if swaps:
             self.swapped_at = waiter.granted_at
         waiter.found_resident = resident
-        waiter.charged = self.service.of(demand.model).mean / demand.weight
+        waiter.charged = self.service.slot_time(demand.model).mean / demand.weight
         self._holders[waiter] = None
         self.occupancy.add(demand)
         self.shares.begin(demand.key, turn=waiter.charged, saves=not demand.batch)
@@ -47,7 +47,7 @@ class Holders:
         demand = waiter.demand
         held = self._now() - waiter.granted_at
         if answered:
-            self.service.add(demand.model, held, resident=waiter.found_resident)
+            self.service.record_slot_time(demand.model, held, loaded=waiter.found_resident)
         del self._holders[waiter]
         self.occupancy.remove(demand)
         self.shares.charge(demand.key, held / demand.weight - waiter.charged)
@@ -69,4 +69,4 @@ class Holders:
     def forgive(self) -> None:
         """Nobody has waited until now: what was taken meanwhile was taken from nobody."""
         self.settle()
-        self.shares.level(self.service.turn())
+        self.shares.level(self.service.mean_slot_time)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import Final
 
+from gateway.models.statistics import Statistics
 from gateway.scheduler.request import SlotRequest
-from gateway.scheduler.service import ServiceTimes
 
 _MEMORY: Final = 120.0
 """Seconds after which what came counts for a third of what comes now."""
@@ -50,7 +50,7 @@ class Traffic:
         self._streams[place] = _Stream(demand, count, now)
 
     def wants(
-        self, service: ServiceTimes, now: float, *, but: SlotRequest | None = None
+        self, service: Statistics, now: float, *, but: SlotRequest | None = None
     ) -> Mapping[str, Want]:
         """By key: how many places would be busy if all that comes were served.
 
@@ -58,16 +58,16 @@ class Traffic:
         """
         found: dict[str, Want] = {}
         for (key, model), stream in self._streams.items():
-            more = stream.rate(now) * service.of(model).mean
+            more = stream.rate(now) * service.slot_time(model).mean
             before = found[key].places if key in found else 0.0
             found[key] = Want(before + more, stream.demand.weight)
         if but is not None and but.key in found:
             mine = found[but.key]
-            less = service.of(but.model).mean / _MEMORY
+            less = service.slot_time(but.model).mean / _MEMORY
             found[but.key] = Want(max(mine.places - less, 0.0), mine.weight)
         return found
 
-    def part_of(self, model: str, limit: float, service: ServiceTimes, now: float) -> float:
+    def part_of(self, model: str, limit: float, service: Statistics, now: float) -> float:
         """The part that a model has of all places that would be busy if all that comes were served.
 
         All of it, where the callers of every other model wait longer than ``limit`` seconds.
@@ -75,7 +75,7 @@ class Traffic:
         places, rivalled = {model: 0.0}, False
         for stream in self._streams.values():
             other = stream.demand.model
-            wanted = stream.rate(now) * service.of(other).mean
+            wanted = stream.rate(now) * service.slot_time(other).mean
             places[other] = places.get(other, 0.0) + wanted
             rivalled = rivalled or (other != model and stream.demand.limit <= limit)
         return places[model] / sum(places.values()) if rivalled else 1.0

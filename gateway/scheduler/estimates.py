@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from gateway.models.residency import ResidencyTracker
 from gateway.scheduler.active import Holders
-from gateway.scheduler.memory import Memory
 from gateway.scheduler.pace import Usual, quick_answer, slow_answer
 from gateway.scheduler.policy import Order
 from gateway.scheduler.prediction import Prediction, at_once, harmed, predict
@@ -46,14 +46,14 @@ class Foresight:
         limits: Limits,
         holders: Holders,
         waiting: Waiting,
-        memory: Memory,
+        residency: ResidencyTracker,
         order: Order,
         now: Callable[[], float],
     ) -> None:
         self._limits = limits
         self._holders = holders
         self._waiting = waiting
-        self._memory = memory
+        self._residency = residency
         self._order = order
         self._now = now
         self._changed = False
@@ -124,7 +124,7 @@ class Foresight:
         before = sum(max(seconds, 0.0) for seconds in left)
         before += sum(len(lane) * answer(lane.demand.model) for lane in self._waiting.lanes())
         wait = before / self.capacity(demand)
-        finish, known = wait + answer(demand.model), service.knows(demand.model)
+        finish, known = wait + answer(demand.model), service.knows_slot_time(demand.model)
         return Prediction(len(self._waiting), wait, finish, wait, finish, known=known)
 
     def at_once(self, waiter: Waiter) -> Prediction:
@@ -143,14 +143,14 @@ class Foresight:
 
     def capacity(self, demand: SlotRequest) -> float:
         """How many calls are really served at once, with such a one among them."""
-        residency, most = self._memory.residency(), self._limits.max_active
+        residency, most = self._residency.view(), self._limits.max_active
         models = {(lane.demand.model, lane.demand.local) for lane in self._waiting.lanes()}
         models.add((demand.model, demand.local))
         here = frozenset(model for model, local in models if local)
         elsewhere = (len(models) - len(here)) * demand.model_max_active
-        if residency.fit(here):
+        if residency.can_coexist(here):
             return min(most, elsewhere + len(here) * demand.model_max_active)
-        together = residency.max_loaded or max(map(len, residency.together), default=1)
+        together = residency.max_loaded or max(map(len, residency.coresident), default=1)
         places = min(most, together * demand.model_max_active) * (1 - _LOADING)
         return min(most, elsewhere + places)
 
@@ -162,14 +162,14 @@ class Foresight:
         Where little is known of the model it is twice that, up to half of the caller's time: or it
         might never be served in time, and so never be known.
         """
-        service, residency = self._holders.service, self._memory.residency()
+        service, residency = self._holders.service, self._residency.view()
         if not demand.local:
-            return service.of(demand.model).mean
-        needs = service.of(demand.model, resident=False).mean
-        if not residency.costs_nothing(demand.model):
-            in_the_way = (service.of(model).mean for model in residency.resident)
+            return service.slot_time(demand.model).mean
+        needs = service.slot_time(demand.model, loaded=False).mean
+        if not residency.fits_without_eviction(demand.model):
+            in_the_way = (service.slot_time(model).mean for model in residency.resident)
             needs += max(in_the_way, default=0.0)
-        if service.knows(demand.model):
+        if service.knows_slot_time(demand.model):
             return needs
         return max(needs, min(2 * needs, demand.client_timeout / 2))
 
@@ -236,7 +236,7 @@ class Foresight:
             holders=self._holders,
             occupancy=self._holders.occupancy,
             shares=self._holders.shares,
-            residency=self._memory.residency(),
+            residency=self._residency.view(),
             limits=self._limits,
             order=self._order,
             swapped_at=self._holders.swapped_at if self._waiting.is_lasting(now) else None,

@@ -127,7 +127,7 @@ class Crowd:
         """Seconds of answers that wait, of calls that wait no longer than that."""
         service = self._holders.service
         return sum(
-            len(lane) * service.of(lane.demand.model).mean
+            len(lane) * service.slot_time(lane.demand.model).mean
             for lane in self._waiting.lanes()
             if lane.demand.limit <= limit
             and key in (None, lane.demand.key)

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+from gateway.models.residency import Residency
 from gateway.scheduler.request import Limits, Occupancy, SlotRequest
-from gateway.scheduler.residency import Residency
 
 
 class Head(Protocol):
@@ -135,7 +135,7 @@ def _serve_urgent(urgent: Iterable[H], ranked: list[H], standing: Standing) -> D
     chosen = min(urgent, key=lambda head: head.arrived_at)
     if _eligible(chosen, standing):
         return Decision(chosen)
-    stay = standing.residency.beside(chosen.demand.model, standing.occupancy.in_memory)
+    stay = standing.residency.can_coexist_with(chosen.demand.model, standing.occupancy.in_memory)
     beside = (head for head in ranked if not head.demand.local or head.demand.model in stay)
     # From then on the others need not make way for him.
     ends_at = chosen.doubtful_at if standing.now < chosen.doubtful_at < inf else None
@@ -221,13 +221,13 @@ def _class_of(head: Head, standing: Standing) -> int:
 def _swaps(head: Head, standing: Standing) -> bool:
     """Whether something must leave memory for him."""
     demand = head.demand
-    return demand.local and not standing.residency.costs_nothing(demand.model)
+    return demand.local and not standing.residency.fits_without_eviction(demand.model)
 
 
 def _eligible(head: Head, standing: Standing) -> bool:
     demand = head.demand
     in_memory = standing.occupancy.in_memory
-    return not demand.local or standing.residency.eligible(demand.model, in_memory)
+    return not demand.local or standing.residency.can_load_now(demand.model, in_memory)
 
 
 def _first_ready(heads: Iterable[Head], now: float) -> float | None:

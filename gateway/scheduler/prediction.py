@@ -7,8 +7,9 @@ from itertools import takewhile
 from math import sqrt
 from typing import Final
 
-from gateway.scheduler.pace import P10, Usual
-from gateway.scheduler.service import ServiceTimes
+from gateway.estimate import P10
+from gateway.models.statistics import Statistics
+from gateway.scheduler.pace import Usual
 from gateway.scheduler.simulation import Future, Scene, Waits, late
 
 _NOTHING: Final = 0.5
@@ -30,14 +31,14 @@ class Prediction:
     known: bool
 
 
-def at_once(model: str, service: ServiceTimes, *, resident: bool) -> Prediction:
+def at_once(model: str, service: Statistics, *, resident: bool) -> Prediction:
     """For one who waits for nobody."""
     usual = Usual(service)
     seconds = usual.answer(model) + (0.0 if resident else usual.load(model))
-    return Prediction(0, 0.0, seconds, 0.0, seconds, known=service.knows(model))
+    return Prediction(0, 0.0, seconds, 0.0, seconds, known=service.knows_slot_time(model))
 
 
-def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Future) -> Prediction:
+def predict(newcomer: Waits, scene: Scene, service: Statistics, with_him: Future) -> Prediction:
     """When he will be served who is one of the ``lanes`` of ``scene``, but not in the queue yet.
 
     ``with_him`` is what comes then, as usual.
@@ -60,29 +61,29 @@ def predict(newcomer: Waits, scene: Scene, service: ServiceTimes, with_him: Futu
         finish=finish,
         quick_wait=quick_wait,
         quick=max(finish - _doubt(turns, service), quick_wait),
-        known=service.knows(demand.model),
+        known=service.knows_slot_time(demand.model),
     )
 
 
-def _in_a_row(count: Mapping[str, int], wait: float, service: ServiceTimes) -> dict[str, float]:
+def _in_a_row(count: Mapping[str, int], wait: float, service: Statistics) -> dict[str, float]:
     """Of so many turns of each model, how many are waited for one after the other.
 
     Where some are served beside others, the wait is only a part of what they take in all.
     """
-    work = sum(turns * service.of(model).mean for model, turns in count.items())
+    work = sum(turns * service.slot_time(model).mean for model, turns in count.items())
     part = min(wait / work, 1.0) if work else 1.0
     return {model: part * turns for model, turns in count.items()}
 
 
-def _doubt(turns: Mapping[str, float], service: ServiceTimes) -> float:
+def _doubt(turns: Mapping[str, float], service: Statistics) -> float:
     """How many seconds less than usual so many turns of each model take one time in ten.
 
     Those of models of which little is known may take no time at all.
     """
     unknown = variance = 0.0
     for model, count in turns.items():
-        seen = service.of(model)
-        if service.knows(model):
+        seen = service.slot_time(model)
+        if service.knows_slot_time(model):
             variance += seen.variance_of(count)
         else:
             unknown += count * seen.mean

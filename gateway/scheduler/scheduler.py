@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable, Iterable
 
 from gateway.errors import Draining, GatewayError
+from gateway.models.residency import ResidencyTracker
+from gateway.models.statistics import Statistics
 from gateway.scheduler.active import Holders
 from gateway.scheduler.estimates import Foresight, Place
-from gateway.scheduler.memory import Memory, NoMemory
 from gateway.scheduler.overload import Crowd
 from gateway.scheduler.policy import Decision, Order, Standing, decide, is_doubtful, note
 from gateway.scheduler.prediction import Prediction
@@ -27,7 +28,6 @@ from gateway.scheduler.rejections import (
     waited_too_long,
 )
 from gateway.scheduler.request import Limits, SlotRequest
-from gateway.scheduler.service import ServiceTimes
 from gateway.scheduler.slot import Slot
 from gateway.scheduler.snapshot import Snapshot, state_of
 
@@ -37,7 +37,7 @@ Refusal = Callable[[SlotRequest, Prediction, float], GatewayError]
 class Scheduler:
     """Gives leases: ``async with admission.lease(demand) as lease``.
 
-    ``service`` is what is known of how long answers take. ``jitter`` gives numbers from 0 to 1:
+    ``statistics`` is what is known of how long answers take. ``jitter`` gives numbers from 0 to 1:
     refused callers shall not come back all together.
     """
 
@@ -46,23 +46,23 @@ class Scheduler:
         limits: Limits,
         *,
         now: Callable[[], float],
-        memory: Memory | None = None,
-        service: ServiceTimes | None = None,
+        residency: ResidencyTracker,
+        statistics: Statistics | None = None,
         order: Order = decide,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = limits
         self._now = now
-        self._memory = memory or NoMemory()
+        self._residency = residency
         self._order = order
         self._jitter = jitter
-        self._holders = Holders(now=now, service=service or ServiceTimes(now))
+        self._holders = Holders(now=now, service=statistics or Statistics(now=now))
         self._waiting = Waiting()
         self._foresight = Foresight(
             limits=limits,
             holders=self._holders,
             waiting=self._waiting,
-            memory=self._memory,
+            residency=residency,
             order=order,
             now=now,
         )
@@ -166,7 +166,7 @@ class Scheduler:
         demand = waiter.demand
         self._holders.remove(waiter, answered=answered)
         if demand.local:
-            self._memory.ended(demand.model, answered=answered)
+            self._residency.release(demand.model, answered=answered)
         self._close_account(demand.key)
         self._dispatch()
 
@@ -187,9 +187,9 @@ class Scheduler:
             return False
         if not demand.local:
             return True
-        residency = self._memory.residency()
+        residency = self._residency.view()
         loaded = demand.model in residency.resident
-        return loaded and residency.eligible(demand.model, occupancy.in_memory)
+        return loaded and residency.can_load_now(demand.model, occupancy.in_memory)
 
     def _wait(self, waiter: Waiter) -> None:
         """In the queue, until his own clock ends."""
@@ -209,7 +209,7 @@ class Scheduler:
         standing = Standing(
             occupancy=self._holders.occupancy,
             limits=self._limits,
-            residency=self._memory.residency(),
+            residency=self._residency.view(),
             shares=self._holders.shares,
             now=now,
         )
@@ -239,8 +239,8 @@ class Scheduler:
 
     def _grant(self, waiter: Waiter) -> None:
         demand = waiter.demand
-        loaded = not demand.local or demand.model in self._memory.residency().resident
-        resident = not demand.local or self._memory.began(demand.model)
+        loaded = not demand.local or demand.model in self._residency.view().resident
+        resident = not demand.local or self._residency.acquire(demand.model)
         self._holders.add(waiter, resident=resident, swaps=not loaded)
         self._foresight.changed()
         waiter.end()

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Protocol, TypeVar
 
+from gateway.models.residency import Residency
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Order, Standing, note
 from gateway.scheduler.request import Limits, Occupancy, SlotRequest
-from gateway.scheduler.residency import Residency
 
 MOST_TURNS: Final = 128
 """Turns that are played; of whoever comes after them, only that much is known."""
@@ -223,7 +223,7 @@ class _Play:
     def _loaded(self, model: str) -> float:
         """When the model is there; what must be loaded is loaded one after the other."""
         if model not in self._residency.resident:
-            self._residency = self._residency.after(model, self._occupancy.in_memory)
+            self._residency = self._residency.after_load(model, self._occupancy.in_memory)
             load = self._pace.load(model)
             self._loaded_at = max(self._loaded_at, self._now) + load
             self._ready_at[model] = self._loaded_at

@@ -9,16 +9,17 @@ import msgspec
 
 from gateway.admin.snapshot import Keys, Ollama, Standing
 from gateway.auth.keys import Key
+from gateway.estimate import Estimate
 from gateway.models.list_cache import CachedList
 from gateway.models.listing import Listing, parse_listing
-from gateway.models.residency import ResidencyView
+from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
 from gateway.proxy.pipeline import RequestPolicy
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.record import FinishedRequest, Phase
-from gateway.timeouts import Estimate, ModelOverride, TimeoutSettings
+from gateway.timeouts import ModelOverride, TimeoutSettings
 from tests.auth.fakes import NOW, a_key
 from tests.models.fakes import tags_of
 
@@ -76,9 +77,9 @@ def figures(
     )
 
 
-def memory(*proven: str, loading: Collection[str] = ()) -> ResidencyView:
+def memory(*confirmed: str, loading: Collection[str] = ()) -> Residency:
     """These are loaded, and those may be, or will be."""
-    return ResidencyView(resident=frozenset({*proven, *loading}), proven=frozenset(proven))
+    return Residency(resident=frozenset({*confirmed, *loading}), confirmed=frozenset(confirmed))
 
 
 def a_standing(**changes: Any) -> Standing:
@@ -93,7 +94,7 @@ def a_standing(**changes: Any) -> Standing:
         queue_text="<Admission 0/1 active, 0/64 queued>",
         keys=the_keys(a_key("laptop")),
         terms=terms(),
-        residency_tracker=ResidencyView(),
+        residency_tracker=Residency(),
         statistics={},
         recent=recent(),
     )

@@ -6,8 +6,9 @@ import pytest
 
 from gateway.admin.models import models_of
 from gateway.admin.snapshot import Ollama
+from gateway.estimate import Estimate
 from gateway.models.list_cache import CachedList
-from gateway.timeouts import Estimate, ModelOverride
+from gateway.timeouts import ModelOverride
 from tests.admin.snapshots import (
     URL,
     a_standing,
@@ -124,6 +125,8 @@ def test_what_was_learned_is_told_as_far_as_it_is_known() -> None:
         "load": {"mean": 8.0, "deviation": 0.8, "count": 9},
         "first_byte": {"mean": 0.5, "deviation": 0.05, "count": 9},
         "service": {"mean": 6.043, "deviation": 0.6, "count": 9},
+        "slot_time": None,
+        "slot_time_cold": None,
         "prompt_rate": None,
         "generation_rate": {"mean": 48.0, "deviation": 4.8, "count": 9},
         "answer_tokens": None,

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.admin.snapshot import Ollama
 from gateway.admin.status import not_ready, status_of
-from gateway.models.residency import ResidencyView
+from gateway.models.residency import Residency
 from gateway.scheduler.snapshot import LaneState
 from tests.admin.snapshots import (
     URL,
@@ -136,9 +136,9 @@ def test_lanes_are_told_with_the_longest_wait_first() -> None:
 
 def test_what_is_in_memory_is_told() -> None:
     """Also what fits there together, as far as it is known."""
-    view = ResidencyView(
+    view = Residency(
         resident=frozenset({"b", "a"}),
-        together=frozenset({frozenset({"b", "a"}), frozenset({"a", "c"})}),
+        coresident=frozenset({frozenset({"b", "a"}), frozenset({"a", "c"})}),
         max_loaded=2,
     )
     told = status_of(a_standing(residency_tracker=view))["ollama"]

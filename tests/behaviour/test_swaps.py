@@ -127,11 +127,11 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
         both = frozenset({MODEL, OTHER})
         for model in (MODEL, OTHER):
             assert (await say(gateway, model=model)).status == 200
-        await until(lambda: learning.residency_tracker.doubtful_since is None)
-        residency = learning.memory.residency()
+        await until(lambda: learning.residency_tracker.unverified_load_at is None)
+        residency = learning.residency_tracker.view()
 
         assert set(sim.loaded) == residency.resident
-        assert residency.fit(both) is (room > 1)
+        assert residency.can_coexist(both) is (room > 1)
         await left_empty(gateway)
 
 

@@ -1,11 +1,187 @@
+import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.models.residency import MOST_LISTED, UNUSED_FOR, ResidencyTracker, ResidencyView
+from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamUnreachable
+from gateway.models.residency import (
+    BUSY_INTERVAL,
+    IDLE_INTERVAL,
+    KEEP_ALIVE,
+    MAX_LISTED,
+    CoResidency,
+    Residency,
+    ResidencyTracker,
+    ResidencyWatcher,
+    parse_ps,
+)
+from tests.models.recorded import PS_0_24
+from tests.models.virtual import now, ticks, virtual_time
+
+# The view.
+
+NAMES = st.sets(st.sampled_from("abcd")).map(frozenset)
+VIEWS = st.builds(
+    Residency,
+    resident=NAMES,
+    coresident=st.sets(NAMES, max_size=3).map(frozenset),
+    max_loaded=st.none() | st.integers(1, 4),
+)
+
+
+def seen(*sets: str, resident: str = "") -> Residency:
+    return Residency(frozenset(resident), frozenset(map(frozenset, sets)))
+
+
+def test_one_model_always_fits() -> None:
+    """Ollama loads any one, into slower memory if it must."""
+    assert Residency().can_coexist(frozenset("a"))
+    assert Residency().can_coexist(frozenset())
+
+
+def test_a_number_says_what_fits() -> None:
+    """Whatever the models are."""
+    assert Residency(max_loaded=2).can_coexist(frozenset("ab"))
+    assert not Residency(max_loaded=2).can_coexist(frozenset("abc"))
+
+
+def test_without_a_number_only_what_was_seen_together_fits() -> None:
+    """And any part of it."""
+    view = seen("abc", "cd")
+
+    assert view.can_coexist(frozenset("ac"))
+    assert not view.can_coexist(frozenset("ad"))
+    assert not Residency().can_coexist(frozenset("ab"))
+
+
+def test_a_number_counts_more_than_what_was_seen() -> None:
+    """The owner has said it."""
+    view = Residency(coresident=frozenset({frozenset("ab")}), max_loaded=1)
+
+    assert not view.can_coexist(frozenset("ab"))
+
+
+def test_a_loaded_model_costs_nothing_and_another_only_if_there_is_room() -> None:
+    """Room that was seen, or that is left of the number."""
+    assert Residency(frozenset("a"), max_loaded=1).fits_without_eviction("a")
+    assert not Residency(frozenset("a"), max_loaded=1).fits_without_eviction("b")
+    assert Residency(frozenset("a"), max_loaded=2).fits_without_eviction("b")
+    assert seen("ab", resident="a").fits_without_eviction("b")
+
+
+def test_a_model_is_eligible_where_no_work_is_driven_out() -> None:
+    """Nothing at work, or itself, or both loaded, or both known to fit."""
+    view = Residency(frozenset("ab"), max_loaded=1)
+
+    assert view.can_load_now("c", {})
+    assert view.can_load_now("c", {"c": 1})
+    assert view.can_load_now("b", {"a": 1})
+    assert not view.can_load_now("c", {"a": 1})
+    assert Residency(max_loaded=2).can_load_now("c", {"a": 1})
+
+
+def test_of_those_at_work_as_many_stay_as_fit_beside_the_next() -> None:
+    """The same ones each time it is asked."""
+    assert Residency(max_loaded=2).can_coexist_with("c", {"b": 1, "a": 1}) == frozenset("a")
+    assert Residency(max_loaded=1).can_coexist_with("c", {"a": 1}) == frozenset()
+    assert seen("bc").can_coexist_with("c", {"a": 1, "b": 1}) == frozenset("b")
+
+
+@given(VIEWS, NAMES, st.sampled_from("abcd"))
+def test_what_stays_fits_and_when_the_rest_is_gone_the_next_is_eligible(
+    view: Residency, active: frozenset[str], model: str
+) -> None:
+    """Waiting for the others to come free is enough."""
+    stay = view.can_coexist_with(model, active)
+
+    assert stay <= active
+    assert view.can_coexist(stay | {model})
+    assert view.can_load_now(model, stay)
+
+
+def test_what_is_idle_and_does_not_fit_goes_for_what_is_loaded() -> None:
+    """What is at work stays, and so does what fits."""
+    view = Residency(frozenset("ab"), max_loaded=2)
+
+    assert view.after_load("c", {"b": 1}).resident == frozenset("bc")
+    assert view.after_load("c", {}).resident == frozenset("ac")
+    assert seen("bc", "ad").after_load("c", {}).resident == frozenset("c")
+
+
+# Evidence of what fits together.
+
+SETS = st.frozensets(st.sampled_from("abcdef"), min_size=1, max_size=4)
+
+
+def models(names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def fit(evidence: CoResidency, names: frozenset[str]) -> bool:
+    return Residency(coresident=evidence.sets).can_coexist(names)
+
+
+def test_what_was_seen_fits_and_so_does_a_part_of_it() -> None:
+    """Three at once prove each pair of them, and nothing of a fourth."""
+    together = CoResidency()
+    together.confirm(models("abc"))
+
+    assert fit(together, models("ac"))
+    assert not fit(together, models("ad"))
+
+
+def test_only_the_largest_sets_are_kept() -> None:
+    """A part says nothing that the whole does not."""
+    together = CoResidency()
+    for names in ("ab", "abc", "bc"):
+        together.confirm(models(names))
+
+    assert together.sets == {models("abc")}
+
+
+def test_newer_evidence_wins() -> None:
+    """Two that drive each other out do not fit, whatever was seen before; until they are seen."""
+    together = CoResidency()
+    together.confirm(models("abc"))
+    together.refute(models("ac"))
+
+    assert together.sets == {models("ab"), models("bc")}
+    together.confirm(models("ac"))
+    assert fit(together, models("ac"))
+
+
+def test_the_oldest_evidence_is_forgotten() -> None:
+    """The number of sets is bounded; one that is seen again counts as new."""
+    together = CoResidency(max_sets=2)
+    for names in ("ab", "cd", "a", "ab", "ef"):
+        together.confirm(models(names))
+
+    assert together.sets == {models("ab"), models("ef")}
+
+
+@given(st.lists(st.tuples(st.booleans(), SETS), max_size=30))
+def test_the_last_word_on_a_set_holds(evidence: list[tuple[bool, frozenset[str]]]) -> None:
+    """Whatever came before: what was seen last fits, what was refuted last does not."""
+    together = CoResidency(max_sets=8)
+    for fits, names in evidence:
+        if fits:
+            together.confirm(names)
+        else:
+            together.refute(names)
+
+        assert len(together.sets) <= 8
+        assert fit(together, names) == (fits or len(names) <= 1)
+        assert not any(one < other for one in together.sets for other in together.sets)
+
+
+# The tracker.
 
 
 class Clock:
@@ -22,279 +198,269 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def residency_tracker(clock: Clock) -> ResidencyTracker:
+def tracker(clock: Clock) -> ResidencyTracker:
     return ResidencyTracker(max_loaded=None, now=clock)
 
 
-def call(residency_tracker: ResidencyTracker, model: str) -> None:
-    residency_tracker.began(model)
-    residency_tracker.ended(model, answered=True)
+def call(tracker: ResidencyTracker, model: str) -> None:
+    tracker.acquire(model)
+    tracker.release(model, answered=True)
 
 
-def resident(residency_tracker: ResidencyTracker) -> set[str]:
-    return set(residency_tracker.view().resident)
+def resident(tracker: ResidencyTracker) -> set[str]:
+    return set(tracker.view().resident)
 
 
-def proven(residency_tracker: ResidencyTracker) -> set[str]:
-    return set(residency_tracker.view().proven)
+def confirmed(tracker: ResidencyTracker) -> set[str]:
+    return set(tracker.view().confirmed)
 
 
-def test_at_first_nothing_is_known(residency_tracker: ResidencyTracker) -> None:
+def test_at_first_nothing_is_known(tracker: ResidencyTracker) -> None:
     """Without calls and without Ollama's word nothing is believed."""
-    assert residency_tracker.view() == ResidencyView()
-    assert repr(residency_tracker) == "<Residents nothing, 0 sets together>"
+    assert tracker.view() == Residency()
+    assert repr(tracker) == "<ResidencyTracker nothing, 0 sets coresident>"
 
 
-def test_a_model_with_a_lease_is_believed_and_not_proven(
-    residency_tracker: ResidencyTracker,
+def test_a_model_with_a_lease_is_believed_and_not_confirmed(
+    tracker: ResidencyTracker,
 ) -> None:
     """It is loaded or being loaded; whether a call waits for that, only its answer tells."""
-    assert residency_tracker.began("a") is False
+    assert tracker.acquire("a") is False
 
-    assert (resident(residency_tracker), proven(residency_tracker)) == ({"a"}, set())
-    assert repr(residency_tracker) == "<Residents a (1 at work)?, 0 sets together>"
+    assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
+    assert repr(tracker) == "<ResidencyTracker a (1 active)?, 0 sets coresident>"
 
 
-def test_an_answer_proves_that_it_is_loaded(residency_tracker: ResidencyTracker) -> None:
+def test_an_answer_proves_that_it_is_loaded(tracker: ResidencyTracker) -> None:
     """The next call to it waits for no load."""
-    call(residency_tracker, "a")
+    call(tracker, "a")
 
-    assert proven(residency_tracker) == {"a"}
-    assert residency_tracker.began("a") is True
+    assert confirmed(tracker) == {"a"}
+    assert tracker.acquire("a") is True
 
 
-def test_a_call_without_an_answer_proves_nothing(residency_tracker: ResidencyTracker) -> None:
+def test_a_call_without_an_answer_proves_nothing(tracker: ResidencyTracker) -> None:
     """A load that has begun goes on without its caller: believed, and not relied on."""
-    residency_tracker.began("a")
-    residency_tracker.ended("a", answered=False)
+    tracker.acquire("a")
+    tracker.release("a", answered=False)
 
-    assert (resident(residency_tracker), proven(residency_tracker)) == ({"a"}, set())
+    assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
-def test_a_failure_does_not_unload(residency_tracker: ResidencyTracker) -> None:
+def test_a_failure_does_not_unload(tracker: ResidencyTracker) -> None:
     """One call that failed says nothing against a model that has answered others."""
-    call(residency_tracker, "a")
-    residency_tracker.began("a")
-    residency_tracker.ended("a", answered=False)
+    call(tracker, "a")
+    tracker.acquire("a")
+    tracker.release("a", answered=False)
 
-    assert proven(residency_tracker) == {"a"}
+    assert confirmed(tracker) == {"a"}
 
 
 def test_another_model_is_believed_to_drive_out_an_idle_one(
-    residency_tracker: ResidencyTracker,
+    tracker: ResidencyTracker,
 ) -> None:
     """What is not known to fit together does not, for all that is believed."""
-    call(residency_tracker, "a")
-    residency_tracker.began("b")
+    call(tracker, "a")
+    tracker.acquire("b")
 
-    assert resident(residency_tracker) == {"b"}
+    assert resident(tracker) == {"b"}
 
 
-def test_a_model_at_work_is_not_driven_out(residency_tracker: ResidencyTracker) -> None:
+def test_a_model_at_work_is_not_driven_out(tracker: ResidencyTracker) -> None:
     """Ollama never unloads what it is answering with."""
-    residency_tracker.began("a")
-    residency_tracker.began("b")
+    tracker.acquire("a")
+    tracker.acquire("b")
 
-    assert resident(residency_tracker) == {"a", "b"}
+    assert resident(tracker) == {"a", "b"}
 
 
-def test_what_was_seen_together_stays_together(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_what_was_seen_together_stays_together(tracker: ResidencyTracker, clock: Clock) -> None:
     """After one look at both in memory, calls alternate without anybody being driven out."""
-    residency_tracker.seen({"a": 60.0, "b": 60.0}, clock())
-    call(residency_tracker, "a")
-    call(residency_tracker, "b")
+    tracker.update({"a": 60.0, "b": 60.0}, clock())
+    call(tracker, "a")
+    call(tracker, "b")
 
-    assert proven(residency_tracker) == {"a", "b"}
-    assert residency_tracker.view().together == {frozenset("ab")}
+    assert confirmed(tracker) == {"a", "b"}
+    assert tracker.view().coresident == {frozenset("ab")}
 
 
 @pytest.mark.parametrize(("max_loaded", "left"), [(1, {"c"}), (2, {"b", "c"}), (3, set("abc"))])
 def test_the_owners_number_decides(max_loaded: int, left: set[str], clock: Clock) -> None:
     """With ``max_loaded`` so many stay, and the one used longest ago goes first."""
-    residency_tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
+    tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
     for model in "abc":
         clock.time += 1
-        call(residency_tracker, model)
+        call(tracker, model)
 
-    assert resident(residency_tracker) == left
-    assert residency_tracker.view().max_loaded == max_loaded
+    assert resident(tracker) == left
+    assert tracker.view().max_loaded == max_loaded
 
 
-def test_ollama_has_the_last_word(residency_tracker: ResidencyTracker, clock: Clock) -> None:
+def test_ollama_has_the_last_word(tracker: ResidencyTracker, clock: Clock) -> None:
     """What was believed gone is back when Ollama lists it, and the other way round."""
-    call(residency_tracker, "a")
-    call(residency_tracker, "b")
+    call(tracker, "a")
+    call(tracker, "b")
     clock.time += 1
-    residency_tracker.seen({"a": 60.0}, clock())
+    tracker.update({"a": 60.0}, clock())
 
-    assert resident(residency_tracker) == {"a"}
+    assert resident(tracker) == {"a"}
 
 
 def test_a_model_that_loads_is_believed_though_not_listed(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """Ollama lists nothing of a load under way; the lease says that it is."""
-    residency_tracker.began("a")
+    tracker.acquire("a")
     clock.time += 1
-    residency_tracker.seen({}, clock())
+    tracker.update({}, clock())
 
-    assert resident(residency_tracker) == {"a"}
+    assert resident(tracker) == {"a"}
 
 
-def test_a_listed_model_that_loads_for_us_is_not_proven(
-    residency_tracker: ResidencyTracker, clock: Clock
+def test_a_listed_model_that_loads_for_us_is_not_confirmed(
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """Ollama may list what it has not loaded to the end: the first answer proves it."""
-    residency_tracker.began("a")
+    tracker.acquire("a")
     clock.time += 1
-    residency_tracker.seen({"a": 300.0}, clock())
+    tracker.update({"a": 300.0}, clock())
 
-    assert (resident(residency_tracker), proven(residency_tracker)) == ({"a"}, set())
+    assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
 def test_a_model_at_work_that_ollama_does_not_list_must_load_again(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """Somebody else drove it out: a second call to it waits for a load."""
-    call(residency_tracker, "a")
-    residency_tracker.began("a")
+    call(tracker, "a")
+    tracker.acquire("a")
     clock.time += 1
-    residency_tracker.seen({}, clock())
+    tracker.update({}, clock())
 
-    assert (resident(residency_tracker), proven(residency_tracker)) == ({"a"}, set())
+    assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
 def test_what_happened_after_ollama_was_asked_counts_more(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """A late answer neither hides a model that was used since nor brings back one driven out."""
-    call(residency_tracker, "a")
+    call(tracker, "a")
     asked_at = clock()
     clock.time += 1
-    call(residency_tracker, "b")
-    residency_tracker.seen({"a": 60.0}, asked_at)
+    call(tracker, "b")
+    tracker.update({"a": 60.0}, asked_at)
 
-    assert resident(residency_tracker) == {"b"}
+    assert resident(tracker) == {"b"}
 
 
 def test_an_answer_older_than_the_last_one_is_ignored(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """Answers that overtake each other do no harm."""
-    residency_tracker.seen({"a": 60.0}, clock())
-    residency_tracker.seen({"b": 60.0}, clock() - 1)
+    tracker.update({"a": 60.0}, clock())
+    tracker.update({"b": 60.0}, clock() - 1)
 
-    assert resident(residency_tracker) == {"a"}
+    assert resident(tracker) == {"a"}
 
 
 @pytest.mark.parametrize(
-    ("announced", "stays"), [(30.0, 30.0), (None, UNUSED_FOR), (900.0, 900.0), (-1.0, 0.0)]
+    ("announced", "stays"), [(30.0, 30.0), (None, KEEP_ALIVE), (900.0, 900.0), (-1.0, 0.0)]
 )
 def test_a_model_leaves_when_it_was_announced(
-    announced: float | None, stays: float, residency_tracker: ResidencyTracker, clock: Clock
+    announced: float | None, stays: float, tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """At the time that Ollama gave; without one, five minutes after the last that is known."""
-    residency_tracker.seen({"a": announced}, clock())
+    tracker.update({"a": announced}, clock())
     clock.time += stays - 0.1
-    before = resident(residency_tracker)
+    before = resident(tracker)
     clock.time += 0.2
 
-    assert (before, resident(residency_tracker)) == ({"a"} if stays else set(), set())
+    assert (before, resident(tracker)) == ({"a"} if stays else set(), set())
 
 
-def test_a_model_that_is_kept_for_ever_stays(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_a_model_that_is_kept_for_ever_stays(tracker: ResidencyTracker, clock: Clock) -> None:
     """``keep_alive: -1`` never expires."""
-    residency_tracker.seen({"a": math.inf}, clock())
+    tracker.update({"a": math.inf}, clock())
     clock.time += 1e9
 
-    assert resident(residency_tracker) == {"a"}
+    assert resident(tracker) == {"a"}
 
 
-def test_a_use_prolongs_what_was_announced(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_a_use_prolongs_what_was_announced(tracker: ResidencyTracker, clock: Clock) -> None:
     """Ollama's clock starts anew with each call: its older announcement is a minimum."""
-    residency_tracker.seen({"a": 30.0}, clock())
+    tracker.update({"a": 30.0}, clock())
     clock.time += 20
-    call(residency_tracker, "a")
-    clock.time += UNUSED_FOR - 1
-    before = resident(residency_tracker)
+    call(tracker, "a")
+    clock.time += KEEP_ALIVE - 1
+    before = resident(tracker)
     clock.time += 2
 
-    assert (before, resident(residency_tracker)) == ({"a"}, set())
+    assert (before, resident(tracker)) == ({"a"}, set())
 
 
-def test_a_model_at_work_does_not_expire(residency_tracker: ResidencyTracker, clock: Clock) -> None:
+def test_a_model_at_work_does_not_expire(tracker: ResidencyTracker, clock: Clock) -> None:
     """An answer may take longer than any keep-alive."""
-    residency_tracker.seen({"a": 30.0}, clock())
-    residency_tracker.began("a")
+    tracker.update({"a": 30.0}, clock())
+    tracker.acquire("a")
     clock.time += 10_000
 
-    assert resident(residency_tracker) == {"a"}
+    assert resident(tracker) == {"a"}
 
 
 def test_after_its_last_call_a_model_expires_as_usual(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """Also one that was seen at work when it would have expired long ago."""
-    call(residency_tracker, "a")
-    residency_tracker.began("a")
-    clock.time += 2 * UNUSED_FOR
-    at_work = resident(residency_tracker)
-    residency_tracker.ended("a", answered=True)
-    clock.time += UNUSED_FOR - 1
-    before = resident(residency_tracker)
+    call(tracker, "a")
+    tracker.acquire("a")
+    clock.time += 2 * KEEP_ALIVE
+    at_work = resident(tracker)
+    tracker.release("a", answered=True)
+    clock.time += KEEP_ALIVE - 1
+    before = resident(tracker)
     clock.time += 2
 
-    assert (at_work, before, resident(residency_tracker)) == ({"a"}, {"a"}, set())
+    assert (at_work, before, resident(tracker)) == ({"a"}, {"a"}, set())
 
 
 def test_the_view_is_one_object_until_something_changes(
-    residency_tracker: ResidencyTracker, clock: Clock
+    tracker: ResidencyTracker, clock: Clock
 ) -> None:
     """It is read at each dispatch, so what says the same is the same."""
-    call(residency_tracker, "a")
-    view = residency_tracker.view()
-    call(residency_tracker, "a")
+    call(tracker, "a")
+    view = tracker.view()
+    call(tracker, "a")
     clock.time += 1
-    residency_tracker.seen({"a": 300.0}, clock())
+    tracker.update({"a": 300.0}, clock())
 
-    assert residency_tracker.view() is view
+    assert tracker.view() is view
     clock.time += 400
-    assert residency_tracker.view() is not view
+    assert tracker.view() is not view
 
 
-def test_vanishing_early_after_a_load_is_evidence(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_vanishing_early_after_a_load_is_evidence(tracker: ResidencyTracker, clock: Clock) -> None:
     """Two that were seen together and now drive each other out fit no more (a longer context)."""
-    residency_tracker.seen({"a": 300.0, "b": 300.0}, clock())
-    residency_tracker.seen({"a": 300.0}, clock())
+    tracker.update({"a": 300.0, "b": 300.0}, clock())
+    tracker.update({"a": 300.0}, clock())
     clock.time += 5
-    call(residency_tracker, "b")
+    call(tracker, "b")
     clock.time += 1
-    residency_tracker.seen({"b": 300.0}, clock())
+    tracker.update({"b": 300.0}, clock())
 
-    assert residency_tracker.view().together == frozenset()
+    assert tracker.view().coresident == frozenset()
 
 
-def test_evidence_while_the_other_still_loads(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_evidence_while_the_other_still_loads(tracker: ResidencyTracker, clock: Clock) -> None:
     """What had to go for a load is seen before the load is listed; of others it says nothing."""
-    residency_tracker.seen({"a": 300.0, "c": 300.0}, clock())
-    residency_tracker.seen({"a": 300.0, "b": 300.0}, clock())
-    residency_tracker.seen({"a": 300.0}, clock())
+    tracker.update({"a": 300.0, "c": 300.0}, clock())
+    tracker.update({"a": 300.0, "b": 300.0}, clock())
+    tracker.update({"a": 300.0}, clock())
     clock.time += 5
-    residency_tracker.began("b")
+    tracker.acquire("b")
     clock.time += 1
-    residency_tracker.seen({}, clock())
+    tracker.update({}, clock())
 
-    assert residency_tracker.view().together == {frozenset("ac")}
+    assert tracker.view().coresident == {frozenset("ac")}
 
 
 @pytest.mark.parametrize(
@@ -305,83 +471,75 @@ def test_evidence_while_the_other_still_loads(
 def test_vanishing_that_is_no_evidence(
     announced: float | None,
     came: dict[str, float],
-    residency_tracker: ResidencyTracker,
+    tracker: ResidencyTracker,
     clock: Clock,
 ) -> None:
     """A model that went at its time, or for nobody, or for a third, says nothing of these two."""
-    residency_tracker.seen({"a": 300.0, "b": 300.0}, clock())
-    residency_tracker.seen({"a": announced}, clock())
+    tracker.update({"a": 300.0, "b": 300.0}, clock())
+    tracker.update({"a": announced}, clock())
     clock.time += 5
-    residency_tracker.seen(came, clock())
+    tracker.update(came, clock())
 
-    assert residency_tracker.view().together == {frozenset("ab")}
+    assert tracker.view().coresident == {frozenset("ab")}
 
 
-def test_three_that_do_not_fit_leave_their_pairs(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_three_that_do_not_fit_leave_their_pairs(tracker: ResidencyTracker, clock: Clock) -> None:
     """Only what stayed and what had to go are refuted together."""
-    residency_tracker.seen({"a": 300.0, "c": 300.0}, clock())
-    residency_tracker.seen({"a": 300.0, "b": 300.0}, clock())
+    tracker.update({"a": 300.0, "c": 300.0}, clock())
+    tracker.update({"a": 300.0, "b": 300.0}, clock())
     clock.time += 5
-    residency_tracker.seen({"b": 300.0, "c": 300.0}, clock())
+    tracker.update({"b": 300.0, "c": 300.0}, clock())
 
-    assert residency_tracker.view().together == {frozenset("ab"), frozenset("ac"), frozenset("bc")}
+    assert tracker.view().coresident == {frozenset("ab"), frozenset("ac"), frozenset("bc")}
 
 
-def test_a_load_leaves_a_doubt_that_a_look_ends(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_a_load_leaves_a_doubt_that_a_look_ends(tracker: ResidencyTracker, clock: Clock) -> None:
     """After a call that may have loaded its model it is time to ask what went for it."""
-    call(residency_tracker, "a")
-    doubtful_since = residency_tracker.doubtful_since
+    call(tracker, "a")
+    unverified_load_at = tracker.unverified_load_at
     clock.time += 3
-    call(residency_tracker, "a")
-    residency_tracker.seen({"a": 300.0}, clock())
+    call(tracker, "a")
+    tracker.update({"a": 300.0}, clock())
 
-    assert doubtful_since == 1000.0
-    assert residency_tracker.doubtful_since is None
+    assert unverified_load_at == 1000.0
+    assert tracker.unverified_load_at is None
 
 
-def test_a_look_from_before_leaves_the_later_doubt(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_a_look_from_before_leaves_the_later_doubt(tracker: ResidencyTracker, clock: Clock) -> None:
     """An answer says nothing of loads that ended after Ollama was asked."""
-    call(residency_tracker, "a")
+    call(tracker, "a")
     clock.time += 3
-    call(residency_tracker, "b")
-    residency_tracker.seen({"a": 300.0}, 1001.0)
+    call(tracker, "b")
+    tracker.update({"a": 300.0}, 1001.0)
 
-    assert residency_tracker.doubtful_since == 1003.0
+    assert tracker.unverified_load_at == 1003.0
 
 
-def test_ollama_away_means_nothing_is_loaded(
-    residency_tracker: ResidencyTracker, clock: Clock
-) -> None:
+def test_ollama_away_means_nothing_is_loaded(tracker: ResidencyTracker, clock: Clock) -> None:
     """It may have been started anew; and its empty memory is no evidence of what fits."""
-    residency_tracker.seen({"b": 300.0, "c": 300.0}, clock())
-    residency_tracker.seen({"a": 300.0, "b": 300.0}, clock())
-    residency_tracker.began("a")
-    residency_tracker.forget()
+    tracker.update({"b": 300.0, "c": 300.0}, clock())
+    tracker.update({"a": 300.0, "b": 300.0}, clock())
+    tracker.acquire("a")
+    tracker.forget()
     clock.time += 1
-    residency_tracker.seen({"c": 300.0}, clock())
+    tracker.update({"c": 300.0}, clock())
 
-    assert (resident(residency_tracker), proven(residency_tracker)) == ({"a", "c"}, {"c"})
-    assert residency_tracker.view().together == {frozenset("ab"), frozenset("bc")}
+    assert (resident(tracker), confirmed(tracker)) == ({"a", "c"}, {"c"})
+    assert tracker.view().coresident == {frozenset("ab"), frozenset("bc")}
 
 
-def test_a_flood_of_names_is_bounded(residency_tracker: ResidencyTracker, clock: Clock) -> None:
+def test_a_flood_of_names_is_bounded(tracker: ResidencyTracker, clock: Clock) -> None:
     """Whatever answers at Ollama's address cannot fill our memory."""
-    residency_tracker.seen({f"m{n}": None for n in range(10_000)}, clock())
+    tracker.update({f"m{n}": None for n in range(10_000)}, clock())
 
-    assert len(resident(residency_tracker)) == MOST_LISTED
+    assert len(resident(tracker)) == MAX_LISTED
 
 
-def test_an_end_that_has_no_beginning(residency_tracker: ResidencyTracker) -> None:
+def test_an_end_that_has_no_beginning(tracker: ResidencyTracker) -> None:
     """Nothing is believed for it."""
-    residency_tracker.ended("a", answered=True)
+    tracker.release("a", answered=True)
 
-    assert resident(residency_tracker) == set()
+    assert resident(tracker) == set()
 
 
 @dataclass
@@ -409,9 +567,9 @@ STEPS = st.lists(
 
 @given(STEPS, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
 def test_whatever_happens(steps: list[str | float], room: int, max_loaded: int | None) -> None:
-    """Leased models are believed, what is proven is believed, and a look sets everything right."""
+    """Models in use and confirmed models are resident, and an update corrects everything."""
     clock = Clock()
-    residency_tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
+    tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
     memory = Memory(room)
     leases = 0
     for step in steps:
@@ -420,28 +578,231 @@ def test_whatever_happens(steps: list[str | float], room: int, max_loaded: int |
                 clock.time += step
             case "look" | "late look":
                 clock.time += 1
-                residency_tracker.seen(
-                    dict.fromkeys(memory.loaded, 60.0), clock() - (step != "look") * 5
-                )
+                tracker.update(dict.fromkeys(memory.loaded, 60.0), clock() - (step != "look") * 5)
                 if step == "look":
                     expected = {*memory.loaded, *("a" if leases else "")}
-                    assert resident(residency_tracker) == expected
+                    assert resident(tracker) == expected
             case "begin a":
-                residency_tracker.began("a")
+                tracker.acquire("a")
                 memory.use("a")
                 leases += 1
             case "end a":
-                residency_tracker.ended("a", answered=True)
+                tracker.release("a", answered=True)
                 leases = max(0, leases - 1)
             case "forget":
-                residency_tracker.forget()
+                tracker.forget()
             case str():
-                call(residency_tracker, step)
+                call(tracker, step)
                 memory.use(step)
-                assert step in resident(residency_tracker)
-        view = residency_tracker.view()
+                assert step in resident(tracker)
+        view = tracker.view()
 
-        assert view is residency_tracker.view()
-        assert view.proven <= view.resident
+        assert view is tracker.view()
+        assert view.confirmed <= view.resident
         assert not leases or "a" in view.resident
-        assert all(len(names) <= room for names in view.together)
+        assert all(len(names) <= room for names in view.coresident)
+
+
+# The watcher of /api/ps.
+
+NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+
+def ps_of(**expires: object) -> bytes:
+    entries = [{"name": name, "model": name, "expires_at": at} for name, at in expires.items()]
+    return msgspec.json.encode({"models": entries})
+
+
+def test_a_recorded_answer() -> None:
+    """Nanoseconds are cut to microseconds."""
+    assert parse_ps(PS_0_24, NOON) == {"tiny:latest": 13 * 60 + 14.933234}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-22T12:05:00Z", 300.0),
+        ("2026-11-22T14:05:00.123456789+02:00", 300.123456),
+        ("2026-11-22T04:05:00-08:00", 300.0),
+        ("2026-11-22T11:59:59.5Z", -0.5),
+        ("2318-03-04T11:59:59.775808Z", math.inf),
+        ("0001-01-01T00:00:00Z", None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:59:59-14:00", math.inf),
+        ("292277-01-01T00:00:00Z", None),
+        ("2026-11-22T12:05:00", None),
+        ("2026-11-22T12:05:00+99:00", None),
+        ("soon", None),
+        ("", None),
+        ("2026-11-22T12:05:00." + "0" * 5000 + "Z", None),
+        (1795349452, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_when_a_model_is_unloaded(text: object, seconds: float | None) -> None:
+    """Any offset; never is infinity; what is no time, or Go's zero time, is unknown."""
+    assert parse_ps(ps_of(a=text), NOON) == {"a": seconds}
+
+
+def test_entries_without_a_name_are_skipped() -> None:
+    """One entry that is garbage does not cost the others."""
+    body = b'{"models":[7,null,{"expires_at":"x"},{"name":"a"}],"more":1}'
+
+    assert parse_ps(body, NOON) == {"a": None}
+    assert parse_ps(b'{"models":null}', NOON) == {}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"<html>", b'{"error":"x"}', b'{"models":7}', b"\xff"]
+)
+def test_a_body_that_is_not_ollamas_is_an_error(body: bytes) -> None:
+    """Nonsense is a failure, and not the news that nothing is loaded."""
+    with pytest.raises(UpstreamProtocolError):
+        parse_ps(body, NOON)
+
+
+@given(st.text())
+def test_no_text_is_too_strange(text: str) -> None:
+    """Whatever stands there, it is seconds, for ever or unknown; never NaN."""
+    seconds = parse_ps(ps_of(a=text), NOON)["a"]
+
+    assert seconds is None or seconds == seconds  # noqa: PLR0124  - NaN is not
+
+
+class Ollama:
+    """Lists ``loaded`` as staying five minutes; ``asked_at`` records when it was asked."""
+
+    def __init__(self, *loaded: str) -> None:
+        self.loaded = loaded
+        self.error: GatewayError | None = None
+        self.body: bytes | None = None
+        self.asked_at: list[float] = []
+        self.busy = False
+
+    async def ps(self) -> bytes:
+        self.asked_at.append(now() - 1000.0)
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return self.body or ps_of(**dict.fromkeys(self.loaded, "2026-11-22T12:05:00Z"))
+
+
+@asynccontextmanager
+async def watched(ollama: Ollama) -> AsyncIterator[ResidencyTracker]:
+    tracker = ResidencyTracker(max_loaded=None, now=now)
+    watcher = ResidencyWatcher(
+        ollama.ps, tracker, busy=lambda: ollama.busy, now=now, now_utc=lambda: NOON
+    )
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(watcher.run())
+        await ticks(5)
+        yield tracker
+        loop.cancel()
+
+
+@virtual_time
+async def test_it_looks_at_once() -> None:
+    """What Ollama had loaded before us is known before the first call."""
+    async with watched(Ollama("a")) as tracker:
+        assert tracker.view().confirmed == {"a"}
+
+
+@virtual_time
+async def test_it_looks_seldom_while_nobody_calls() -> None:
+    """Once a minute."""
+    ollama = Ollama("a")
+    async with watched(ollama):
+        await asyncio.sleep(3 * IDLE_INTERVAL + 1)
+
+    assert ollama.asked_at == [0.0, 60.0, 120.0, 180.0]
+
+
+@virtual_time
+async def test_it_looks_often_while_somebody_calls() -> None:
+    """Every five seconds, from the moment when work comes."""
+    ollama = Ollama("a")
+    async with watched(ollama):
+        await asyncio.sleep(20)
+        ollama.busy = True
+        await asyncio.sleep(2 * BUSY_INTERVAL + 1)
+
+    assert ollama.asked_at == pytest.approx([0.0, 20.5, 25.5, 30.5], abs=0.5)
+
+
+@virtual_time
+async def test_it_looks_a_moment_after_a_load() -> None:
+    """Whether two models fit together is known soon after the second was loaded, asked once."""
+    ollama = Ollama("a")
+    async with watched(ollama) as tracker:
+        await asyncio.sleep(10)
+        tracker.acquire("b")
+        await asyncio.sleep(8)
+        tracker.release("b", answered=True)
+        ollama.loaded = ("a", "b")
+        await asyncio.sleep(2)
+        assert tracker.view().resident == {"a", "b"}
+        assert tracker.view().coresident == {frozenset("ab")}
+        await asyncio.sleep(30)
+
+    assert ollama.asked_at == pytest.approx([0.0, 19.0], abs=0.6)
+
+
+@virtual_time
+async def test_a_call_that_loaded_nothing_is_no_reason_to_look() -> None:
+    """Many calls to one model cost no more looks than none."""
+    ollama = Ollama("a")
+    async with watched(ollama) as tracker:
+        for _ in range(50):
+            tracker.acquire("a")
+            await asyncio.sleep(0.5)
+            tracker.release("a", answered=True)
+
+    assert ollama.asked_at == [0.0]
+
+
+@pytest.mark.parametrize("body", [None, b"<html>"])
+@virtual_time
+async def test_a_failure_is_no_news(body: bytes | None) -> None:
+    """What was believed stays so, and Ollama is not hammered for an answer."""
+    ollama = Ollama("a")
+    async with watched(ollama) as tracker:
+        ollama.error = None if body else UpstreamUnreachable("connection refused")
+        ollama.body = body
+        tracker.acquire("b")
+        tracker.release("b", answered=True)
+        await asyncio.sleep(IDLE_INTERVAL + 5)
+        assert tracker.view().confirmed == {"b"}
+
+    assert ollama.asked_at == pytest.approx([0.0, 1.0, 61.0], abs=0.6)
+
+
+@virtual_time
+async def test_a_cached_answer_may_be_a_second_old() -> None:
+    """A model that was used within that second is not believed gone for an older list."""
+    ollama = Ollama()
+    async with watched(ollama) as tracker:
+        ollama.busy = True
+        await asyncio.sleep(4.4)
+        tracker.acquire("a")
+        tracker.release("a", answered=True)
+        await asyncio.sleep(0.8)
+        assert len(ollama.asked_at) == 2
+        assert tracker.view().confirmed == {"a"}
+        await asyncio.sleep(2)
+        assert tracker.view().resident == frozenset()
+
+
+@pytest.mark.parametrize("steps", range(6))
+@virtual_time
+async def test_run_can_be_cancelled_anywhere(steps: int) -> None:
+    """A shutdown ends the loop at whatever await it is."""
+    tracker = ResidencyTracker(max_loaded=None, now=now)
+    watcher = ResidencyWatcher(Ollama("a").ps, tracker, busy=lambda: True, now=now)
+    async with asyncio.TaskGroup() as group:
+        loop = group.create_task(watcher.run())
+        await ticks(steps)
+        loop.cancel()
+
+    assert loop.cancelled()
+    assert repr(watcher).startswith("<ResidencyWatcher busy, <ResidencyTracker ")

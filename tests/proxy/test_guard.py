@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import ContextLengthExceeded, UpstreamIncomplete
+from gateway.estimate import Estimate
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
@@ -16,7 +17,6 @@ from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.inference import Call, Target
 from gateway.proxy.prompt import Prompt
 from gateway.telemetry.record import RequestRecord
-from gateway.timeouts import Estimate
 from tests.dialects.recorded import bodies
 
 from .fakes import an_exchange

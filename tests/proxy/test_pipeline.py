@@ -27,6 +27,7 @@ from gateway.request_policy import request_policy_from
 from gateway.scheduler import Limits, Scheduler, SlotRequest
 from gateway.settings import Settings
 from gateway.telemetry.record import Phase, RequestRecord
+from tests.scheduler.requests import EverythingLoaded
 
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 from .guard_cases import a_truth
@@ -85,7 +86,7 @@ class Performance:
         """What it raised, if anything. Nothing may be held afterwards, however it ended."""
         now = asyncio.get_running_loop().time
         limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
-        self.queue = StepQueue(self.steps, Scheduler(limits, now=now))
+        self.queue = StepQueue(self.steps, Scheduler(limits, now=now, residency=EverythingLoaded()))
         self.upstream = StepUpstream(self.steps, self.pieces, self.headers, self.status)
         self.answer = StepAnswer(self.steps)
         self.record = RequestRecord(request_id="req_1", method="POST", started=now())
@@ -279,7 +280,7 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
     steps = Steps()
     limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
     now = asyncio.get_running_loop().time
-    queue = StepQueue(steps, Scheduler(limits, now=now))
+    queue = StepQueue(steps, Scheduler(limits, now=now, residency=EverythingLoaded()))
     upstream = StepUpstream(steps)
     pipeline = Pipeline(
         queue=queue,

@@ -13,6 +13,7 @@ from gateway.scheduler import Limits, Scheduler
 from gateway.settings import Settings
 from gateway.telemetry.record import Phase, RequestRecord
 from tests.models.virtual import now, virtual_time
+from tests.scheduler.requests import EverythingLoaded
 
 from .ends import JSON, StepAnswer, StepQueue, Steps, StepUpstream
 from .guard_cases import a_truth
@@ -34,7 +35,7 @@ class House:
 
     def __post_init__(self) -> None:
         limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
-        self.queue = StepQueue(self.steps, Scheduler(limits, now=now))
+        self.queue = StepQueue(self.steps, Scheduler(limits, now=now, residency=EverythingLoaded()))
         self.upstream = StepUpstream(self.steps, [b"{}"], JSON, busy=self.busy)
         self.answer = StepAnswer(self.steps)
         self.record = RequestRecord(request_id="req_1", method="POST", started=now())
@@ -112,8 +113,8 @@ async def test_nothing_is_learned_from_being_busy() -> None:
     """It took no time at the model: only the answer did."""
     house = House(busy=2)
     await house.perform()
-    figures = house.statistics.figures("llama3.2:1b")
+    figures = house.statistics.get("llama3.2:1b")
 
-    assert house.statistics.observations == 1
+    assert house.statistics.revision == 1
     assert figures is not None
     assert figures.service.mean == 0.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.errors import InvalidRequestBody
-from gateway.models.estimates import observed
+from gateway.estimate import Estimate
 from gateway.proxy.fields import parse
 from gateway.proxy.prompt import Prompt, most_objects, prompt_of
 from gateway.proxy.truncation import (
@@ -24,7 +24,6 @@ from gateway.proxy.truncation import (
     utmost,
     verdict,
 )
-from gateway.timeouts import Estimate
 from tests.dialects.recorded import VERSIONS, Reply, replies
 from tests.simulator.replay import recorded, request_bytes
 
@@ -279,7 +278,7 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
     """
     chance, density = random.Random(11), NOTHING  # noqa: S311  - the same prompts each time
     for _ in range(taught):
-        density = observed(density, chance.gauss(4.2, 0.4))
+        density = density.with_sample(chance.gauss(4.2, 0.4))
     found: Counter[tuple[str, bool]] = Counter()
     for _ in range(1000):
         length = chance.randint(int(0.9 * CONTEXT), int(1.1 * CONTEXT))

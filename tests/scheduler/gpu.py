@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 
+from gateway.models.residency import Residency
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Decision, Head, Standing, is_doubtful, note
 from gateway.scheduler.request import Limits, Occupancy, SlotRequest
-from gateway.scheduler.residency import Residency
 
 EPSILON = 1e-6
 
@@ -94,7 +94,7 @@ class Memory:
 
     @property
     def residency(self) -> Residency:
-        return Residency(frozenset(self.loaded), self.view.together, self.view.max_loaded)
+        return Residency(frozenset(self.loaded), self.view.coresident, self.view.max_loaded)
 
     def ready_at(self, model: str, busy_until: dict[str, float], now: float) -> float:
         """When a call that is sent now can begin; it may have to wait for others to end."""
@@ -108,7 +108,7 @@ class Memory:
 
     def _make_room(self, model: str, busy_until: dict[str, float], now: float) -> float:
         room_at = now
-        while not self.view.fit(frozenset(self.loaded) | {model}):
+        while not self.view.can_coexist(frozenset(self.loaded) | {model}):
             # An idle one, the longest unused first; else whoever is done first.
             victim = min(self.loaded, key=lambda one: busy_until.get(one, -inf))
             room_at = max(room_at, busy_until.get(victim, now))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Limits, Memory, Scheduler, SlotRequest
+from gateway.models.residency import Residency, ResidencyTracker
+from gateway.scheduler import Limits, Scheduler, SlotRequest
 from tests.models.virtual import now
 
 
@@ -15,9 +16,31 @@ def limits(**changes: Any) -> Limits:
     return Limits(**{"max_active": 1, "max_queued": 64, "max_queued_per_key": 16, **changes})
 
 
-def scheduler(*, memory: Memory | None = None, **changes: Any) -> Scheduler:
+class EverythingLoaded(ResidencyTracker):
+    """A memory in which all models fit, with every model confirmed from the start."""
+
+    def __init__(self) -> None:
+        super().__init__(max_loaded=1_000_000, now=now)
+
+    def view(self) -> Residency:
+        return Residency(max_loaded=1_000_000)
+
+    def acquire(self, model: str) -> bool:
+        del model
+        return True
+
+    def release(self, model: str, *, answered: bool) -> None:
+        pass
+
+
+def scheduler(*, residency: ResidencyTracker | None = None, **changes: Any) -> Scheduler:
     """A queue on the loop's own clock, without chance in its advice."""
-    return Scheduler(limits(**changes), now=now, memory=memory, jitter=lambda: 0.0)
+    return Scheduler(
+        limits(**changes),
+        now=now,
+        residency=residency or EverythingLoaded(),
+        jitter=lambda: 0.0,
+    )
 
 
 def demand(key: str = "key", model: str = "model", **changes: Any) -> SlotRequest:

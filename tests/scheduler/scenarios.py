@@ -4,11 +4,11 @@ import asyncio
 from math import inf
 from typing import Any
 
+from gateway.models.residency import Residency
+from gateway.models.statistics import Statistics
 from gateway.scheduler.active import Holders
 from gateway.scheduler.policy import decide
 from gateway.scheduler.queue import Waiter
-from gateway.scheduler.residency import Residency
-from gateway.scheduler.service import ServiceTimes
 from gateway.scheduler.simulation import Scene
 
 from .requests import demand, limits
@@ -18,13 +18,13 @@ ALL = Residency(frozenset("mn"), max_loaded=9)
 ONE = Residency(frozenset("m"), max_loaded=1)
 
 
-def steady(*, load: float = 0.0, **seconds: float) -> ServiceTimes:
+def steady(*, load: float = 0.0, **seconds: float) -> Statistics:
     """Every answer of a model took the same, and a load took as much more."""
-    service = ServiceTimes()
+    service = Statistics()
     for model, each in seconds.items():
         for _ in range(60):
-            service.add(model, each, resident=True)
-            service.add(model, each + load, resident=False)
+            service.record_slot_time(model, each, loaded=True)
+            service.record_slot_time(model, each + load, loaded=False)
     return service
 
 
@@ -54,7 +54,7 @@ def waiting(
 
 def scene_of(
     *lanes: list[Waiter],
-    service: ServiceTimes,
+    service: Statistics,
     view: Residency = ALL,
     accounts: dict[str, float] | None = None,
     busy_for: float = 0.0,

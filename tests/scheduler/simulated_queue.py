@@ -7,32 +7,33 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from gateway.errors import GatewayError
-from gateway.scheduler import Limits, Residency, Scheduler, SlotRequest
+from gateway.models.residency import Residency
+from gateway.scheduler import Limits, Scheduler, SlotRequest
 from tests.models.virtual import now
 
 from .gpu import Arrival
+from .requests import EverythingLoaded
 
 
-class Ollama:
+class Ollama(EverythingLoaded):
     """One model is loaded at a time; who asks for one that does not fit waits for its turn."""
 
     def __init__(self, view: Residency, load: float) -> None:
-        self.view = view
+        super().__init__()
+        self.limits = view
         self.load = load
         self.loads = 0
         self.busy_seconds = 0.0
         self._loaded: dict[str, None] = {}
         self._active: Counter[str] = Counter()
         self._loader = asyncio.Lock()
-        self._changed = asyncio.Condition()
+        self._finished = asyncio.Condition()
 
-    def residency(self) -> Residency:
-        return Residency(frozenset(self._loaded), self.view.together, self.view.max_loaded)
+    def view(self) -> Residency:
+        return Residency(frozenset(self._loaded), self.limits.coresident, self.limits.max_loaded)
 
-    def began(self, model: str) -> bool:
+    def acquire(self, model: str) -> bool:
         return model in self._loaded
-
-    def ended(self, model: str, *, answered: bool) -> None: ...
 
     async def answer(self, model: str, seconds: float) -> None:
         async with self._loader:
@@ -48,17 +49,17 @@ class Ollama:
         finally:
             self.busy_seconds += now() - started_at
             self._active[model] -= 1
-            async with self._changed:
-                self._changed.notify_all()
+            async with self._finished:
+                self._finished.notify_all()
 
     async def _make_room(self, model: str) -> None:
-        while not self.view.fit(frozenset(self._loaded) | {model}):
+        while not self.limits.can_coexist(frozenset(self._loaded) | {model}):
             idle = next((one for one in self._loaded if not self._active[one]), None)
             if idle is not None:
                 del self._loaded[idle]
                 continue
-            async with self._changed:
-                await self._changed.wait()
+            async with self._finished:
+                await self._finished.wait()
 
 
 @dataclass
@@ -85,7 +86,7 @@ class House:
     queue: Scheduler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Scheduler(self.limits, now=now, memory=self.ollama, jitter=lambda: 0.0)
+        self.queue = Scheduler(self.limits, now=now, residency=self.ollama, jitter=lambda: 0.0)
 
     async def run(self, arrivals: Iterable[Arrival]) -> list[RequestContext]:
         began_at = now()

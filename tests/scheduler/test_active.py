@@ -2,10 +2,10 @@
 
 import asyncio
 
+from gateway.models.statistics import Statistics
 from gateway.scheduler.active import Holders
 from gateway.scheduler.queue import Waiter
 from gateway.scheduler.request import Occupancy
-from gateway.scheduler.service import ServiceTimes
 from tests.models.virtual import now, virtual_time
 
 from .requests import demand
@@ -19,7 +19,7 @@ def holder(key: str = "a", *, weight: float = 1.0) -> Waiter:
 @virtual_time
 async def test_a_turn_costs_what_it_took() -> None:
     """By the weight of the key, and whatever was expected."""
-    holders = Holders(now=now, service=ServiceTimes())
+    holders = Holders(now=now, service=Statistics())
     for seconds in (10.0, 4.0):
         one = holder(weight=2.0)
         holders.add(one, resident=True)
@@ -34,7 +34,7 @@ async def test_a_turn_costs_what_it_took() -> None:
 @virtual_time
 async def test_a_long_turn_is_charged_while_it_lasts() -> None:
     """Else its key would first be owed turns, and then owe them all at once."""
-    holders = Holders(now=now, service=ServiceTimes())
+    holders = Holders(now=now, service=Statistics())
     one = holder()
     holders.add(one, resident=True)
     await asyncio.sleep(100.0)
@@ -53,8 +53,8 @@ async def test_a_long_turn_is_charged_while_it_lasts() -> None:
 @virtual_time
 async def test_a_turn_is_charged_as_expected_from_its_beginning() -> None:
     """Two at once count as two, before either has ended."""
-    holders = Holders(now=now, service=ServiceTimes())
-    holders.service.add("m", 10.0, resident=True)
+    holders = Holders(now=now, service=Statistics())
+    holders.service.record_slot_time("m", 10.0, loaded=True)
     for _ in range(2):
         holders.add(holder(), resident=True)
     holders.settle()
@@ -65,12 +65,12 @@ async def test_a_turn_is_charged_as_expected_from_its_beginning() -> None:
 @virtual_time
 async def test_only_answers_teach_how_long_an_answer_takes() -> None:
     """One that was broken off says nothing; a load is told apart."""
-    holders = Holders(now=now, service=ServiceTimes())
+    holders = Holders(now=now, service=Statistics())
     for seconds, resident, answered in ((1.0, True, False), (8.0, False, True), (2.0, True, True)):
         one = holder()
         holders.add(one, resident=resident)
         await asyncio.sleep(seconds)
         holders.remove(one, answered=answered)
 
-    assert holders.service.of("m").mean == 2.0
-    assert holders.service.of("m", resident=False).mean == 8.0
+    assert holders.service.slot_time("m").mean == 2.0
+    assert holders.service.slot_time("m", loaded=False).mean == 8.0

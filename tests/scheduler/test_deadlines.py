@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import DeadlineUnreachable
-from gateway.scheduler import Residency
+from gateway.models.residency import Residency
 from tests.models.virtual import now, virtual_time
 
 from .gpu import Arrival

@@ -6,12 +6,23 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.scheduler import Residency, Scheduler, SlotRequest, decide
+from gateway.models.residency import Residency
+from gateway.scheduler import Scheduler, SlotRequest, decide
 from gateway.scheduler.estimates import Foresight
 from gateway.scheduler.policy import Decision, Head, Standing
 from tests.models.virtual import now, virtual_time
 
-from .requests import Caller, come, demand, leave, limits, measured, refused, scheduler
+from .requests import (
+    Caller,
+    EverythingLoaded,
+    come,
+    demand,
+    leave,
+    limits,
+    measured,
+    refused,
+    scheduler,
+)
 from .simulated_queue import Ollama
 
 H = TypeVar("H", bound=Head)
@@ -32,7 +43,9 @@ class Counted:
 async def test_whoever_comes_while_nothing_changes_is_told_what_was_seen() -> None:
     """Nothing is played again for one like those who were refused; for others it is."""
     order, costs = Counted(), list[int]()
-    queue = Scheduler(limits(), now=now, order=order, jitter=lambda: 0.0)
+    queue = Scheduler(
+        limits(), now=now, residency=EverythingLoaded(), order=order, jitter=lambda: 0.0
+    )
     await measured(queue, 10.0, 60)
     wishes = [demand(key, queue_timeout=70.0) for key in "aaaabbb"]
     callers, came_at = await come(queue, *wishes), now()
@@ -50,7 +63,7 @@ async def test_whoever_comes_while_nothing_changes_is_told_what_was_seen() -> No
 
 
 async def foresight(ollama: Ollama, *waiting: SlotRequest) -> tuple[Foresight, list[Caller]]:
-    queue = scheduler(memory=ollama, max_active=2)
+    queue = scheduler(residency=ollama, max_active=2)
     first = await come(queue, *[demand("x", model="m", model_max_active=1)])
     return queue._foresight, first + await come(queue, *waiting)
 

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from gateway.scheduler import Residency, Scheduler
+from gateway.models.residency import Residency
+from gateway.scheduler import Scheduler
 from tests.models.virtual import now, virtual_time
 
 from .requests import limits
@@ -25,7 +26,7 @@ def lived(load: float, *, extend: bool, seed: int = 1) -> Tenants:
     async def live() -> None:
         ollama = Ollama(Residency(max_loaded=1), load=LOAD)
         chance = chances("advice").random
-        queue = Scheduler(limits(max_active=2), now=now, memory=ollama, jitter=chance)
+        queue = Scheduler(limits(max_active=2), now=now, residency=ollama, jitter=chance)
         seen.append(Tenants(queue, ollama, extend=extend, spread=0.03))
         await seen[0].run(arrivals(load, SECONDS, seed=seed), SECONDS)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.scheduler import Residency
+from gateway.models.residency import Residency
 from tests.models.virtual import virtual_time
 
 from .gpu import Arrival

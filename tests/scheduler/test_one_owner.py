@@ -8,7 +8,8 @@ from math import exp, inf
 
 import pytest
 
-from gateway.scheduler import Residency, SlotRequest
+from gateway.models.residency import Residency
+from gateway.scheduler import SlotRequest
 from tests.models.virtual import virtual_time
 
 from .gpu import Arrival

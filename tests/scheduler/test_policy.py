@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.models.residency import Residency
 from gateway.scheduler.fair_share import Shares
 from gateway.scheduler.policy import Decision, Standing, decide, note
 from gateway.scheduler.request import Occupancy, SlotRequest
-from gateway.scheduler.residency import Residency
 
 from .requests import demand, limits
 
@@ -314,7 +314,7 @@ def test_whoever_goes_fits_and_drives_nobody_out(
     assert decision.ask_again_at is None or decision.ask_again_at > 100.0
     if chosen is not None:
         assert occupancy.has_room(chosen.demand, limits(max_active=3))
-        assert view.eligible(chosen.demand.model, occupancy.by_model)
+        assert view.can_load_now(chosen.demand.model, occupancy.by_model)
         assert chosen.not_before <= 100.0
         assert chosen is not decision.passed_over
         assert chosen not in decision.overtaken

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.models.residency import Residency
 from gateway.scheduler.policy import decide
 from gateway.scheduler.request import Limits, SlotRequest
-from gateway.scheduler.residency import Residency
 
 from .gpu import EPSILON, Arrival, Caller, Gpu, Order, first_come, is_urgent
 from .requests import demand, limits
@@ -66,8 +66,8 @@ VIEWS = st.sampled_from(
     [
         *(Residency(max_loaded=count) for count in (1, 2, 3)),
         Residency(),
-        Residency(together=frozenset({frozenset({"m", "n"})})),
-        Residency(together=frozenset({frozenset({"m", "n"}), frozenset({"n", "o"})})),
+        Residency(coresident=frozenset({frozenset({"m", "n"})})),
+        Residency(coresident=frozenset({frozenset({"m", "n"}), frozenset({"n", "o"})})),
     ]
 )
 
@@ -89,7 +89,7 @@ def _no_cap_is_exceeded(gpu: Gpu) -> None:
 
 def _no_place_is_free_without_a_reason(gpu: Gpu) -> None:
     """Only one whose patience has ended, and whose model is not there, keeps others waiting."""
-    eligible = gpu.memory.residency.eligible
+    can_load_now = gpu.memory.residency.can_load_now
     able = [
         head
         for head in gpu.heads()
@@ -97,7 +97,7 @@ def _no_place_is_free_without_a_reason(gpu: Gpu) -> None:
     ]
     if any(is_urgent(head, gpu) for head in able):
         return
-    assert not [head for head in able if eligible(head.demand.model, gpu.occupancy.by_model)]
+    assert not [head for head in able if can_load_now(head.demand.model, gpu.occupancy.by_model)]
 
 
 @settings(max_examples=400, deadline=None)

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.models.residency import Residency
+from gateway.models.statistics import Statistics
 from gateway.scheduler.pace import Usual
 from gateway.scheduler.prediction import Prediction, at_once, harmed, predict
 from gateway.scheduler.queue import Waiter
-from gateway.scheduler.residency import Residency
-from gateway.scheduler.service import ServiceTimes
 from gateway.scheduler.simulation import MOST_TURNS, play
 
 from .scenarios import ALL, ONE, scene_of, steady, waiting
 
 
 def foreseen(
-    newcomer: Waiter, *lanes: list[Waiter], service: ServiceTimes | None = None, **terms: Any
+    newcomer: Waiter, *lanes: list[Waiter], service: Statistics | None = None, **terms: Any
 ) -> Prediction:
     """Of one who comes to a single place that another call has just taken, unless changed."""
     service = service or steady(m=10.0, n=10.0)
@@ -129,10 +129,10 @@ def test_a_newcomers_hurry_moves_no_swap_that_is_not_due() -> None:
 
 def test_certain_is_only_what_is_so_one_time_in_ten() -> None:
     """Answers that differ are not counted at their mean; those of an unknown model never."""
-    varied, unknown = ServiceTimes(), steady(m=10.0)
+    varied, unknown = Statistics(), steady(m=10.0)
     for seconds in (6.0, 14.0) * 30:
-        varied.add("m", seconds, resident=True)
-    unknown.add("n", 500.0, resident=True)
+        varied.record_slot_time("m", seconds, loaded=True)
+    unknown.record_slot_time("n", 500.0, loaded=True)
     wish = {"queue_timeout": 30.0}
     certain = foreseen(mine(**wish), waiting(9), service=varied)
 
@@ -144,9 +144,9 @@ def test_certain_is_only_what_is_so_one_time_in_ten() -> None:
 def test_answers_beside_each_other_are_not_waited_for_one_after_the_other() -> None:
     """Behind sixty-four at eight places: what differs is eight in a row, not all of them."""
     wish: dict[str, Any] = {"model_max_active": 8}
-    varied = ServiceTimes()
+    varied = Statistics()
     for seconds in (8.0, 12.0) * 30:
-        varied.add("m", seconds, resident=True)
+        varied.record_slot_time("m", seconds, loaded=True)
     many = foreseen(mine(**wish), waiting(64, **wish), service=varied, max_active=8)
     few = foreseen(mine(), waiting(8), service=varied)
 
@@ -207,10 +207,10 @@ def test_what_is_certain_is_never_more_than_what_is_expected(
     client_timeout: float,
 ) -> None:
     """Nobody is refused for a wait that is longer than what he is told."""
-    service = ServiceTimes()
+    service = Statistics()
     for each in seconds:
-        service.add("m", each, resident=True)
-        service.add("n", each / 2, resident=True)
+        service.record_slot_time("m", each, loaded=True)
+        service.record_slot_time("n", each / 2, loaded=True)
     crowd = [waiting(*lane) for lane in lanes if lane[1:] != ("a", "m")]
     newcomer = mine(client_timeout=client_timeout)
     found = foreseen(newcomer, *crowd, service=service, view=view, max_active=places)

@@ -27,13 +27,13 @@ from gateway.errors import (
     QueueTimeout,
     RateLimitExceeded,
 )
-from gateway.scheduler import Memory, Residency, Scheduler, SlotRequest
-from gateway.scheduler.memory import NoMemory
+from gateway.models.residency import Residency, ResidencyTracker
+from gateway.scheduler import Scheduler, SlotRequest
 from gateway.scheduler.queue import Waiter
 from gateway.scheduler.request import Occupancy
 from tests.models.virtual import VirtualLoop
 
-from .requests import Caller, demand, limits
+from .requests import Caller, EverythingLoaded, demand, limits
 
 LIMITS = limits(max_active=3, max_queued=5, max_queued_per_key=3)
 MODELS = {"m": 1, "n": 2, "far": 1}
@@ -57,38 +57,37 @@ ENDINGS = (
 )
 
 
-class LastOne:
+class LastOne(EverythingLoaded):
     """Memory with room for one model: whatever was asked for last."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.loaded = "m"
 
-    def residency(self) -> Residency:
+    def view(self) -> Residency:
         return Residency(frozenset({self.loaded}), max_loaded=1)
 
-    def began(self, model: str) -> bool:
+    def acquire(self, model: str) -> bool:
         was_loaded, self.loaded = self.loaded == model, model
         return was_loaded
-
-    def ended(self, model: str, *, answered: bool) -> None: ...
 
 
 class Fickle(LastOne):
     """The same, but what it believes has nothing to do with what was asked for."""
 
-    def began(self, model: str) -> bool:
+    def acquire(self, model: str) -> bool:
         self.loaded = "n" if self.loaded == "m" else "m"
         return self.loaded == model
 
 
 class Crowd(RuleBasedStateMachine):
-    memory: ClassVar[Callable[[], Memory]] = NoMemory
+    residency_tracker: ClassVar[Callable[[], ResidencyTracker]] = EverythingLoaded
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
         self.queue = Scheduler(
-            LIMITS, now=self.loop.time, memory=type(self).memory(), jitter=lambda: 0.0
+            LIMITS, now=self.loop.time, residency=type(self).residency_tracker(), jitter=lambda: 0.0
         )
         self.callers: list[Caller] = []
         self.failures: list[dict[str, Any]] = []
@@ -213,8 +212,8 @@ class Crowd(RuleBasedStateMachine):
         if any(each.not_before > now and not taken.holds_back(each.demand) for each in handler):
             return False
         in_memory = taken.in_memory
-        residency = self.queue._memory.residency()
-        return not one.demand.local or residency.eligible(one.demand.model, in_memory)
+        residency = self.queue._residency.view()
+        return not one.demand.local or residency.can_load_now(one.demand.model, in_memory)
 
     @invariant()
     def everybody_knows_where_he_stands(self) -> None:
@@ -266,11 +265,11 @@ class Crowd(RuleBasedStateMachine):
 
 
 class SwappingCrowd(Crowd):
-    memory = LastOne
+    residency_tracker = LastOne
 
 
 class MistakenCrowd(Crowd):
-    memory = Fickle
+    residency_tracker = Fickle
 
 
 @pytest.mark.parametrize("crowd", [Crowd, SwappingCrowd, MistakenCrowd])

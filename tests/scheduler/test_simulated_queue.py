@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.scheduler import Residency
+from gateway.models.residency import Residency
 from tests.models.virtual import now, virtual_time
 
 from .gpu import Arrival
@@ -60,6 +60,6 @@ async def test_it_looks_again_when_memory_has_changed() -> None:
         await asyncio.sleep(20.0)
         assert repr(place.queue) == "<Admission 1/2 active, 1/64 queued>"
 
-        place.ollama.view = Residency(max_loaded=2)
+        place.ollama.limits = Residency(max_loaded=2)
         place.queue.look_again()
         assert repr(place.queue) == "<Admission 2/2 active, 0/64 queued>"

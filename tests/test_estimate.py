@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.models.estimates import at_least, is_plausible, observed
-from gateway.timeouts import Estimate
+from gateway.estimate import Estimate, is_plausible
 
 VALUES = st.floats(0.0, 1e6)
 
 
 def over(*values: float) -> Estimate:
-    return reduce(observed, values, Estimate())
+    return reduce(Estimate.with_sample, values, Estimate())
 
 
 def test_the_first_observation_is_the_mean() -> None:
@@ -51,7 +50,7 @@ def test_an_estimate_stays_within_what_was_seen(values: list[float]) -> None:
 def test_at_least_never_lowers(values: list[float], cut_at: float) -> None:
     """Neither mean nor deviation falls for a call that took longer than it was allowed."""
     before = over(*values)
-    after = at_least(before, cut_at)
+    after = before.with_lower_bound(cut_at)
 
     assert after.mean >= before.mean
     assert after.deviation >= before.deviation
@@ -62,7 +61,7 @@ def test_cut_again_and_again() -> None:
     """A clock of mean + 4 deviations that cuts every answer of 900 s reaches them in ten calls."""
     estimate, clock = Estimate(), 120.0
     for _ in range(10):
-        estimate = at_least(estimate, clock)
+        estimate = estimate.with_lower_bound(clock)
         clock = max(120.0, estimate.mean + 4 * estimate.deviation)
 
     assert clock > 900.0
@@ -73,3 +72,52 @@ def test_what_is_no_measurement(value: float | None) -> None:
     """Nonsense is told from a value without an error."""
     assert not is_plausible(value)
     assert is_plausible(0.0)
+
+
+def test_the_estimate_follows_what_is_over() -> None:
+    """Old samples count less and less."""
+    estimate = over(*[100.0] * 5, *[1.0] * 50)
+
+    assert estimate.mean == pytest.approx(1.0, rel=0.01)
+
+
+def test_an_outlier_is_clipped() -> None:
+    """It may be the only one; a model that became slower is known to be after a few samples."""
+    estimate = over(*[5.0] * 20, 1500.0)
+
+    assert estimate.mean == pytest.approx(6.0)
+    assert over(*[5.0] * 20, *[50.0] * 12).mean == pytest.approx(50.0, rel=0.25)
+
+
+def test_equal_samples_have_no_variance() -> None:
+    """The initial deviation fades."""
+    assert over(*[10.0] * 60).variance == pytest.approx(0.0, abs=1e-6)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=40), st.integers(1, 100))
+def test_the_error_of_the_mean_grows_with_the_number_of_samples(
+    seconds: list[float], calls: int
+) -> None:
+    """It is the same in each of them, so it does not average out."""
+    estimate = over(*seconds)
+
+    assert estimate.variance_of(calls) >= estimate.variance * calls
+    assert estimate.variance_of(calls) >= estimate.variance * calls**2 / 9 - 1e-6
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [float(n % 10 + 1) for n in range(0, 700, 7)],
+        [math.log(100 / (100 - n * 37 % 100)) for n in range(100)],
+        [1.0, 60.0] * 50,
+        [5.0] * 100,
+    ],
+    ids=["even", "exponential", "short and long", "steady"],
+)
+def test_the_tenth_percentile_is_conservative(values: list[float]) -> None:
+    """At most two of ten are below it, for any shape of times."""
+    p10 = over(*values).p10
+    quicker = sum(value < p10 - 1e-6 for value in values)
+
+    assert quicker <= 0.2 * len(values)
