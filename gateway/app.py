@@ -34,7 +34,7 @@ from gateway.request_policy import (
 from gateway.scheduler import Limits, Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
-from gateway.telemetry.log import Lines, Logger, RequestLog, make_logger
+from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.record import FinishedRequest
@@ -93,7 +93,7 @@ def build(
     version: str,
     state_file: Path | None = None,
     log: Logger | None = None,
-    lines: Lines | None = None,
+    lines: LineWriter | None = None,
     order: Order = decide,
 ) -> Gateway:
     """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet.
@@ -101,9 +101,9 @@ def build(
     Without a ``state_file`` what was learned is forgotten at the end. ``order`` is who goes next.
     """
     now = asyncio.get_running_loop().time
-    log = log or make_logger(
-        lines or Lines(_Nowhere()), level=settings.log.level, log_format=settings.log.format
-    )
+    lines = lines or LineWriter(_Nowhere())
+    level, log_format = settings.log.level, settings.log.format
+    log = log or make_logger(lines, level=level, log_format=log_format)
     keys = KeyStore(keys_file, report=_key_report(log))
     upstream = Upstream(URL(settings.ollama.url), version=version)
     learning = Learning(settings, state_file=state_file, log=log, now=now)
@@ -122,9 +122,18 @@ def build(
         statistics=learning.statistics,
         order=order,
     )
-    metrics = Metrics(snapshot=_gauges(scheduler, catalog, keys, lines), version=version)
+    metrics = Metrics(
+        snapshot=lambda: _gauges(scheduler, catalog, keys, lines, telemetry), version=version
+    )
     recent = Recent()
-    observer = _Observer(Telemetry(RequestLog(log), metrics, recent), metrics, log)
+    telemetry = Telemetry(
+        report=_telemetry_report(log),
+        now=now,
+        log=RequestLog(lines, level=level, log_format=log_format),
+        metrics=metrics,
+        recent=recent,
+    )
+    observer = _Observer(telemetry, metrics, log)
     pipeline = Pipeline(
         queue=scheduler,
         upstream=upstream,
@@ -203,20 +212,29 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _gauges(
-    scheduler: Scheduler, catalog: Catalog, keys: KeyStore, lines: Lines | None
-) -> Callable[[], Gauges]:
-    def snapshot() -> Gauges:
-        queue = scheduler.snapshot()
-        return Gauges(
-            active=queue.active,
-            queued=queue.queued,
-            upstream_up=catalog.up,
-            catalog_age=catalog.age(),
-            keys_broken=keys.broken is not None,
-            log_lines_lost=0 if lines is None else lines.lost,
-        )
+    scheduler: Scheduler,
+    catalog: Catalog,
+    keys: KeyStore,
+    lines: LineWriter,
+    telemetry: Telemetry,
+) -> Gauges:
+    queue = scheduler.snapshot()
+    return Gauges(
+        active=queue.active,
+        queued=queue.queued,
+        upstream_up=catalog.up,
+        catalog_age=catalog.age(),
+        keys_broken=keys.broken is not None,
+        log_lines_lost=lines.lost,
+        telemetry_errors=telemetry.errors,
+    )
 
-    return snapshot
+
+def _telemetry_report(log: Logger) -> Callable[[str, int, Exception], None]:
+    def report(sink: str, errors: int, error: Exception) -> None:
+        log.error("telemetry.failed", sink=sink, errors=errors, exc_info=error)
+
+    return report
 
 
 def _key_report(log: Logger) -> Callable[[Change], None]:

@@ -17,7 +17,7 @@ from gateway.auth.keys import NewKey
 from gateway.auth.principal import Scope
 from gateway.server import Serving, serving
 from gateway.settings import Settings
-from gateway.telemetry.log import Lines, make_logger
+from gateway.telemetry.log import LineWriter, make_logger
 
 BOTH = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
 
@@ -96,7 +96,7 @@ async def running(
     looking = frozenset({Scope.DISCOVERY})
     discovery = create_key(keys_file, NewKey(name="looker", scopes=looking), now)
     output = io.BytesIO()
-    lines = Lines(output)
+    lines = LineWriter(output)
     log = make_logger(lines, level="debug", log_format="json")
     gateway = build(
         Settings.model_validate(tables),

@@ -13,7 +13,7 @@ from gateway.models.catalog import Catalog
 from gateway.models.residency import Residency
 from gateway.models.statistics import Observation
 from gateway.settings import Settings
-from gateway.telemetry.log import Lines, make_logger
+from gateway.telemetry.log import LineWriter, make_logger
 from tests.models.virtual import now, ticks, virtual_time
 
 ONE, OTHER = "one:1b", "other:7b"
@@ -27,7 +27,7 @@ class House:
         self.learning = Learning(
             Settings.model_validate(tables),
             state_file=state_file,
-            log=make_logger(Lines(self._output), level="debug", log_format="json"),
+            log=make_logger(LineWriter(self._output), level="debug", log_format="json"),
             now=now,
         )
         self.tracker = self.learning.residency_tracker

@@ -26,7 +26,7 @@ from gateway.scheduler import Order, decide
 from gateway.scheduler.policy import Decision, Head, Standing
 from gateway.server import serving
 from gateway.settings import load
-from gateway.telemetry.log import Lines, configure
+from gateway.telemetry.log import LineWriter, configure
 
 _CONFIG = """\
 [listen]
@@ -66,7 +66,7 @@ def _made_keys(folder: Path) -> list[str]:
 async def _serve(folder: Path, config: Path, order: Order) -> None:
     keys = _made_keys(folder)
     loaded = load(config, environ={})
-    lines = Lines(sys.stderr.buffer)
+    lines = LineWriter(sys.stderr.buffer)
     log = configure(level="error", log_format="console", lines=lines)
     gateway = build(
         loaded.settings,

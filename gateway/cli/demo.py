@@ -70,7 +70,7 @@ async def _demonstrate() -> int:
     from gateway.app import build  # noqa: PLC0415  - see above
     from gateway.server import serving, signals  # noqa: PLC0415  - see above
     from gateway.simulator import USUAL_MODELS, Simulator  # noqa: PLC0415  - see above
-    from gateway.telemetry.log import Lines, configure  # noqa: PLC0415  - see above
+    from gateway.telemetry.log import LineWriter, configure  # noqa: PLC0415  - see above
 
     models = [model.at_speed(load_time=1.0, tokens_per_second=40.0) for model in USUAL_MODELS]
     stop = asyncio.Event()
@@ -80,7 +80,7 @@ async def _demonstrate() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-gateway-")))
         simulator = await stack.enter_async_context(Simulator(models, answer_tokens=40))
         settings = _settings(simulator.url)
-        lines = Lines(sys.stderr.buffer)
+        lines = LineWriter(sys.stderr.buffer)
         log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)
         key, discovery = _keys(folder)
         gateway = build(

@@ -90,10 +90,10 @@ async def _serve(loaded: "Loaded") -> int:
     from gateway.admin.view import admin_of  # noqa: PLC0415  - see run
     from gateway.app import build  # noqa: PLC0415  - see run
     from gateway.server import PortInUse, drain, serving, signals  # noqa: PLC0415  - see run
-    from gateway.telemetry.log import Lines, configure  # noqa: PLC0415  - see run
+    from gateway.telemetry.log import LineWriter, configure  # noqa: PLC0415  - see run
 
     settings = loaded.settings
-    lines = Lines(sys.stderr.buffer)
+    lines = LineWriter(sys.stderr.buffer)
     log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)
     gateway = build(
         settings,

@@ -134,7 +134,7 @@ class TruncationGuard:
         if self._policy.incomplete_fails and body.failure is None and body.incomplete:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
         context = await self._look(call, record, body.usage.tokens_in)
-        record.judged = True
+        record.checked = True
         if record.prompt_truncated and self._fails(call):
             raise self._too_long(call, context)
         return [TRUNCATED_HEADER] if record.prompt_truncated else []
@@ -144,7 +144,7 @@ class TruncationGuard:
         tokens, model = record.tokens_in, call.model
         if record.upstream_status != 200 or model.leaves_the_machine:
             return
-        if not record.judged:
+        if not record.checked:
             await self._look(call, record, tokens)
         context = self._known(call)
         if context is None:

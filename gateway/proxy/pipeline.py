@@ -27,7 +27,7 @@ from gateway.proxy.relay import (
 from gateway.proxy.response import Response
 from gateway.scheduler.prediction import Prediction
 from gateway.scheduler.request import SlotRequest
-from gateway.telemetry.record import Phase, Place, RequestRecord
+from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
 from gateway.timeouts import (
     LearnedTimes,
     ModelOverride,
@@ -55,7 +55,7 @@ class Slot(Protocol):
 class Turn(AbstractAsyncContextManager[Slot], Protocol):
     """A lease that is asked for; ``place`` tells where in the queue, until it is granted."""
 
-    def place(self) -> Place | None: ...
+    def place(self) -> QueuePosition | None: ...
 
 
 class Queue(Protocol):
@@ -160,7 +160,7 @@ class Pipeline:
         record.queue_wait = None
         try:
             turn = self._queue.slot(demand)
-            record.place = turn.place
+            record.queue_position = turn.place
             async with turn as slot:
                 record.queue_wait = waited + slot.waited
                 if record.predicted is None:

@@ -25,7 +25,7 @@ from gateway.proxy.replay import FailureReplay, ReplayableFailure
 from gateway.public.context import AuthorizedRequest
 from gateway.public.heartbeat import Heartbeat
 from gateway.public.state import ResponseKind
-from gateway.telemetry.record import Phase, Place, RequestRecord
+from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
 
 _FINAL = ("x-should-retry", "false")
 _RETOLD = "x-gateway-replayed"
@@ -107,14 +107,14 @@ class KeepAlive:
 def _note(record: RequestRecord) -> str:
     """What a waiting caller may read, where his dialect has comments."""
     if record.phase is Phase.QUEUE:
-        place = None if record.place is None else record.place()
+        place = None if record.queue_position is None else record.queue_position()
         return "" if place is None else _place(place)
     if record.phase is Phase.FIRST_BYTE:
         return "the model is loading or reading the prompt"
     return ""
 
 
-def _place(place: Place) -> str:
+def _place(place: QueuePosition) -> str:
     # As long as nothing was measured, nothing is known of the wait.
     expected = f", about {place.wait:.0f} s" if 1 <= place.wait < inf else ""
     return f"queued: number {place.position}{expected}"

@@ -1,45 +1,75 @@
-"""The facts of one exchange, and where they go.
+"""What is recorded about each request, and where it goes.
 
-``exchange`` collects and freezes them; ``log``, ``metrics`` and ``recent`` are sinks, which
-interpret the one frozen value, each in its way; ``redact`` keeps secrets out of all of them.
+``record`` collects the facts of one request and freezes them once; ``log``, ``metrics`` and
+``recent`` are sinks, each of which reads the same frozen value; ``redaction`` keeps secrets out of
+all of them.
 """
 
 from collections import Counter
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
 
 __all__ = ["FinishedRequest", "Phase", "RequestRecord", "Sink", "Telemetry"]
 
+REPORT_EVERY: Final = 60.0
+"""Seconds between two reports about the same failing sink."""
+
+Report = Callable[[str, int, Exception], None]
+"""Called with a sink's name, how often it has failed since the last report, and the last error."""
+
 
 class Sink(Protocol):
-    """Something that wants to know of each request that ended."""
+    """Something that takes note of each request that ended."""
 
-    def observe(self, facts: FinishedRequest) -> None: ...
+    def observe(self, finished: FinishedRequest, /) -> None: ...
 
 
 class Telemetry:
-    """Hands the facts of each request that ended to all sinks.
+    """Hands each finished request to all sinks.
 
-    A sink that fails harms neither the others nor the request: the failure is counted by the name
-    of the sink's class, in ``failures``.
+    A sink that raises harms neither the others nor the request. Its failures are counted in
+    ``errors`` by the sink's name, for the metrics, and reported at once, then at most once per
+    ``REPORT_EVERY`` seconds: a log that vanishes must be noticed.
+
+    Args:
+        report: see ``Report``; may raise, since the log itself may be what fails.
+        now: returns seconds of a monotonic clock.
+        sinks: by the names that they have in the metrics.
     """
 
-    __slots__ = ("_sinks", "failures")
+    # All mutable state: `errors`, and per failing sink `_reported`, when it was last reported and
+    # how many errors it had then.
+    __slots__ = ("_now", "_report", "_reported", "_sinks", "errors")
 
-    def __init__(self, *sinks: Sink) -> None:
-        self._sinks = sinks
-        # All mutable state.
-        self.failures: Counter[str] = Counter()
-
-    def finished(self, facts: FinishedRequest) -> None:
-        """Tell all sinks. Never raises."""
-        for sink in self._sinks:
-            try:
-                sink.observe(facts)
-            except Exception:  # noqa: BLE001  - a request must not fail for want of a note about it
-                self.failures[type(sink).__name__] += 1
+    def __init__(self, *, report: Report, now: Callable[[], float], **sinks: Sink) -> None:
+        self._report = report
+        self._now = now
+        self._sinks = tuple(sinks.items())
+        self.errors: Counter[str] = Counter()
+        self._reported: dict[str, tuple[float, int]] = {}
 
     def __repr__(self) -> str:
-        names = ", ".join(type(sink).__name__ for sink in self._sinks)
-        return f"<Telemetry {names}; {self.failures.total()} failures>"
+        names = ", ".join(name for name, _ in self._sinks)
+        return f"<Telemetry {names}; {self.errors.total()} errors>"
+
+    def finished(self, finished: FinishedRequest) -> None:
+        """Tell all sinks. Never raises."""
+        for name, sink in self._sinks:
+            try:
+                sink.observe(finished)
+            except Exception as error:  # noqa: BLE001 - a request must not fail for want of a record
+                self._failed(name, error)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        self.errors[name] += 1
+        now, count = self._now(), self.errors[name]
+        last_at, last_count = self._reported.get(name, (-REPORT_EVERY, 0))
+        if now - last_at < REPORT_EVERY and last_count:
+            return
+        self._reported[name] = (now, count)
+        try:
+            self._report(name, count - last_count, error)
+        except Exception:  # noqa: BLE001 - the log may be what fails; the metric still tells
+            self.errors["report"] += 1

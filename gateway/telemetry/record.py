@@ -1,8 +1,9 @@
-"""All facts of one request: collected while it is served, frozen when it has ended.
+"""All facts about one request: collected while it is served, frozen once when it has ended.
 
-The outermost middleware makes one ``Exchange`` per request; whoever learns a fact writes it there;
-``finish`` freezes it into ``Facts``, which the sinks of this folder interpret. Nothing here reads a
-clock: instants are seconds of one monotonic clock (the event loop's) and are passed in.
+The request handler makes one ``RequestRecord`` per request; whatever part of the gateway learns a
+fact writes it there; ``finish`` freezes it into a ``FinishedRequest``, which the sinks read.
+Nothing here reads a clock: instants are seconds of one monotonic clock (the event loop's) and are
+passed in.
 """
 
 from collections.abc import Callable
@@ -11,30 +12,32 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from gateway.dialects import Timings
 from gateway.errors import GatewayError, InternalError
-from gateway.telemetry.redaction import harmless
+from gateway.telemetry.redaction import sanitize
 
 OK: Final = "ok"
 UPSTREAM_4XX: Final = "upstream_4xx"
 UPSTREAM_5XX: Final = "upstream_5xx"
 
 UNKNOWN_ROUTE: Final = "unknown"
-"""The route of what matches no row of the route table: never the path that was asked for."""
+"""The route of a request that matches no row of the route table: never its path."""
 
 MAX_ERROR: Final = 300
-"""Characters of an error's words that are kept."""
+"""Characters of an error message that are kept."""
 
-MAX_WORD: Final = 128
-"""Characters that are kept of what a caller or a proxy sent: method, address, request id."""
+MAX_WORD: Final = 200
+"""Characters that are kept of any other text. Ollama's own model names are shorter."""
 
-_CALLER_IS_GONE: Final = 499
+_CLIENT_GONE: Final = 499
 
 
-class Place(Protocol):
-    """Where a call is in the queue: 1 is next; ``wait`` is what it has to expect, in seconds."""
+class QueuePosition(Protocol):
+    """Where a request is in the queue: ``position`` 1 is next; ``wait`` is expected, in seconds.
+
+    A Protocol because the scheduler, which makes the value, is beside this folder.
+    """
 
     @property
     def position(self) -> int: ...
@@ -43,36 +46,39 @@ class Place(Protocol):
 
 
 class Phase(StrEnum):
-    """How far a request got. The one in which it ends tells what it was waiting for."""
+    """How far a request got. The phase in which it ends tells what it was waiting for."""
 
     HEAD = "head"
     """Its head was read; nothing was decided."""
     AUTHENTICATE = "authenticate"
-    """Who asks, may they, and do they ask too often?"""
+    """Its key, its scope and its rate limit are checked."""
     BODY = "body"
     """Its body is being read."""
     PARSE = "parse"
-    """What does the body ask for?"""
+    """Its body is being parsed."""
     RESOLVE = "resolve"
-    """Which model is meant? Discovery is answered from here, too."""
+    """Its model is looked up. Discovery requests are answered in this phase."""
     QUEUE = "queue"
-    """It waits for its turn."""
+    """It waits for a slot."""
     CONNECT = "connect"
     """A connection to Ollama is made and the request sent."""
     FIRST_BYTE = "first_byte"
-    """Ollama has the request; no byte of the answer's body came yet."""
+    """Ollama has the request; no byte of the response's body has come yet."""
     RELAY = "relay"
-    """The answer passes through."""
+    """The response is being relayed."""
     DONE = "done"
-    """The whole answer was handed to the caller's connection."""
+    """The complete response was handed to the client's connection."""
 
 
-class FinishedRequest(Struct, frozen=True, kw_only=True):
-    """What became of one request. An absent fact is None.
+class FinishedRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one request.
 
-    Times are in seconds. ``key`` and ``model`` are names of ours: a key's name in the store, a
-    model's canonical name in the catalogue. ``error`` holds Ollama's own words or our message.
-    They stand in the order in which a reader wants them.
+    ``key`` and ``model`` are our own names for them: of the key in the key file, of the model in
+    the catalogue. ``error`` is Ollama's own words or our message. Times are in seconds, rounded to
+    0.1 ms. Every text is sanitized (``RequestRecord.finish`` does it): sinks write it as it is.
+
+    The log line is one encoding of this value, in this order. An absent fact is None and left out;
+    fields without a default are in every line.
     """
 
     request_id: str
@@ -86,13 +92,13 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
     phase: Phase
     error: str | None = None
     upstream_status: int | None = None
-    streaming: bool = False
+    streaming: bool
     queue_wait: float | None = None
     predicted: float | None = None
     time_to_first_token: float | None = None
     duration: float
-    bytes_in: int = 0
-    bytes_out: int = 0
+    bytes_in: int
+    bytes_out: int
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_counted: bool | None = None
@@ -102,38 +108,37 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
     replayed: bool | None = None
 
     def present(self) -> dict[str, str | float | bool]:
-        """The facts that are there, by name, in their order.
-
-        Times are rounded to milliseconds. Absent ones are left out: a shorter line, and ``jq``
-        and its like read null for them all the same.
-        """
-        found = {name: value for name, value in asdict(self).items() if value is not None}
-        for name in _TIMES:
-            if name in found:
-                found[name] = round(found[name], 3)
-        return found
+        """Return the facts that are there, by name, in their order."""
+        pairs = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return {name: value for name, value in pairs if value is not None}
 
 
-_TIMES: Final = ("queue_wait", "predicted", "time_to_first_token", "duration")
-
-
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def _word(text: str) -> str:
-    return harmless(text, MAX_WORD)
+    """Sanitize a text that is the same in request after request."""
+    return sanitize(text, MAX_WORD)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 class RequestRecord(Struct, kw_only=True):
-    """The collector of one request's facts; every attribute may be written until ``finish``.
+    """The facts about one request so far. Every attribute may be written until ``finish``.
 
-    ``started``, ``arrived_at`` (the whole request was there) and ``first_byte_at`` are instants;
-    ``queue_wait`` is a span (all waits of the request together). ``first_byte_at`` is when the
-    first byte of the answer's body came from Ollama. ``status`` is the status that was sent.
-    ``outcome`` is best left to ``fail``. ``predicted`` is how many seconds the queue thought it
-    would take, when it came. ``prompt_truncated``: Ollama surely cut the prompt; ``judged``: that
-    was looked at before the answer was sent. ``timings`` are for what learns from them, and no fact
-    for the log; nor is ``place``, which tells where in the queue it is while it waits.
-    ``heartbeats`` were sent while Ollama was silent; ``replayed``: it got the failure of an earlier
-    attempt, and Ollama did nothing.
+    Attributes:
+        started, arrived_at, first_byte_at: instants: the head was read, the complete request was
+            there, the first byte of the response's body came from Ollama.
+        queue_wait: seconds, all waits of the request together.
+        predicted: seconds that the queue, on arrival, expected the request to take in all.
+        status: the status that was sent.
+        outcome: best left to ``fail``.
+        prompt_truncated: Ollama certainly truncated the prompt; ``checked``: that was looked at
+            before the response was sent.
+        timings, queue_position: for other parts of the gateway, not for the log.
+            ``queue_position()`` is None unless the request is queued.
+        heartbeats: sent while Ollama was silent.
+        replayed: the request got the failure of an earlier attempt, and Ollama did nothing.
     """
 
     request_id: str
@@ -159,45 +164,60 @@ class RequestRecord(Struct, kw_only=True):
     tokens_out: int | None = None
     tokens_counted: bool | None = None
     prompt_truncated: bool | None = None
-    judged: bool = False
+    checked: bool = False
     retry: int | None = None
     heartbeats: int | None = None
     replayed: bool | None = None
     timings: Timings | None = None
-    place: Callable[[], Place | None] | None = None
+    queue_position: Callable[[], QueuePosition | None] | None = None
 
     def fail(self, error: GatewayError) -> None:
         """Note why the request fails. The first failure is the cause; later ones follow from it.
 
-        A status that was sent stays, but for a caller who is gone: that is logged as 499. Words of
-        Ollama that stand in ``error`` already say more than ours and stay as well.
+        A status that was sent stays, except when the client has gone: that is logged as 499. Words
+        of Ollama that are already in ``error`` say more than ours and stay as well.
         """
         if self.outcome is not None:
             return
         self.outcome = error.code
         self.error = self.error or error.message
-        if self.status is None or error.status == _CALLER_IS_GONE:
+        if self.status is None or error.status == _CLIENT_GONE:
             self.status = error.status
 
     def finish(self, now: float) -> FinishedRequest:
-        """The facts as they stand at the instant ``now``."""
+        """Freeze the facts as they are at the instant ``now``."""
+        outcome = self.outcome
+        if outcome is None:
+            if self.phase is not Phase.DONE:
+                # It neither failed nor was it answered: a bug lost it.
+                outcome = InternalError.code
+            elif self.upstream_status is None or self.upstream_status < 400:
+                outcome = OK
+            else:
+                outcome = UPSTREAM_4XX if self.upstream_status < 500 else UPSTREAM_5XX
+        # The first byte of a non-streaming response says nothing: it comes with the last.
+        first_token = None
+        if self.first_byte_at is not None and self.streaming:
+            first_token = max(0.0, round(self.first_byte_at - self.started, 4))
         return FinishedRequest(
-            request_id=harmless(self.request_id, MAX_WORD),
+            # Made by the gateway and new each time: nothing to sanitize.
+            request_id=self.request_id,
             method=_word(self.method),
-            route=self.route,
-            outcome=self._verdict(),
-            phase=self.phase,
-            duration=max(0.0, now - self.started),
-            streaming=self.streaming,
-            key=self.key,
+            route=_word(self.route),
+            key=self.key and _word(self.key),
             client=self.client and _word(self.client),
-            model=self.model,
+            model=self.model and _word(self.model),
             status=self.status,
-            error=harmless(self.error, MAX_ERROR) if self.error else None,
+            outcome=_word(outcome),
+            phase=self.phase,
+            error=sanitize(self.error, MAX_ERROR) if self.error else None,
             upstream_status=self.upstream_status,
-            queue_wait=self.queue_wait,
-            predicted=self.predicted,
-            time_to_first_token=self._time_to_first_token(),
+            streaming=self.streaming,
+            queue_wait=_rounded(self.queue_wait),
+            predicted=_rounded(self.predicted),
+            time_to_first_token=first_token,
+            # Two readings of a clock may be the wrong way round by a rounding error.
+            duration=max(0.0, round(now - self.started, 4)),
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
             tokens_in=self.tokens_in,
@@ -208,18 +228,3 @@ class RequestRecord(Struct, kw_only=True):
             heartbeats=self.heartbeats or None,
             replayed=self.replayed,
         )
-
-    def _verdict(self) -> str:
-        if self.outcome is not None:
-            return self.outcome
-        if self.phase is not Phase.DONE:
-            # It neither failed nor was it answered: whoever lost it is at fault.
-            return InternalError.code
-        if self.upstream_status is None or self.upstream_status < 400:
-            return OK
-        return UPSTREAM_4XX if self.upstream_status < 500 else UPSTREAM_5XX
-
-    def _time_to_first_token(self) -> float | None:
-        if self.first_byte_at is None or not self.streaming:
-            return None
-        return max(0.0, self.first_byte_at - self.started)

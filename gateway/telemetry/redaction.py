@@ -1,10 +1,10 @@
 """What may be written down: no secret, no control character, nothing without a bound.
 
-Two sources put secrets into text. Callers put a key into a path, an ``Authorization`` line or a
-body, and whatever reports those bytes repeats it: as they are, percent-encoded, or as the ``repr``
-of bytes. And aiohttp logs the offending bytes of every request that it cannot parse, before any
-code of ours runs. So all text for a log passes ``harmless``, and all records of the standard
-library's loggers pass ``redact_record``.
+Secrets get into text in two ways. Clients put a key into a path, an ``Authorization`` line or a
+body, and whatever reports those bytes repeats it: as it is, percent-encoded, or as the ``repr`` of
+bytes. And aiohttp logs the offending bytes of every request that it cannot parse, before any code
+of ours runs. So all text for a log passes ``sanitize``, and all records of the standard library's
+loggers pass ``redact_record``.
 """
 
 import logging
@@ -13,33 +13,33 @@ import traceback
 from typing import Final
 
 CONCEALED: Final = "[key]"
-"""Stands where a secret stood."""
+"""Replaces a secret."""
 
 UNREADABLE: Final = "request.unreadable"
-"""The one constant line for whatever could not be read as HTTP."""
+"""The constant message for whatever could not be read as HTTP."""
 
 MAX_MESSAGE: Final = 2_000
 """Characters of a message that are kept."""
 
 MAX_TRACEBACK: Final = 16_000
-"""Characters of a traceback that are kept, from its end: the failure itself stands last."""
+"""Characters of a traceback that are kept, from its end: the failure itself comes last."""
 
 _ESCAPE: Final = r"%(?:25){0,3}[0-9a-f]{2}|\\{1,4}(?:x[0-9a-f]{2}|u[0-9a-f]{4})"
 """One character in a URL, in the repr of bytes, in JSON; each of them perhaps escaped again."""
 
 
-def _spelled(character: str) -> str:
+def _any_spelling(character: str) -> str:
     code = f"{ord(character):02x}"
     return rf"(?:{character}|%(?:25){{0,3}}{code}|\\{{1,4}}(?:x|u00){code})"
 
 
 _KEY: Final = re.compile(
-    "".join(map(_spelled, "ogw_")) + rf"(?:[\w\-\x00-\x08\x0e-\x1f\x7f]|{_ESCAPE})+",
+    "".join(map(_any_spelling, "ogw_")) + rf"(?:[\w\-\x00-\x08\x0e-\x1f\x7f]|{_ESCAPE})+",
     re.IGNORECASE,
 )
 _HEADER_LINE: Final = re.compile(
     r"((?:authorization|x-api-key|cookie|cf-access-jwt-assertion|cf-access-client-secret)"
-    # Our own messages name a scheme between backticks, without a key behind it.
+    # Our own messages name a scheme between backticks, without a key after it.
     r"""(?:\s*[:=]\s*|['"]\s*[:,]\s*)(?!\s*(?:bearer|basic)`)(?:b?['"])?(?:(?:bearer|basic)\s+)?)"""
     r"""(?:[^\r\n'"`\\]|\\{1,4}x[0-9a-f]{2})+""",
     re.IGNORECASE,
@@ -53,19 +53,19 @@ _SCHEME: Final = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with every gateway key, and every credential of a header, replaced.
+    """Replace every gateway key, and every credential of a header.
 
-    It conceals rather too much than too little: what follows ``Authorization:`` is gone to the end
-    of its line, and so are the characters glued to a key.
+    It conceals too much rather than too little: everything after ``Authorization:`` to the end of
+    its line, and all characters adjacent to a key.
     """
-    if not _suspicious(text):
+    if not _may_hold_a_secret(text):
         return text
     text = _KEY.sub(CONCEALED, text)
     text = _HEADER_LINE.sub(rf"\1{CONCEALED}", text)
     return _SCHEME.sub(rf"\1{CONCEALED}", text)
 
 
-def _suspicious(text: str) -> bool:
+def _may_hold_a_secret(text: str) -> bool:
     # Every pattern above needs one of these. Searching for fixed text is ten times as fast as
     # matching, and nearly all text holds none.
     if "%" in text or "\\" in text:
@@ -83,11 +83,11 @@ def _suspicious(text: str) -> bool:
     )
 
 
-def harmless(text: str, limit: int = MAX_MESSAGE) -> str:
-    """The text on one line: redacted, without control characters, at most ``limit`` characters.
+def sanitize(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Return the text on one line, redacted, printable, at most ``limit`` characters long.
 
     Line breaks and tabs become spaces; other characters that do not print (control, format and
-    surrogate ones) are removed before redaction, lest one of them hide a key from it.
+    surrogate ones) are removed before redaction, so that none of them can hide a key from it.
     """
     if len(text) <= limit and text.isprintable():
         return redact(text)[:limit]
@@ -103,17 +103,17 @@ def _printable(character: str) -> str:
 
 
 def redact_record(record: logging.LogRecord) -> bool:
-    """A filter for loggers and handlers: the record, made fit to be kept. Drops none, never raises.
+    """Sanitize a log record: a filter for loggers and handlers. Drops none, never raises.
 
     Install it on a logger to clean its records for every handler, and on a handler to clean what
     comes from other loggers. Passing it twice changes nothing.
     """
-    if _tells_of_unreadable_request(record):
+    if _is_about_unreadable_request(record):
         _replace_by_constant(record)
         return True
     record.msg = redact(_message(record)[:MAX_MESSAGE])
     record.args = None
-    # Other handlers would format the exception for themselves; they take exc_text where it is set.
+    # Other handlers would format the exception themselves; they take exc_text where it is set.
     record.exc_text = _traceback(record)
     record.exc_info = None
     if record.stack_info:
@@ -136,19 +136,19 @@ def _traceback(record: logging.LogRecord) -> str | None:
         text = record.exc_text or "".join(traceback.format_exception(exception)).rstrip()
     except Exception:  # noqa: BLE001  - as above: an exception's own text may raise
         return "An exception whose text could not be made."
-    # Redaction comes first: a cut could take the sign by which a secret is known.
+    # Redaction comes first: shortening could remove the characters that identify a secret.
     return redact(text)[-MAX_TRACEBACK:]
 
 
 def _replace_by_constant(record: logging.LogRecord) -> None:
     record.msg, record.args = UNREADABLE, None
     record.exc_info = record.exc_text = record.stack_info = None
-    # Anybody on the net can cause these: not an error of ours.
+    # Anyone on the network can cause these: not an error of ours.
     if record.levelno > logging.WARNING:
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
 
 
-def _tells_of_unreadable_request(record: logging.LogRecord) -> bool:
+def _is_about_unreadable_request(record: logging.LogRecord) -> bool:
     exception = record.exc_info[1] if record.exc_info else None
     seen: set[int] = set()
     while exception is not None and id(exception) not in seen:
@@ -160,5 +160,5 @@ def _tells_of_unreadable_request(record: logging.LogRecord) -> bool:
 
 
 def _is_parse_error(exception: BaseException) -> bool:
-    # By name, for telemetry imports nothing of aiohttp.
+    # By name: this folder imports nothing of aiohttp.
     return any(kind.__module__ == "aiohttp.http_exceptions" for kind in type(exception).__mro__)

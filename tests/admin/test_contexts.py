@@ -34,7 +34,10 @@ def facts(**changes: Any) -> FinishedRequest:
         "route": "/v1/chat/completions",
         "outcome": "ok",
         "phase": Phase.DONE,
+        "streaming": False,
         "duration": 1.0,
+        "bytes_in": 0,
+        "bytes_out": 0,
         "model": NAME,
     }
     return FinishedRequest(**{**values, **changes})

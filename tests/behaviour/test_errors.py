@@ -11,7 +11,7 @@ import pytest
 from gateway import errors
 from gateway.errors import GatewayError
 from gateway.simulator import Fault
-from gateway.telemetry.redaction import harmless
+from gateway.telemetry.redaction import sanitize
 from tests.behaviour import failing_calls, failing_ollama
 from tests.behaviour.failing import Row, Scene, scene_of
 from tests.behaviour.speech import ALL, NATIVE, OPENAI, Failure, Speech
@@ -54,7 +54,7 @@ async def test_a_failure_is_told_in_full(row: Row, speech: Speech, tmp_path: Pat
     _check_headers(row, told, failure)
     assert line["outcome"] == row.code
     assert line["status"] == row.status
-    assert line["error"] == harmless(failure.message, 300)
+    assert line["error"] == sanitize(failure.message, 300)
 
 
 async def _line_of(scene: Scene, told: Told) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.simulator import Simulator
-from gateway.telemetry.log import FOREIGN_LOGGERS, Lines, configure
+from gateway.telemetry.log import FOREIGN_LOGGERS, LineWriter, configure
 from tests.behaviour.wire import PATIENCE, Told, caller
 from tests.harness import Running
 
@@ -101,7 +101,7 @@ def configured(buffer: io.BytesIO) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     filters = {name: list(logging.getLogger(name).filters) for name in FOREIGN_LOGGERS}
-    configure(level="debug", log_format="json", lines=Lines(buffer))
+    configure(level="debug", log_format="json", lines=LineWriter(buffer))
     yield
     root.handlers[:] = handlers
     root.setLevel(level)

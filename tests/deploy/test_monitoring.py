@@ -1,6 +1,5 @@
 """Dashboard and alerts ask only for what the gateway tells."""
 
-import itertools
 import re
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from gateway import errors
 from gateway.settings import load
 from gateway.telemetry.metrics import Gauges, Metrics
+from gateway.telemetry.record import RequestRecord
 from tests.deploy.places import DEPLOY, from_json, from_yaml, text
 
 BOARD = from_json(DEPLOY / "grafana" / "dashboard.json")
@@ -41,9 +41,22 @@ def _series() -> set[str]:
 
 
 def _labels() -> set[str]:
-    collectors = _metrics()._registry._names_to_collectors.values()
-    named = (getattr(collector, "_labelnames", ()) for collector in collectors)
-    return {"model", "le", "job", *itertools.chain.from_iterable(named)}
+    """The labels of a page after a request of every kind."""
+    metrics = _metrics()
+    record = RequestRecord(
+        request_id="req_1",
+        method="POST",
+        started=0.0,
+        outcome=errors.ClientDisconnected.code,
+        tokens_in=1,
+        prompt_truncated=True,
+        heartbeats=1,
+        replayed=True,
+    )
+    metrics.observe(record.finish(1.0))
+    metrics.auth_failed("missing")
+    page = metrics.exposition("")[0].decode()
+    return {"model", "job", *re.findall(r"[{,](\w+)=", page)}
 
 
 def _outcomes() -> set[str]:

@@ -43,7 +43,7 @@ def sized(text_bytes: int, **changes: Any) -> Prompt:
     return replace(GENERATES, text_bytes=text_bytes, longest_bytes=text_bytes, **changes)
 
 
-def judged(
+def checked(
     prompt: Prompt, tokens: int | None, *, context: int = CONTEXT, density: Estimate = NOTHING
 ) -> Verdict:
     return verdict(prompt, tokens=tokens, context=context, density=density)
@@ -86,7 +86,7 @@ def test_of_all_that_was_recorded_the_cut_prompts_are_told_and_no_others(
     tokens = tokens_of(reply)
 
     for density in (NOTHING, USUAL, Estimate(mean=1.2, deviation=0.1, count=50)):
-        assert judged(prompt, tokens, context=context, density=density) is expected
+        assert checked(prompt, tokens, context=context, density=density) is expected
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -108,8 +108,8 @@ def test_what_was_cut_is_too_long_by_its_bytes_alone(version: str) -> None:
 def test_the_whole_context_speaks_for_itself(density: Estimate) -> None:
     """Half a percent more or less of text tells nothing."""
     for text_bytes in (12_000, 16_384, 17_000, 60_000):
-        assert judged(sized(text_bytes), CONTEXT, density=density) is Verdict.CERTAIN
-        assert judged(sized(text_bytes), CONTEXT - 1, density=density) is not Verdict.CERTAIN or (
+        assert checked(sized(text_bytes), CONTEXT, density=density) is Verdict.CERTAIN
+        assert checked(sized(text_bytes), CONTEXT - 1, density=density) is not Verdict.CERTAIN or (
             text_bytes == 60_000
         )
 
@@ -119,20 +119,20 @@ def test_half_of_the_context_is_a_cut_prompt_if_there_is_text_for_twice_as_much(
     """A prompt of just that length has as many bytes as any other."""
     tokens = CONTEXT // 2 + kept
 
-    assert judged(sized(4 * CONTEXT + 500), tokens, density=USUAL) is Verdict.CERTAIN
-    assert judged(sized(4 * CONTEXT + 500), tokens) is Verdict.CERTAIN
-    assert judged(sized(4 * tokens), tokens, density=USUAL) is Verdict.SUSPECTED
-    assert judged(sized(4 * CONTEXT + 500), tokens + 200, density=USUAL) is Verdict.NO
+    assert checked(sized(4 * CONTEXT + 500), tokens, density=USUAL) is Verdict.CERTAIN
+    assert checked(sized(4 * CONTEXT + 500), tokens) is Verdict.CERTAIN
+    assert checked(sized(4 * tokens), tokens, density=USUAL) is Verdict.SUSPECTED
+    assert checked(sized(4 * CONTEXT + 500), tokens + 200, density=USUAL) is Verdict.NO
 
 
 def test_an_embedding_may_lack_its_marks() -> None:
     """Or be cut to what Ollama embeds at once, where the context is longer than that."""
     for context, tokens in ((512, 512), (512, 511), (512, 510), (8192, 2048), (8192, 2046)):
         prompt = replace(EMBEDS, text_bytes=5 * 2048 * 2, longest_bytes=5 * 512)
-        assert judged(prompt, tokens, context=context, density=USUAL) is Verdict.CERTAIN
+        assert checked(prompt, tokens, context=context, density=USUAL) is Verdict.CERTAIN
     whole = replace(EMBEDS, text_bytes=4 * 511, longest_bytes=4 * 511)
 
-    assert judged(whole, 511, context=512, density=USUAL) is Verdict.SUSPECTED
+    assert checked(whole, 511, context=512, density=USUAL) is Verdict.SUSPECTED
 
 
 def test_texts_to_embed_are_cut_each_on_its_own() -> None:
@@ -140,9 +140,9 @@ def test_texts_to_embed_are_cut_each_on_its_own() -> None:
     three = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=3000)
     mixed = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=8900)
 
-    assert judged(three, 3 * 512, context=512, density=USUAL) is Verdict.CERTAIN
-    assert judged(three, 1535, context=512, density=USUAL) is Verdict.SUSPECTED
-    assert judged(mixed, 540, context=512, density=USUAL) is Verdict.CERTAIN
+    assert checked(three, 3 * 512, context=512, density=USUAL) is Verdict.CERTAIN
+    assert checked(three, 1535, context=512, density=USUAL) is Verdict.SUSPECTED
+    assert checked(mixed, 540, context=512, density=USUAL) is Verdict.CERTAIN
 
 
 def test_a_conversation_that_lost_messages_is_told_when_much_is_missing() -> None:
@@ -150,11 +150,11 @@ def test_a_conversation_that_lost_messages_is_told_when_much_is_missing() -> Non
     long = sized(60_000, turns=20)
     longer = sized(18_000, turns=20)
 
-    assert judged(long, 3900) is Verdict.CERTAIN
-    assert judged(long, 3900, density=USUAL) is Verdict.CERTAIN
-    assert judged(longer, 3900, density=USUAL) is Verdict.NO
-    assert judged(sized(26_000, turns=20), 3900, density=USUAL) is Verdict.SUSPECTED
-    assert judged(sized(26_000, turns=1), 3900, density=USUAL) is Verdict.NO
+    assert checked(long, 3900) is Verdict.CERTAIN
+    assert checked(long, 3900, density=USUAL) is Verdict.CERTAIN
+    assert checked(longer, 3900, density=USUAL) is Verdict.NO
+    assert checked(sized(26_000, turns=20), 3900, density=USUAL) is Verdict.SUSPECTED
+    assert checked(sized(26_000, turns=1), 3900, density=USUAL) is Verdict.NO
 
 
 # What is never told.
@@ -172,7 +172,7 @@ def test_a_prompt_far_below_the_context_is_never_cut(
     """Half as many bytes as there is room for tokens, whatever else seems to be."""
     prompt = sized(text_bytes, embeds=embeds)
 
-    assert judged(prompt, tokens, density=density) is Verdict.NO
+    assert checked(prompt, tokens, density=density) is Verdict.NO
 
 
 @given(
@@ -186,12 +186,12 @@ def test_a_caller_who_is_refused_instead_is_not_cut(
     """``"truncate": false``: Ollama did not cut it, or it is no Ollama that we know."""
     prompt = sized(text_bytes, truncate=False)
 
-    assert judged(prompt, tokens, context=context) is Verdict.NO
+    assert checked(prompt, tokens, context=context) is Verdict.NO
 
 
 def test_more_tokens_than_the_context_mean_that_it_is_another_one() -> None:
     """What was believed of it is wrong, so nothing follows from it."""
-    assert judged(sized(200_000), 5000, density=USUAL) is Verdict.NO
+    assert checked(sized(200_000), 5000, density=USUAL) is Verdict.NO
 
 
 @given(
@@ -203,8 +203,8 @@ def test_text_of_usual_density_is_never_told(tokens: int, density: float, turns:
     """A whole prompt, of any length but exactly the context."""
     prompt = sized(int(tokens * density), turns=turns)
 
-    assert judged(prompt, tokens) is not Verdict.CERTAIN
-    assert judged(prompt, tokens, density=USUAL) is not Verdict.CERTAIN
+    assert checked(prompt, tokens) is not Verdict.CERTAIN
+    assert checked(prompt, tokens, density=USUAL) is not Verdict.CERTAIN
 
 
 # What is learned.
@@ -285,7 +285,7 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
         prompt = sized(int(length * min(5.5, max(3.0, chance.gauss(4.2, 0.4)))))
         tokens = kept_tokens(version, length)
         was = "cut" if tokens < length else "exactly" if length == CONTEXT else "whole"
-        found[was, judged(prompt, tokens, density=density) is Verdict.CERTAIN] += 1
+        found[was, checked(prompt, tokens, density=density) is Verdict.CERTAIN] += 1
 
     assert found["whole", True] == 0
     assert found["exactly", True] <= 2

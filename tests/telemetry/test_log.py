@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from gateway import errors
-from gateway.telemetry.log import Lines, LogFormat, RequestLog, configure, make_logger, severity
-from gateway.telemetry.record import FinishedRequest, Phase
+from gateway.telemetry.log import (
+    LineWriter,
+    LogFormat,
+    RequestLog,
+    configure,
+    make_logger,
+    severity,
+)
+from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
 from gateway.telemetry.redaction import UNREADABLE
 from tests.telemetry.conftest import MakeFacts
 
@@ -30,23 +37,25 @@ Read = Callable[[], list[dict[str, Any]]]
 
 def request_log(buffer: io.BytesIO, *, console: bool = False) -> RequestLog:
     form: LogFormat = "console" if console else "json"
-    return RequestLog(make_logger(Lines(buffer), level="info", log_format=form))
+    return RequestLog(LineWriter(buffer), level="info", log_format=form)
 
 
 def hostile_facts(text: str) -> FinishedRequest:
-    return FinishedRequest(
-        request_id=text,
+    """A request of which every text that the gateway does not make itself is ``text``."""
+    return RequestRecord(
+        request_id="r-1",
         method=text,
+        started=0.0,
         route=text,
         outcome=text,
         phase=Phase.RELAY,
-        duration=float("nan"),
         key=text,
         client=text,
         model=text,
         error=text,
+        queue_wait=float("nan"),
         tokens_in=2**70,
-    )
+    ).finish(1.0)
 
 
 def test_a_request_becomes_one_json_line(buffer: io.BytesIO, lines: Read, facts: MakeFacts) -> None:
@@ -74,12 +83,13 @@ def test_a_request_becomes_one_json_line(buffer: io.BytesIO, lines: Read, facts:
     }
 
 
-def test_hostile_facts_are_all_that_are_texts() -> None:
+def test_hostile_facts_are_all_texts_that_come_from_elsewhere() -> None:
     """One that the log forgot would be written as it came."""
     kinds = get_type_hints(FinishedRequest).items()
     texts = {name for name, kind in kinds if kind is str or str in get_args(kind)}
 
-    assert texts == {name for name, told in asdict(hostile_facts("x")).items() if told == "x"}
+    hostile = {name for name, told in asdict(hostile_facts("x")).items() if told == "x"}
+    assert texts == hostile | {"request_id"}
 
 
 def test_hostile_facts_give_one_bounded_line_of_json(buffer: io.BytesIO) -> None:
@@ -162,7 +172,7 @@ def test_a_level_leaves_out_what_is_below_it(
     buffer: io.BytesIO, lines: Read, facts: MakeFacts
 ) -> None:
     """``warning`` silences the requests that went well, not those that failed."""
-    log = RequestLog(make_logger(Lines(buffer), level="warning", log_format="json"))
+    log = RequestLog(LineWriter(buffer), level="warning", log_format="json")
 
     log.observe(facts())
     log.observe(facts(outcome="upstream_unreachable", status=502))
@@ -172,7 +182,7 @@ def test_a_level_leaves_out_what_is_below_it(
 
 def test_other_events_are_made_harmless_in_depth(buffer: io.BytesIO, lines: Read) -> None:
     """Whatever is logged, however it is wrapped."""
-    logger = make_logger(Lines(buffer), level="info", log_format="json")
+    logger = make_logger(LineWriter(buffer), level="info", log_format="json")
 
     logger.info(
         "keys.%s", SECRET, path=Path("/k") / SECRET, found=[SECRET], more={SECRET: (1, None)}
@@ -192,7 +202,7 @@ def test_an_exception_is_told_with_its_traceback_but_no_key(
     given_as: str, buffer: io.BytesIO, lines: Read
 ) -> None:
     """A bug's traceback stands in the log and nowhere else."""
-    logger = make_logger(Lines(buffer), level="info", log_format="json")
+    logger = make_logger(LineWriter(buffer), level="info", log_format="json")
     try:
         raise KeyError(SECRET)
     except KeyError as failure:
@@ -206,7 +216,7 @@ def test_an_exception_is_told_with_its_traceback_but_no_key(
 
 def test_no_exception_is_no_field(buffer: io.BytesIO, lines: Read) -> None:
     """``exc_info=True`` outside of an except block says nothing."""
-    make_logger(Lines(buffer), level="info", log_format="json").info("a.b", exc_info=True)
+    make_logger(LineWriter(buffer), level="info", log_format="json").info("a.b", exc_info=True)
 
     assert "exception" not in lines()[0]
 
@@ -229,18 +239,18 @@ class Refusing:
 
 def test_lines_that_cannot_be_written_are_counted() -> None:
     """A full disk fails no request."""
-    lines = Lines(Refusing(room=0))
+    lines = LineWriter(Refusing(room=0))
 
     lines.write(b"one\n")
     lines.write(b"two\n")
 
-    assert repr(lines) == "<Lines 2 lost>"
+    assert repr(lines) == "<LineWriter 2 lost>"
 
 
 def test_a_line_after_a_torn_one_stands_for_itself() -> None:
     """Half a line remains of what the disk took; the next must not be glued to it."""
     stream = Refusing(room=2)
-    lines = Lines(stream)
+    lines = LineWriter(stream)
     lines.write(b"one\n")
     stream.room = 100
 
@@ -255,7 +265,7 @@ def test_a_stream_that_would_block_loses_the_line() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as stream:
-        lines = Lines(stream)
+        lines = LineWriter(stream)
         for _ in range(100):
             lines.write(b"x" * 8191 + b"\n")
 
@@ -266,7 +276,7 @@ def test_a_closed_stream_loses_the_line() -> None:
     """Whoever closed standard error did not mean to end the service."""
     stream = io.BytesIO()
     stream.close()
-    lines = Lines(stream)
+    lines = LineWriter(stream)
 
     lines.write(b"one\n")
 
@@ -278,8 +288,8 @@ def test_a_pipe_without_a_reader_loses_the_line(facts: MakeFacts) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as stream:
-        lines = Lines(stream)
-        RequestLog(make_logger(lines, level="info", log_format="json")).observe(facts())
+        lines = LineWriter(stream)
+        RequestLog(lines, level="info", log_format="json").observe(facts())
 
     assert lines.lost == 1
 
@@ -289,8 +299,8 @@ def test_a_full_device_loses_the_line(facts: MakeFacts) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no device that is always full")
     with Path("/dev/full").open("wb") as stream:
-        lines = Lines(stream)
-        RequestLog(make_logger(lines, level="info", log_format="json")).observe(facts())
+        lines = LineWriter(stream)
+        RequestLog(lines, level="info", log_format="json").observe(facts())
 
     assert lines.lost == 1
 
@@ -316,7 +326,7 @@ def test_records_of_the_standard_library_come_in_the_same_format(
     buffer: io.BytesIO, lines: Read
 ) -> None:
     """One service, one log."""
-    configure(level="info", log_format="json", lines=Lines(buffer))
+    configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     logging.getLogger("aiohttp.server").error("failed for %s", SECRET)
     logging.getLogger("somebody.else").warning("odd %s", SECRET)
@@ -333,8 +343,8 @@ def test_records_of_the_standard_library_come_in_the_same_format(
 def test_configuring_again_replaces(buffer: io.BytesIO, lines: Read) -> None:
     """No line comes twice, and none goes where lines went before."""
     before = io.BytesIO()
-    configure(level="info", log_format="json", lines=Lines(before))
-    configure(level="info", log_format="json", lines=Lines(buffer))
+    configure(level="info", log_format="json", lines=LineWriter(before))
+    configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     logging.getLogger("asyncio").log(35, "between two levels")
 
@@ -346,7 +356,7 @@ def test_configuring_again_replaces(buffer: io.BytesIO, lines: Read) -> None:
 def test_exceptions_of_any_library_are_told_without_keys(buffer: io.BytesIO, lines: Read) -> None:
     """Our handler cleans what comes from loggers that nobody thought of."""
     logging.getLogger().handlers.clear()  # none but ours, for others may format the exception first
-    configure(level="info", log_format="json", lines=Lines(buffer))
+    configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     logging.getLogger("somebody.else").error("failed", exc_info=ValueError(SECRET))
 
@@ -356,7 +366,7 @@ def test_exceptions_of_any_library_are_told_without_keys(buffer: io.BytesIO, lin
 @pytest.mark.usefixtures("standard_loggers")
 async def test_what_asyncio_reports_is_redacted(buffer: io.BytesIO, lines: Read) -> None:
     """A callback that fails is reported with the exception and its traceback."""
-    configure(level="info", log_format="json", lines=Lines(buffer))
+    configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     asyncio.get_running_loop().call_exception_handler(
         {"message": f"Callback failed at /k/{SECRET}", "exception": ValueError(SECRET)}
@@ -372,7 +382,7 @@ def test_other_handlers_get_clean_records_too(
     caplog: pytest.LogCaptureFixture, buffer: io.BytesIO
 ) -> None:
     """The filter sits on the loggers that can know a key, not on our handler alone."""
-    configure(level="info", log_format="json", lines=Lines(buffer))
+    configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     logging.getLogger("aiohttp.server").error("failed for %s", SECRET)
 

@@ -1,16 +1,33 @@
 from collections.abc import Callable
 
+import prometheus_client
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_open_metrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from gateway.telemetry.metrics import MAX_KEYS, MAX_MODELS, MAX_WORDS, Gauges, Metrics
+from gateway.telemetry.metrics import (
+    MAX_KEYS,
+    MAX_LABEL,
+    MAX_MODELS,
+    MAX_WORDS,
+    OTHER,
+    BoundedLabels,
+    Gauges,
+    Histogram,
+    Metrics,
+)
 from gateway.telemetry.record import Phase
 from tests.telemetry.conftest import MakeFacts
 
 Labels = dict[str, str]
+
+BUCKETS = (0.005, 0.1, 1, 30)
+TIMES = st.one_of(st.sampled_from(BUCKETS), st.floats(0.0, 100.0))
 
 
 @pytest.fixture
@@ -252,3 +269,57 @@ def test_any_accept_header_gets_a_page(accept: str, metrics: Metrics) -> None:
 
     assert body
     assert content_type.endswith("charset=utf-8")
+
+
+def lines(registry: CollectorRegistry) -> list[str]:
+    page = generate_latest(registry).decode()
+    return [line for line in page.splitlines() if "_created" not in line]
+
+
+@given(st.lists(TIMES, max_size=30))
+def test_a_histogram_shows_what_prometheus_clients_own_shows(times: list[float]) -> None:
+    """A bound belongs to the bucket below it, and each bucket counts those below it, too."""
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    histogram = Histogram("a_seconds", "Of something.", BUCKETS)
+    ours.register(histogram)
+    reference = prometheus_client.Histogram(
+        "a_seconds", "Of something.", buckets=BUCKETS, registry=theirs
+    )
+    for time in times:
+        histogram.observe(time)
+        reference.observe(time)
+
+    assert lines(theirs) == lines(ours)
+
+
+def test_a_histograms_repr_shows_how_much_it_has_seen() -> None:
+    """With its name."""
+    histogram = Histogram("a_seconds", "Of something.", BUCKETS)
+    histogram.observe(31.0)
+
+    assert repr(histogram) == "<Histogram a_seconds, 1 observations>"
+
+
+def test_labels_are_let_through_until_the_set_is_full() -> None:
+    """The first names keep their own label; later ones share one."""
+    labels = BoundedLabels(2)
+
+    shown = [labels.label(name) for name in ("a", "b", "c", "a", "b", "d")]
+
+    assert shown == ["a", "b", OTHER, "a", "b", OTHER]
+    assert repr(labels) == "<BoundedLabels 2/2>"
+
+
+def test_a_label_is_printable_and_bounded() -> None:
+    """A catalogue may contain anything; a page of metrics must be text."""
+    shown = BoundedLabels(1).label("a\n\ud800" + "b" * 1_000 + "ogw_abcdefgh")
+
+    assert shown == "a " + "b" * (MAX_LABEL - 2)
+
+
+def test_errors_of_sinks_are_shown_by_sink() -> None:
+    """A log that vanishes is seen in the metrics."""
+    gauges = Gauges(telemetry_errors={"log": 3})
+    metrics = Metrics(snapshot=lambda: gauges, version="1")
+
+    assert samples(metrics, "gateway_telemetry_errors_total") == [({"sink": "log"}, 3.0)]

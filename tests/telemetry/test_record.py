@@ -18,7 +18,7 @@ def begun(**known: Any) -> RequestRecord:
     return RequestRecord(**(facts | known))
 
 
-def test_a_whole_answer_is_ok() -> None:
+def test_a_complete_response_is_ok() -> None:
     """Who reaches the last phase without a failure was answered."""
     facts = begun(phase=Phase.DONE, status=200, upstream_status=200).finish(101.25)
 
@@ -38,7 +38,7 @@ def test_an_error_of_ollama_that_was_passed_on_is_named_after_its_class(
     assert outcome == record.finish(101.0).outcome
 
 
-def test_an_exchange_that_nobody_ended_is_a_bug() -> None:
+def test_a_request_that_neither_failed_nor_was_answered_is_a_bug() -> None:
     """Neither answered nor failed: that must be seen, not be counted as well."""
     facts = begun(phase=Phase.RELAY, status=200).finish(101.0)
 
@@ -70,7 +70,7 @@ def test_a_late_failure_keeps_the_status_that_was_sent() -> None:
     assert (facts.outcome, facts.status) == ("upstream_incomplete", 200)
 
 
-def test_a_caller_who_left_is_logged_as_499_even_after_the_first_byte() -> None:
+def test_a_client_disconnect_is_logged_as_499_even_after_the_first_byte() -> None:
     """Nobody saw a whole answer with this status."""
     record = begun(phase=Phase.RELAY, status=200)
 
@@ -110,13 +110,13 @@ def test_an_error_is_one_short_line_without_secrets() -> None:
     assert len(error) == MAX_ERROR
 
 
-def test_what_a_caller_chose_is_cut_and_cleaned() -> None:
-    """A method, an address and a request id can hold anything that HTTP lets through."""
+def test_texts_from_elsewhere_are_bounded_and_sanitized() -> None:
+    """A method and an address can contain anything that HTTP allows, and so can a model's name."""
     hostile = "\ud800\r\n" + SECRET + "y" * 10_000
 
-    facts = begun(method=hostile, client=hostile, request_id=hostile).finish(101.0)
+    facts = begun(method=hostile, client=hostile, key=hostile, model=hostile).finish(101.0)
 
-    for text in (facts.method, facts.client, facts.request_id):
+    for text in (facts.method, facts.client, facts.key, facts.model):
         assert text is not None
         assert "Zk3" not in text
         assert text.isprintable()
@@ -135,7 +135,7 @@ def test_only_streams_have_a_time_to_first_token() -> None:
     assert begun(first_byte_at=103.5).finish(110.0).time_to_first_token is None
 
 
-def test_a_clock_that_stands_still_gives_no_negative_span() -> None:
+def test_no_duration_is_negative() -> None:
     """Instants of different readings may lie the wrong way round by a rounding error."""
     facts = begun(streaming=True, first_byte_at=99.9999).finish(99.9999)
 
@@ -151,7 +151,7 @@ def test_facts_cannot_be_changed() -> None:
 
 
 def test_present_leaves_out_what_is_absent_and_rounds_times() -> None:
-    """Milliseconds are as much as anybody reads."""
+    """To a tenth of a millisecond."""
     facts = begun(phase=Phase.DONE, status=200, queue_wait=0.0123456).finish(101.98765)
 
     assert facts.present() == {
@@ -162,8 +162,8 @@ def test_present_leaves_out_what_is_absent_and_rounds_times() -> None:
         "outcome": "ok",
         "phase": "done",
         "streaming": False,
-        "queue_wait": 0.012,
-        "duration": 1.988,
+        "queue_wait": 0.0123,
+        "duration": 1.9877,
         "bytes_in": 0,
         "bytes_out": 0,
     }

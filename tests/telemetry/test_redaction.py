@@ -10,9 +10,9 @@ from gateway.telemetry.redaction import (
     MAX_MESSAGE,
     MAX_TRACEBACK,
     UNREADABLE,
-    harmless,
     redact,
     redact_record,
+    sanitize,
 )
 
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"
@@ -120,7 +120,7 @@ def test_a_megabyte_is_redacted_in_time(unit: str) -> None:
 @given(text=st.text(alphabet=st.characters(), max_size=400), limit=st.integers(1, 300))
 def test_harmless_text_is_one_printable_line_of_bounded_length(text: str, limit: int) -> None:
     """Whatever it was."""
-    line = harmless(text, limit)
+    line = sanitize(text, limit)
 
     assert line.isprintable()
     assert len(line) <= limit
@@ -129,12 +129,12 @@ def test_harmless_text_is_one_printable_line_of_bounded_length(text: str, limit:
 
 def test_a_replacement_that_is_longer_than_the_secret_stays_in_bounds() -> None:
     """Short secrets exist too."""
-    assert harmless("Cookie: a", 9) == "Cookie: ["
+    assert sanitize("Cookie: a", 9) == "Cookie: ["
 
 
 def test_a_control_character_inside_a_prefix_hides_nothing() -> None:
     """It is removed before the text is searched for keys."""
-    assert harmless(f"og\x00w\u200b_{BODY}") == "[key]"
+    assert sanitize(f"og\x00w\u200b_{BODY}") == "[key]"
 
 
 def record(message: str, *args: object, **details: object) -> logging.LogRecord:

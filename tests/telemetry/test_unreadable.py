@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.telemetry.log import Lines, configure
+from gateway.telemetry.log import LineWriter, configure
 from gateway.telemetry.redaction import UNREADABLE
 
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"
@@ -57,7 +57,7 @@ Send = Callable[[str], Any]
 @pytest.fixture
 def configured(buffer: io.BytesIO, standard_loggers: None) -> None:
     """The log as the service has it, at its most talkative."""
-    configure(level="debug", log_format="json", lines=Lines(buffer))
+    configure(level="debug", log_format="json", lines=LineWriter(buffer))
 
 
 @pytest.fixture
