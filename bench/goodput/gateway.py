@@ -65,7 +65,7 @@ def _made_keys(folder: Path) -> list[str]:
 
 async def _serve(folder: Path, config: Path, order: Order) -> None:
     keys = _made_keys(folder)
-    loaded = load(config, environ={})
+    loaded = load(config, environ={"GATEWAY_LOG__LEVEL": "error"})
     lines = LineWriter(sys.stderr.buffer)
     log = configure(level="error", log_format="console", lines=lines)
     gateway = build(
