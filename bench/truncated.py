@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.admin.view import admin_of
+from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
 from gateway.auth.keys import NewKey
@@ -79,7 +79,7 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
         key = create_key(keys, NewKey(name="bench"), datetime.now(UTC))
         gateway = build(settings, keys_file=keys, version="bench")
         async with (
-            serving(gateway, admin_of(gateway)) as listening,
+            serving(gateway, admin_app(gateway)) as listening,
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as client,
         ):
             for _ in range(number):

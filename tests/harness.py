@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.admin.view import admin_of
+from gateway.admin.app import admin_app
 from gateway.app import Gateway, build
 from gateway.auth.keyfile import create_key
 from gateway.auth.keys import NewKey
@@ -108,7 +108,7 @@ async def running(
     )
     if not watching:
         gateway.learning.watch = _look_nowhere  # type: ignore[method-assign]  # see above
-    async with serving(gateway, admin_of(gateway)) as listening:
+    async with serving(gateway, admin_app(gateway)) as listening:
         yield Running(gateway, listening, keys_file, key, discovery, output)
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from bench.goodput.fast_loop import serve
 from bench.goodput.processes import tell, until_alone
 from bench.goodput.world import TENANTS
-from gateway.admin.view import admin_of
+from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
 from gateway.auth.keys import NewKey
@@ -76,7 +76,7 @@ async def _serve(folder: Path, config: Path, order: Order) -> None:
         lines=lines,
         order=order,
     )
-    async with serving(gateway, admin_of(gateway)) as listening:
+    async with serving(gateway, admin_app(gateway)) as listening:
         tell({"port": listening.public.port, "keys": keys})
         await until_alone()
 

@@ -1,206 +1,284 @@
-"""The admin listener: metrics, health, and a page for the owner. Never what a tunnel points at."""
+"""The admin listener: status page, metrics and health, for the owner only.
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+A tunnel must never point at it, and every request passes `gateway.admin.guard` first. The status
+page is three static files, which read ``/status.json``.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
-from gateway.admin import page as status_page
-from gateway.admin.guard import AdminGuard, Asked, Refusal
-from gateway.errors import GatewayError, InternalError, MethodNotAllowed, UnknownRoute
+from gateway.admin.builder import StatusInputs, build_status, not_ready_reason
+from gateway.admin.guard import HEALTH, AdminGuard, AdminRequest
+from gateway.admin.status import ErrorInfo, RefreshResult, Status
+from gateway.app import Gateway
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.failures import Failures
+from gateway.errors import (
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    UnknownRoute,
+    UpstreamProtocolError,
+    UpstreamUnreachable,
+)
+from gateway.models.list_cache import CachedList
+from gateway.request_policy import request_policy_from
 
-_PAGES: Final = (
-    "/status (for people), /status.json, /metrics (for Prometheus), /healthz (200 while the "
-    "process lives), /readyz (200 while calls can be served) and POST /refresh (asks Ollama for "
-    "its models now)"
+_STATIC_FILES: Final = MappingProxyType(
+    {
+        "/status": ("status.html", "text/html"),
+        "/static/status.css": ("status.css", "text/css"),
+        "/static/status.js": ("status.js", "text/javascript"),
+    }
+)
+"""Path to file and media type; the files are in ``static`` beside this module."""
+
+_ROUTES_TEXT: Final = (
+    "/status (the page for people), /status.json, /metrics (for Prometheus), /healthz (200 while "
+    "the process runs), /readyz (200 while requests can be served) and POST /refresh (reads "
+    "Ollama's model list now)"
 )
 _MAX_BODY: Final = 4096
-"""Bytes. Nothing here reads a body."""
+"""Bytes. No route reads a body."""
+
+_HEADERS: Final = MappingProxyType(
+    {
+        "Cache-Control": "no-store",
+        # Names of models and Ollama's errors are shown as text. Even if one of them became markup,
+        # it could load, run and send nothing, and no string can be assigned to innerHTML.
+        # `img-src` is for the page's empty icon, without which browsers ask for /favicon.ico.
+        "Content-Security-Policy": (
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+            "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+            "require-trusted-types-for 'script'; trusted-types 'none'"
+        ),
+        "Cross-Origin-Resource-Policy": "same-origin",
+        # Not "no-referrer": with it browsers send `Origin: null` with the page's own form.
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+)
+"""On every response: it is not cached, taken for another type, or shown inside another page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refreshed:
-    """What became of asking Ollama for its list. ``models`` and ``age`` (seconds) are those of the
-    list that we have now, None without one; ``error`` says why Ollama's own could not be had.
+def admin_app(gateway: Gateway, *, started_at: datetime | None = None) -> web.Application:
+    """Make the application that serves ``listen.admin``.
+
+    Args:
+        gateway: The gateway that it reports on.
+        started_at: When that was started, an aware datetime; now by default.
     """
-
-    models: int | None
-    age: float | None
-    error: GatewayError | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminView:
-    """What the pages show, handed in.
-
-    ``exposition`` makes the metrics in a format that an ``Accept`` header asks for, and tells its
-    content type. ``ready`` is None while calls can be served, else one line that says why not.
-    ``status`` is the content of ``/status.json``, see ``gateway.admin.status``. ``crashed`` is told
-    of bugs.
-    """
-
-    exposition: Callable[[str], tuple[bytes, str]]
-    ready: Callable[[], str | None]
-    status: Callable[[], Awaitable[Mapping[str, Any]]]
-    refresh: Callable[[], Awaitable[Refreshed]]
-    crashed: Callable[[Exception], None]
-
-
-def admin_app(view: AdminView, guard: AdminGuard) -> web.Application:
-    """The application that listens on ``listen.admin``; every request passes the guard first."""
-    pages = _Pages(view)
+    admin = _Admin(gateway, started_at or _now())
     app = web.Application(
-        middlewares=[_dressed, _failures(view), _guarded(guard)], client_max_size=_MAX_BODY
+        # The outermost first: the rejections of the guard get the headers, too.
+        middlewares=[_add_headers, admin.render_errors, admin.check_access],
+        client_max_size=_MAX_BODY,
     )
-    app.router.add_get("/", pages.root)
-    app.router.add_get("/metrics", pages.metrics)
-    app.router.add_get("/healthz", pages.health)
-    app.router.add_get("/readyz", pages.ready)
-    app.router.add_get("/status", pages.status)
-    app.router.add_get("/status.json", pages.status_json)
-    app.router.add_post("/refresh", pages.refresh)
+    for path in _STATIC_FILES:
+        app.router.add_get(path, admin.get_static_file)
+    app.router.add_get("/", admin.get_root)
+    app.router.add_get("/status.json", admin.get_status)
+    app.router.add_get("/metrics", admin.get_metrics)
+    app.router.add_get(HEALTH, admin.get_health)
+    app.router.add_get("/readyz", admin.get_ready)
+    app.router.add_post("/refresh", admin.post_refresh)
     return app
 
 
-class _Pages:
-    """One method for each page; aiohttp leaves out the body where the method is HEAD."""
+class _Admin:
+    """The handlers. aiohttp leaves out the body of a response to HEAD."""
 
-    def __init__(self, view: AdminView) -> None:
-        self._view = view
+    def __init__(self, gateway: Gateway, started_at: datetime) -> None:
+        self._gateway = gateway
+        self._started_at = started_at
+        self._policy = request_policy_from(gateway.settings)
+        settings = gateway.settings
+        # It counts failures of its own: those of the public listener say nothing about clients of
+        # this one.
+        failures = Failures(settings.limits.failures_per_minute)
+        self._guard = AdminGuard(
+            listen_host=settings.listen.admin.host,
+            hosts=frozenset(settings.listen.admin_hosts),
+            authenticator=Authenticator(gateway.keys, failures, now=_now),
+            auth_failed=gateway.metrics.auth_failed,
+        )
+        static = files("gateway.admin") / "static"
+        self._static = {
+            path: (static.joinpath(name).read_bytes(), media_type)
+            for path, (name, media_type) in _STATIC_FILES.items()
+        }
 
-    async def root(self, request: web.Request) -> web.Response:
-        """For whoever types the address alone; a program may take us for Ollama here."""
+    # Middlewares.
+
+    @web.middleware
+    async def check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Serve only what the guard admits; a path that does not exist is guarded as well."""
+        transport = request.transport
+        sockname = None if transport is None else transport.get_extra_info("sockname")
+        address, port = sockname[:2] if isinstance(sockname, tuple) else ("", 0)
+        rejection = self._guard.check(
+            AdminRequest(
+                method=request.method,
+                path=request.path,
+                headers=request.headers,
+                peer=request.remote or "",
+                local_address=address,
+                local_port=port,
+            )
+        )
+        if rejection is None:
+            return await handler(request)
+        response = _error(rejection.status, rejection.code, rejection.message)
+        for name, value in rejection.headers:
+            response.headers.add(name, value)
+        return response
+
+    @web.middleware
+    async def render_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn every error into JSON; a bug is logged and its details are not shown."""
+        try:
+            return await handler(request)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{request.path} accepts {allowed} only."
+            return _error(405, MethodNotAllowed.code, message, {"Allow": allowed})
+        except web.HTTPNotFound:
+            message = f"The admin listener has no such page. It has {_ROUTES_TEXT}."
+            return _error(404, UnknownRoute.code, message)
+        except GatewayError as error:
+            return _error(error.status, error.code, error.message, error.headers)
+        except Exception:
+            self._gateway.log.exception("admin.crashed")
+            message = "The gateway could not make this page. Its log has the reason."
+            return _error(500, InternalError.code, message)
+
+    # Routes.
+
+    async def get_static_file(self, request: web.Request) -> web.Response:
+        body, media_type = self._static[request.path]
+        return web.Response(body=body, content_type=media_type, charset="utf-8")
+
+    async def get_root(self, request: web.Request) -> web.Response:
+        """Lead a browser to the page. A program gets 404: it may take this port for Ollama's."""
         if not _is_browser(request):
             raise web.HTTPNotFound
         return web.Response(status=303, headers={"Location": "/status"})
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def get_status(self, _request: web.Request) -> web.Response:
+        return _json(200, await self._status())
+
+    async def get_metrics(self, request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall("Accept", ()))
-        body, content_type = self._view.exposition(accept)
+        body, content_type = self._gateway.metrics.exposition(accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def health(self, _request: web.Request) -> web.Response:
+    async def get_health(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def ready(self, _request: web.Request) -> web.Response:
-        reason = self._view.ready()
+    async def get_ready(self, _request: web.Request) -> web.Response:
+        gateway = self._gateway
+        reason = not_ready_reason(
+            draining=gateway.handler.draining,
+            upstream_up=gateway.catalog.up,
+            ollama_url=gateway.settings.ollama.url,
+            keys=gateway.keys.keys,
+            key_file_error=gateway.keys.broken,
+            now=_now(),
+        )
         if reason is None:
             return web.Response(text="ready\n")
         return web.Response(status=503, text=f"{reason}\n")
 
-    async def status(self, _request: web.Request) -> web.Response:
-        page = status_page.render(await self._view.status())
-        return web.Response(text=page, content_type="text/html")
-
-    async def status_json(self, _request: web.Request) -> web.Response:
-        return _json(200, await self._view.status())
-
-    async def refresh(self, request: web.Request) -> web.Response:
-        """For programs the result; for a browser, whose form this is, the page again."""
-        refreshed = await self._view.refresh()
+    async def post_refresh(self, request: web.Request) -> web.Response:
+        """Read Ollama's list now. The page's form, sent without the script, gets the page again."""
+        failure: GatewayError | None = None
+        cached: CachedList | None = None
+        try:
+            cached = await self._gateway.catalog.refresh()
+        except (UpstreamUnreachable, UpstreamProtocolError) as error:
+            failure = error
+        if cached is not None and cached.stale:
+            # The kept list is not what was asked for.
+            failure = UpstreamUnreachable(
+                f"Ollama does not respond at {self._gateway.settings.ollama.url}; the list is the "
+                "last one that it sent. Check that Ollama runs."
+            )
         if _is_browser(request):
             return web.Response(status=303, headers={"Location": "/status"})
-        error = refreshed.error
-        return _json(
-            200 if error is None else error.status,
-            {
-                "models": refreshed.models,
-                "age": refreshed.age,
-                "stale": error is not None,
-                "error": None if error is None else _error(error.code, error.message),
-            },
+        result = RefreshResult(
+            model_count=None if cached is None else len(cached.listing.models),
+            list_age=None if cached is None else round(cached.age, 3),
+            stale=failure is not None,
+            error=None
+            if failure is None
+            else ErrorInfo(message=failure.message, code=failure.code),
         )
+        return _json(200 if failure is None else failure.status, result)
+
+    async def _status(self) -> Status:
+        gateway = self._gateway
+        model_list: CachedList | None = None
+        error: str | None = None
+        try:
+            model_list = await gateway.catalog.listing()
+        except (UpstreamUnreachable, UpstreamProtocolError) as failure:
+            error = failure.message
+        # From here on nothing is awaited: all parts are of the same moment. Whether Ollama is up
+        # is read after the list, for reading the list may have found out that it is not.
+        return build_status(
+            StatusInputs(
+                now=_now(),
+                started_at=self._started_at,
+                version=gateway.version,
+                draining=gateway.handler.draining,
+                ollama_url=gateway.settings.ollama.url,
+                upstream_up=gateway.catalog.up,
+                model_list=model_list,
+                model_list_error=error,
+                scheduler=gateway.scheduler.snapshot(),
+                keys=gateway.keys.keys,
+                key_file_error=gateway.keys.broken,
+                policy=self._policy,
+                residency=gateway.learning.residency_tracker.view(),
+                statistics=gateway.learning.statistics.snapshot(),
+                context_windows=gateway.learning.contexts,
+                recent=gateway.recent.snapshot(),
+                in_flight=gateway.handler.under_way(),
+            )
+        )
+
+
+@web.middleware
+async def _add_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    response.headers.update(_HEADERS)
+    return response
 
 
 def _is_browser(request: web.Request) -> bool:
     return "text/html" in request.headers.get("Accept", "")
 
 
-@web.middleware
-async def _dressed(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """No page is kept by anybody, or taken for something else, or shown within another."""
-    response = await handler(request)
-    response.headers.update(
-        {
-            "Cache-Control": "no-store",
-            "Content-Security-Policy": status_page.CONTENT_SECURITY_POLICY,
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            # Not "no-referrer": with it browsers call the origin of the page's own form "null".
-            "Referrer-Policy": "same-origin",
-        }
-    )
-    return response
-
-
-def _guarded(guard: AdminGuard) -> Middleware:
-    @web.middleware
-    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = guard.refusal(_asked(request))
-        return await handler(request) if refusal is None else _refused(refusal)
-
-    return guarded
-
-
-def _failures(view: AdminView) -> Middleware:
-    @web.middleware
-    async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            message = f"{request.path} takes {allowed} only."
-            headers = {"Allow": allowed}
-            return _json_error(405, MethodNotAllowed.code, message, headers)
-        except web.HTTPNotFound:
-            message = f"The admin listener has no such page. It has {_PAGES}."
-            return _json_error(404, UnknownRoute.code, message)
-        except GatewayError as error:
-            return _json_error(error.status, error.code, error.message, error.headers)
-        except Exception as error:  # noqa: BLE001  - the one place here where bugs are rendered
-            view.crashed(error)
-            bug = InternalError("The page could not be made. The gateway's log holds the reason.")
-            return _json_error(500, bug.code, bug.message)
-
-    return told
-
-
-def _asked(request: web.Request) -> Asked:
-    transport = request.transport
-    here = None if transport is None else transport.get_extra_info("sockname")
-    host, port = here[:2] if isinstance(here, tuple) else ("", 0)
-    return Asked(
-        method=request.method,
-        path=request.path,
-        headers=request.headers,
-        peer=request.remote or "",
-        here=host,
-        port=port,
-    )
-
-
-def _refused(refusal: Refusal) -> web.Response:
-    response = _json_error(refusal.status, refusal.code, refusal.message)
-    for name, value in refusal.headers:
-        response.headers.add(name, value)
-    return response
-
-
-def _json_error(
+def _error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    response = _json(status, {"error": _error(code, message)})
+    response = _json(status, {"error": ErrorInfo(message=message, code=code)})
     response.headers.update(headers or {})
     return response
 
 
-def _error(code: str, message: str) -> dict[str, str]:
-    return {"message": message, "code": code}
-
-
-def _json(status: int, value: Mapping[str, Any]) -> web.Response:
+def _json(status: int, value: Any) -> web.Response:
     body = msgspec.json.encode(value) + b"\n"
     return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,20 +1,22 @@
-"""Who may ask the admin listener: pure decisions about a request's head.
+"""Who may use the admin listener: pure decisions about a request's head.
 
-Whoever reaches this listener is believed to be the owner, so three ways are closed by which
-somebody else could reach it:
+A request that reaches this listener is taken for the owner's. Three ways are closed by which
+another request could reach it:
 
-* A tunnel or proxy that was pointed at the wrong port. All of them connect from loopback; most of
-  them say in a header for whom. A proxy that says nothing and sets ``Host`` to our own address
-  cannot be told from the owner: nothing in the request differs.
-* A web page in the owner's browser, under a name that its author lets point here (DNS rebinding):
-  then ``Host`` is that name. Or a page that posts here from its own place: then ``Origin`` is it.
-* Another machine, where this listener is open to others: it needs a key with the scope ``admin``.
+* A tunnel or proxy that points at the wrong port. All of them connect from loopback, and most of
+  them add a header that names the client. (A proxy that adds nothing and sets ``Host`` to our own
+  address cannot be told from the owner: nothing in the request differs.)
+* A web page in the owner's browser. Under a name that its author points here (DNS rebinding),
+  ``Host`` is that name. When it posts from its own site, ``Origin`` is that site.
+* Another machine, where the listener is reachable: it needs a key with the scope ``admin``.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
+
+from multidict import MultiMapping
 
 from gateway.auth.authenticator import Authenticator, require
 from gateway.auth.principal import Scope
@@ -22,7 +24,7 @@ from gateway.errors import GatewayError, InvalidApiKey, TooManyFailures
 
 HEALTH: Final = "/healthz"
 
-_FORWARDED: Final = frozenset(
+_FORWARDING_HEADERS: Final = frozenset(
     {
         "forwarded",
         # RFC 9110, section 7.6.3: every proxy must add it to what it forwards.
@@ -36,8 +38,15 @@ _FORWARDED: Final = frozenset(
         "x-original-host",
     }
 )
-_FORWARDED_FAMILIES: Final = ("x-forwarded-", "cf-", "tailscale-", "ngrok-", "fly-", "x-envoy-")
-"""What begins the names of headers that cloudflared, Tailscale, ngrok and their like add."""
+_FORWARDING_PREFIXES: Final = (
+    "x-forwarded-",
+    "cf-",
+    "tailscale-",
+    "ngrok-",
+    "fly-",
+    "x-envoy-",
+)
+"""How the names of the headers begin that cloudflared, Tailscale, ngrok and others add."""
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -45,42 +54,36 @@ _HTTP_PORT: Final = 80
 
 _CHALLENGES: Final = (
     ("WWW-Authenticate", 'Bearer realm="ollama-gateway admin"'),
-    # The one that a browser understands, so that a person can log in to the status page.
+    # The one that browsers understand, so that a person can log in to the status page.
     ("WWW-Authenticate", 'Basic realm="ollama-gateway admin", charset="UTF-8"'),
 )
-_MAKE_A_KEY: Final = (
-    "This address can be reached from other machines, so it needs a key with the scope admin. "
-    "Send it as `Authorization: Bearer <key>`; in a browser the user is the key's name and the "
-    "password the key. On the gateway's machine, `ollama-gateway keys create NAME --scope admin` "
-    "makes one."
+_KEY_NEEDED: Final = (
+    "This address is reachable from other machines, so it needs a key with the scope admin. Send "
+    "it as `Authorization: Bearer <key>`; in a browser the user is the key's name and the password "
+    "the key. To create one, run `ollama-gateway keys create NAME --scope admin` on the gateway's "
+    "machine."
 )
-
-
-class Headers(Protocol):
-    """Names without regard to case, to all their values; what multidict gives."""
-
-    def getall(self, name: str, default: tuple[()], /) -> Sequence[str]: ...
-    def keys(self) -> Iterable[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request, as far as it decides who may ask.
+class AdminRequest:
+    """The parts of a request that decide whether it is served.
 
-    ``peer`` is the address at the other end of the connection; ``here`` and ``port`` are this end.
+    ``peer`` is the address of the other end of the connection; ``local_address`` and
+    ``local_port`` are of this end.
     """
 
     method: str
     path: str
-    headers: Headers
+    headers: MultiMapping[str]
     peer: str
-    here: str
-    port: int
+    local_address: str
+    local_port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """What to answer instead; ``headers`` may hold a name twice."""
+class Rejection:
+    """The error response to send instead; ``headers`` may hold a name twice."""
 
     status: int
     code: str
@@ -88,158 +91,164 @@ class Refusal:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def _nobody_counts(_reason: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminGuard:
-    """``listen_host`` is where we listen, as set; ``hosts`` are further names for ``Host``, with
-    any port. ``auth_failed`` is told the reason of each credential that was not accepted.
+    """Decides which requests the admin listener serves.
+
+    Args:
+        listen_host: The host of `listen.admin`.
+        hosts: Further names that are accepted in ``Host``, with any port (`listen.admin_hosts`).
+        authenticator: Checks keys where the listener is not on loopback.
+        auth_failed: Gets the reason of each credential that was not accepted.
     """
 
     listen_host: str
     hosts: frozenset[str]
     authenticator: Authenticator
-    auth_failed: Callable[[str], None] = _nobody_counts
+    auth_failed: Callable[[str], None]
 
-    def refusal(self, asked: Asked) -> Refusal | None:
-        """Why the request is not served, or None."""
-        if (name := _forwarding_header(asked.headers)) is not None:
-            return _forwarded(name)
-        if asked.path == HEALTH and _is_loopback(asked.peer) and asked.method in _SAFE_METHODS:
-            # A container's health check: it has no key, and may call us what it likes. All that it
-            # can learn is that something lives here.
+    def check(self, request: AdminRequest) -> Rejection | None:
+        """Return why the request is not served, or None if it is."""
+        header = _forwarding_header(request.headers)
+        if header is not None:
+            return _forwarded(header)
+        safe = request.method in _SAFE_METHODS
+        if request.path == HEALTH and safe and _is_loopback(request.peer):
+            # A container's health check has no key and may use any name. All that it can learn is
+            # that the gateway runs.
             return None
-        if not self._is_ours(asked):
-            return _unknown_host(asked)
-        if asked.method not in _SAFE_METHODS and not _is_from_here(asked.headers):
+        if not self._is_known_host(request):
+            return _unknown_host(request)
+        if not safe and not _is_same_origin(request.headers):
             return _FOREIGN_ORIGIN
-        return None if self._is_private(asked) else self._unproved(asked)
+        return None if self._is_private(request) else self._authenticate(request)
 
-    def _is_ours(self, asked: Asked) -> bool:
-        """Whether the one ``Host`` is a name of ours.
+    def _is_known_host(self, request: AdminRequest) -> bool:
+        """Return True if there is one ``Host`` and it is a name of this listener.
 
-        An address is ours if the connection came to it: rebinding needs a name. With it and with
-        the names of loopback the port must be right as well; a name that the owner added may stand
-        for another port, such as the one that a container publishes.
+        An IP address is ours if the connection came to it: DNS rebinding needs a name. With it and
+        with the names of loopback the port must match as well. A name that the owner added may
+        come with another port, such as the one that a container publishes.
         """
-        host = _host_of(asked.headers)
+        host = _host_of(request.headers)
         if host is None:
             return False
         name, port = host
         if name in self.hosts:
             return True
-        return port == asked.port and (name in _LOOPBACK_NAMES or name == _plain(asked.here))
+        is_ours = name in _LOOPBACK_NAMES or name == _canonical(request.local_address)
+        return is_ours and port == request.local_port
 
-    def _is_private(self, asked: Asked) -> bool:
-        """Whether only this machine can have asked. ``localhost`` is what /etc/hosts says it is,
-        so the connection must have come to loopback as well.
+    def _is_private(self, request: AdminRequest) -> bool:
+        """Return True if the request can only come from this machine.
+
+        ``localhost`` is what /etc/hosts says it is, so the connection must have come to loopback
+        as well.
         """
-        listens_there = self.listen_host == "localhost" or _is_loopback(self.listen_host)
-        return listens_there and _is_loopback(asked.here)
+        listens_on_loopback = self.listen_host == "localhost" or _is_loopback(self.listen_host)
+        return listens_on_loopback and _is_loopback(request.local_address)
 
-    def _unproved(self, asked: Asked) -> Refusal | None:
+    def _authenticate(self, request: AdminRequest) -> Rejection | None:
         try:
             principal = self.authenticator.identify(
-                asked.headers, path_token=None, client=asked.peer
+                request.headers, path_token=None, client=request.peer
             )
             require(principal, Scope.ADMIN)
         except (InvalidApiKey, TooManyFailures) as error:
-            self.auth_failed(_reason(error))
-            return _not_proved(error)
+            self.auth_failed(_failure_reason(error))
+            return _not_authenticated(error)
         except GatewayError as error:
-            return _not_proved(error)
+            return _not_authenticated(error)
         return None
 
 
-def _forwarding_header(headers: Headers) -> str | None:
-    """The header, or its family, that only somebody between us and the caller adds."""
+def _forwarding_header(headers: MultiMapping[str]) -> str | None:
+    """Return the header, or its prefix, that only a proxy adds; None if there is none."""
     for name in map(str.lower, headers.keys()):
-        if name in _FORWARDED:
+        if name in _FORWARDING_HEADERS:
             return name
-        family = next(filter(name.startswith, _FORWARDED_FAMILIES), None)
-        if family is not None:
-            return f"{family}*"
+        prefix = next(filter(name.startswith, _FORWARDING_PREFIXES), None)
+        if prefix is not None:
+            # The rest of the name can hold anything, so it is not repeated.
+            return f"{prefix}*"
     return None
 
 
-def _forwarded(name: str) -> Refusal:
-    return Refusal(
+def _forwarded(header: str) -> Rejection:
+    return Rejection(
         status=403,
         code="forwarded_request",
-        message=f"This is the gateway's admin listener, and the request came through a tunnel or a "
-        f"proxy: it has the header `{name}`. Point the tunnel at `listen.public` "
-        "(127.0.0.1:11435 unless it was changed), never at this port.",
+        message="This is the gateway's admin listener, and the request came through a tunnel or a "
+        f"proxy: it has the header `{header}`. Point the tunnel at `listen.public` "
+        "(127.0.0.1:11435 by default), never at this port.",
     )
 
 
-def _unknown_host(asked: Asked) -> Refusal:
-    return Refusal(
+def _unknown_host(request: AdminRequest) -> Rejection:
+    return Rejection(
         status=403,
         code="unknown_host",
-        message="The request's Host header is not a name of this listener, so it may come from a "
-        f"web page that pretends to be here. Use http://127.0.0.1:{asked.port}, or add the name "
-        "that you use to `listen.admin_hosts`.",
+        message="The request's Host header is not a name of this listener, so the request may come "
+        "from a web page that uses DNS rebinding. Use "
+        f"http://127.0.0.1:{request.local_port}, or add the name to `listen.admin_hosts`.",
     )
 
 
-_FOREIGN_ORIGIN: Final = Refusal(
+_FOREIGN_ORIGIN: Final = Rejection(
     status=403,
     code="foreign_origin",
-    message="The request comes from a web page of another place. Send it from the status page "
-    "itself, or with a program that sends no Origin header.",
+    message="The request comes from a web page of another site. Send it from the status page, or "
+    "with a program that sends no Origin header.",
 )
 
 
-def _not_proved(error: GatewayError) -> Refusal:
+def _not_authenticated(error: GatewayError) -> Rejection:
     missing = isinstance(error, InvalidApiKey) and error.reason == "missing"
     others = [(name, value) for name, value in error.headers.items() if name != "WWW-Authenticate"]
-    return Refusal(
+    return Rejection(
         status=error.status,
         code=error.code,
-        message=_MAKE_A_KEY if missing else error.message,
+        message=_KEY_NEEDED if missing else error.message,
         headers=(*others, *(_CHALLENGES if error.status == 401 else ())),
     )
 
 
-def _reason(error: InvalidApiKey | TooManyFailures) -> str:
-    """For the metric: why the credential was not accepted, also where it no longer gets told."""
+def _failure_reason(error: InvalidApiKey | TooManyFailures) -> str:
+    """Return, for the metric, why the credential was not accepted, also behind a 429."""
     cause = error if isinstance(error, InvalidApiKey) else error.__cause__
     return cause.reason if isinstance(cause, InvalidApiKey) else error.code
 
 
-def _is_from_here(headers: Headers) -> bool:
-    """Whether no web page of another place sends this: browsers name the page's in ``Origin``.
+def _is_same_origin(headers: MultiMapping[str]) -> bool:
+    """Return False if a web page of another site sends this request.
 
-    ``null`` is the origin of pages that have none. Browsers that send ``Sec-Fetch-Site`` tell it
-    even where they leave ``Origin`` out.
+    Browsers name the page's origin in ``Origin``; ``null`` is that of a page without one. Browsers
+    that send ``Sec-Fetch-Site`` do so even where they leave ``Origin`` out. Programs send neither.
     """
-    origins = headers.getall("Origin", ())
-    sites = headers.getall("Sec-Fetch-Site", ())
-    if not set(sites) <= {"same-origin", "none"}:
+    if not set(headers.getall("Sec-Fetch-Site", ())) <= {"same-origin", "none"}:
         return False
     ours = {f"http://{host.lower()}" for host in headers.getall("Host", ())}
-    return {origin.lower() for origin in origins} <= ours
+    return {origin.lower() for origin in headers.getall("Origin", ())} <= ours
 
 
-def _host_of(headers: Headers) -> tuple[str, int] | None:
-    """Name and port of ``Host``; None where it is missing, doubled or no such thing."""
+def _host_of(headers: MultiMapping[str]) -> tuple[str, int] | None:
+    """Return name and port of ``Host``; None if it is missing, repeated or malformed."""
     values = headers.getall("Host", ())
     if len(values) != 1:
         return None
     name, colon, port = values[0].strip().lower().rpartition(":")
     if not colon or port.endswith("]"):
+        # No port; the colon, if any, belongs to an IPv6 address.
         name, port = values[0].strip().lower(), str(_HTTP_PORT)
     if not (port.isascii() and port.isdecimal() and len(port) <= 5):
         return None
-    return _plain(name.removesuffix(".")), int(port)
+    return _canonical(name.removesuffix(".")), int(port)
 
 
-def _plain(host: str) -> str:
-    """Without brackets and zone; an IPv4 address seen through an IPv6 socket as it is; lower case.
+def _canonical(host: str) -> str:
+    """Return the host in lower case, without brackets and zone; an address in its usual spelling.
 
-    An address in its usual spelling, for there are several.
+    An IPv4 address seen through an IPv6 socket becomes the IPv4 address.
     """
     bare = host.lower().removeprefix("[").removesuffix("]").partition("%")[0]
     try:
@@ -252,6 +261,6 @@ def _plain(host: str) -> str:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(_plain(host)).is_loopback
+        return ipaddress.ip_address(_canonical(host)).is_loopback
     except ValueError:
         return False

@@ -1,4 +1,4 @@
-"""What the command line asks the admin listener of a running gateway."""
+"""The command line's client of the admin listener of a running gateway."""
 
 import http.client
 import re
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.settings import Loaded
 
 TIMEOUT: Final = 10.0
-"""Seconds without a byte. The gateway itself waits two for Ollama's list."""
+"""Seconds without a byte. The gateway itself waits up to two seconds for Ollama's list."""
 
 _SETTING: Final = "listen.admin"
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  - replaced, not bound to
@@ -25,21 +25,23 @@ _KEY: Final = re.compile(r"[!-~]{8,512}")
 _MAX_BODY: Final = 16 << 20
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What msgspec raises for bytes that are not the JSON that was expected."""
+"""The exceptions of msgspec for bytes that are not the expected JSON."""
 
 
 class AdminFailed(Exception):
-    """The text says on one line what happened and what to do."""
+    """A request to the admin listener failed; the text says on one line why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """A response of the admin listener."""
+
     status: int
     body: bytes
 
     @property
     def message(self) -> str:
-        """Why the gateway refused; empty if it did not say so in its own way."""
+        """The gateway's error message; empty if the body is not one of its errors."""
         try:
             return printable(msgspec.json.decode(self.body, type=_Failed).error.message)
         except UNREADABLE:
@@ -58,9 +60,13 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminClient:
-    """Asks at ``host:port``; ``origin`` says where that address is set.
+    """Sends requests to the admin listener.
 
-    ``config`` is the config file that was asked for by name, which the hints repeat.
+    Args:
+        host, port: Its address.
+        origin: Where that address is set, for error messages.
+        config: The config file that was given as an option, which the hints repeat.
+        key: A key of scope admin, if one is needed.
     """
 
     host: str
@@ -70,10 +76,10 @@ class AdminClient:
     key: str | None = field(default=None, repr=False)
 
     def ask(self, method: str, path: str) -> Reply:
-        """The answer, of any status but those that refuse us.
+        """Send a request and return the response, whatever its status except 401, 403 and 429.
 
         Raises:
-            AdminFailed: nobody answered, not a gateway, or it did not let us in.
+            AdminFailed: There was no response, it was not a gateway's, or access was refused.
         """
         headers = {"Accept": "application/json"}
         if self.key is not None:
@@ -84,9 +90,9 @@ class AdminClient:
             response = connection.getresponse()
             reply = Reply(response.status, response.read(_MAX_BODY))
         except http.client.HTTPException:
-            raise self.somebody_else() from None
+            raise self.not_a_gateway() from None
         except OSError as error:
-            raise self._nobody(error) from None
+            raise self._no_response(error) from None
         finally:
             connection.close()
         if reply.status in (401, 403, 429):
@@ -94,57 +100,66 @@ class AdminClient:
         return reply
 
     @property
-    def _place(self) -> str:
+    def _location(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port} ({_SETTING}, {self.origin})"
 
     @property
-    def _serve(self) -> str:
+    def _serve_command(self) -> str:
         config = "" if self.config is None else f" --config {shlex.quote(str(self.config))}"
         return f"{command_name()} serve{config}"
 
-    def _nobody(self, error: OSError) -> AdminFailed:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror
+    def _no_response(self, error: OSError) -> AdminFailed:
+        reason = "no response in time" if isinstance(error, TimeoutError) else error.strerror
         return AdminFailed(
-            f"no gateway answers at {self._place}: {(reason or str(error)).lower()}. "
-            f"Start it with `{self._serve}`; if it runs with another config file, name that with "
-            "--config."
+            f"no gateway responds at {self._location}: {(reason or str(error)).lower()}. "
+            f"Start it with `{self._serve_command}`; if it runs with another config file, pass "
+            "that with --config."
         )
 
-    def somebody_else(self) -> AdminFailed:
-        """What to say of an answer that no gateway gives."""
+    def not_a_gateway(self) -> AdminFailed:
+        """Return the error for a response that is not a gateway's."""
         return AdminFailed(
-            f"what answers at {self._place} is not the admin listener of a gateway of this "
-            f"version. Check the port, and restart `{self._serve}` if it was updated."
+            f"the server at {self._location} is not the admin listener of a gateway of this "
+            f"version. Check the port, and restart `{self._serve_command}` if it was updated."
         )
 
     def refused(self, reply: Reply) -> AdminFailed:
-        """What to say of an answer that is not the one that was asked for."""
+        """Return the error for a response with an error status."""
         if not reply.message:
-            return self.somebody_else()
-        hint = " Give it with --key-file FILE, or `-` for stdin." if reply.status == 401 else ""
-        return AdminFailed(f"the gateway at {self._place} refuses: {reply.message}{hint}")
+            return self.not_a_gateway()
+        hint = " Pass it with --key-file FILE, or `-` for stdin." if reply.status == 401 else ""
+        return AdminFailed(f"the gateway at {self._location} refuses: {reply.message}{hint}")
 
 
 def client_for(loaded: "Loaded", *, config: Path | None, key: str | None) -> AdminClient:
-    """The client for the gateway that runs with these settings. Raises AdminFailed.
+    """Return the client for the gateway that runs with these settings.
 
-    ``config`` is the file that was asked for by name.
+    Args:
+        loaded: The settings.
+        config: The config file that was given as an option.
+        key: A key of scope admin, if one was given.
+
+    Raises:
+        AdminFailed: The settings do not say at which port the gateway listens.
     """
     address, origin = loaded.settings.listen.admin, loaded.sources[_SETTING]
     if address.port == 0:
         raise AdminFailed(
-            f"{_SETTING} has port 0 ({origin}), so it is known to nobody. Set a port of its own."
+            f"{_SETTING} has port 0 ({origin}), so this command cannot find it. Set a fixed port."
         )
     host = _ANYWHERE.get(address.host, address.host)
     return AdminClient(host=host, port=address.port, origin=origin, config=config, key=key)
 
 
 def read_key(source: str) -> str:
-    """The key in the file, or on stdin where ``source`` is ``-``. Raises AdminFailed.
+    """Read the key from a file, or from stdin if ``source`` is ``-``.
 
-    Never an argument, which others on the machine can read, nor a variable, which programs that
-    are started inherit.
+    It is never an argument, which other users of the machine can read, nor a variable, which child
+    processes inherit.
+
+    Raises:
+        AdminFailed: The file cannot be read, or holds something else.
     """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _demonstrate() -> int:
-    from gateway.admin.view import admin_of  # noqa: PLC0415  - `--help` reads all commands
+    from gateway.admin.app import admin_app  # noqa: PLC0415  - `--help` reads all commands
     from gateway.app import build  # noqa: PLC0415  - see above
     from gateway.server import serving, signals  # noqa: PLC0415  - see above
     from gateway.simulator import USUAL_MODELS, Simulator  # noqa: PLC0415  - see above
@@ -90,7 +90,7 @@ async def _demonstrate() -> int:
             log=log,
             lines=lines,
         )
-        listening = await stack.enter_async_context(serving(gateway, admin_of(gateway)))
+        listening = await stack.enter_async_context(serving(gateway, admin_app(gateway)))
         print(_welcome(listening, key, discovery), flush=True)
         await stop.wait()
     return DONE

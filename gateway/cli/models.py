@@ -1,124 +1,54 @@
-"""`ollama-gateway models`: what models a running gateway serves, and how long each may take.
-
-What is loaded and what was learned is the gateway's belief at the moment.
-"""
+"""`ollama-gateway models`: the models of a running gateway, their speed and their timeouts."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.admin import formatting as wording
 from gateway.cli import DONE, FAILED
 
 if TYPE_CHECKING:
+    from gateway.admin.status import ModelStatus, OllamaStatus, Status
     from gateway.cli.admin_client import AdminClient, Reply
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  - its only name
 
 _HEADINGS: Final = (
-    *("MODEL", "PARAMETERS", "SIZE", "LOADED", "LOADS IN", "TOKENS/S"),
-    *("TIMEOUT", "FIRST BYTE", "AT ONCE", "CONTEXT", "WHY"),
+    *("MODEL", "PARAMETERS", "SIZE", "LOADED", "LOAD TIME", "TOKENS/S"),
+    *("TIMEOUT", "FIRST BYTE", "MAX ACTIVE", "CONTEXT", "REASON"),
 )
 _GAP: Final = "  "
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What was learned from ``count`` calls."""
-
-    mean: float
-    deviation: float = 0.0
-    count: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """``load`` in seconds, ``generation_rate`` in tokens per second; None is not known yet."""
-
-    load: Estimate | None = None
-    generation_rate: Estimate | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Why:
-    """Where the timeouts come from."""
-
-    total_timeout: str = ""
-    first_byte_timeout: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """One entry of ``models`` in ``/status.json``; one that is ``listed`` has all fields.
-
-    ``total_timeout`` is for an answer in one piece, ``first_byte_timeout`` for a stream.
-    ``context`` is in tokens; ``remedy`` is there if prompts were longer.
-    """
-
-    name: str
-    listed: bool
-    parameters: str | None = None
-    size_bytes: int | None = None
-    cloud: bool = False
-    resident: bool = False
-    loaded_for_sure: bool = False
-    statistics: Statistics | None = None
-    total_timeout: float = 0.0
-    first_byte_timeout: float = 0.0
-    why: Why = Why()
-    max_active: int = 0
-    context: int | None = None
-    prompts_cut: int = 0
-    prompts_refused: int = 0
-    remedy: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ollama:
-    """``list_age`` in seconds, None without a list; ``stale``: Ollama did not answer for it."""
-
-    url: str
-    up: bool
-    list_age: float | None
-    stale: bool
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What we need of ``/status.json``."""
-
-    ollama: Ollama
-    models: list[Model]
+_SIZES: Final = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def register(subparsers: "Subparsers") -> None:
-    help_text = "show the models of a running gateway, how fast they are and how long each may take"
+    """Add the command's parser."""
+    help_text = "show the models of a running gateway, how fast they are, and their timeouts"
     parser = subparsers.add_parser(
         "models", help=help_text, description=f"{help_text.capitalize()}."
     )
     parser.add_argument(
-        "--refresh", action="store_true", help="have the gateway ask Ollama for its list first"
+        "--refresh", action="store_true", help="have the gateway read Ollama's model list first"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="the config file that the gateway runs with"
     )
     parser.add_argument(
         "--key-file",
         metavar="FILE",
-        help="a file with a key of scope admin, - for stdin; needed where listen.admin is open to "
-        "other machines",
+        help="a file with a key of scope admin, - for stdin; needed if listen.admin is reachable "
+        "from other machines",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the table, or the JSON, on stdout and everything else on stderr."""
     # Slow to import, and --help imports this module.
+    import msgspec  # noqa: PLC0415  - see above
+
     from gateway import settings  # noqa: PLC0415  - see above
     from gateway.cli.admin_client import AdminFailed, client_for, read_key  # noqa: PLC0415
 
@@ -126,36 +56,36 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         key = None if arguments.key_file is None else read_key(arguments.key_file)
         client = client_for(loaded, config=arguments.config, key=key)
-        trouble = _refreshed(client) if arguments.refresh else None
-        reply = client.ask("GET", "/status.json")
-        status = _status(client, reply)
+        refresh_error = _refresh(client) if arguments.refresh else None
+        status = _decode_status(client, client.ask("GET", "/status.json"))
     except AdminFailed as error:
         _say(f"ollama-gateway: {error}")
         return FAILED
     if arguments.json:
-        told = json.loads(reply.body)
-        print(json.dumps({"ollama": told["ollama"], "models": told["models"]}, indent=2))
+        parts = {"ollama": status.ollama, "models": status.models}
+        print(msgspec.json.format(msgspec.json.encode(parts), indent=2).decode())
     else:
-        _show(status)
-    if trouble is not None:
-        _say(f"ollama-gateway: {trouble}")
+        _print_models(status)
+    if refresh_error is not None:
+        _say(f"ollama-gateway: {refresh_error}")
         return FAILED
     return DONE
 
 
-def _refreshed(client: "AdminClient") -> str | None:
-    """Have Ollama asked now; why it could not be, or None."""
+def _refresh(client: "AdminClient") -> str | None:
+    """Have the gateway read Ollama's list; return why it could not, or None."""
     reply = client.ask("POST", "/refresh")
     if reply.status == 200:
         return None
     if not reply.message:
-        raise client.somebody_else()
+        raise client.not_a_gateway()
     return reply.message
 
 
-def _status(client: "AdminClient", reply: "Reply") -> Status:
+def _decode_status(client: "AdminClient", reply: "Reply") -> "Status":
     import msgspec  # noqa: PLC0415  - slow, and --help imports this module
 
+    from gateway.admin.status import Status  # noqa: PLC0415  - the same
     from gateway.cli.admin_client import UNREADABLE  # noqa: PLC0415  - the same
 
     if reply.status != 200:
@@ -163,18 +93,18 @@ def _status(client: "AdminClient", reply: "Reply") -> Status:
     try:
         return msgspec.json.decode(reply.body, type=Status)
     except UNREADABLE:
-        raise client.somebody_else() from None
+        raise client.not_a_gateway() from None
 
 
-def _show(status: Status) -> None:
+def _print_models(status: "Status") -> None:
     models = [model for model in status.models if model.listed]
     if models:
         print(table(models))
-    _say(freshness(status.ollama, len(models)), *remedies(models))
+    _say(freshness(status.ollama), *remedies(models))
 
 
-def table(models: Sequence[Model]) -> str:
-    """One line for each model below a line of headings."""
+def table(models: "Sequence[ModelStatus]") -> str:
+    """Format one line for each model below a line of headings."""
     rows = [_HEADINGS, *(_row(model) for model in models)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -183,69 +113,106 @@ def table(models: Sequence[Model]) -> str:
     )
 
 
-def remedies(models: Sequence[Model]) -> list[str]:
-    """What to do about prompts that were too long, a line for each model."""
-    return [
-        _printable(
-            f"{model.name}: {wording.count(model.prompts_cut, 'prompt')} cut and "
-            f"{model.prompts_refused:,} refused for want of context. {model.remedy}"
-        )
-        for model in models
-        if model.remedy is not None
-    ]
-
-
-def freshness(ollama: Ollama, count: int) -> str:
-    """How many models there are, and since when that is known."""
-    return " ".join(_freshness(ollama, count))
-
-
-def _freshness(ollama: Ollama, count: int) -> Iterator[str]:
-    if ollama.list_age is None:
-        yield f"There is no list: {ollama.error or 'Ollama was not asked yet.'}"
-        return
-    models = f"{count} model{'' if count == 1 else 's'}"
-    yield f"{models}, as Ollama listed them {ollama.list_age:.0f} s ago."
-    if ollama.stale or not ollama.up:
-        yield f"It does not answer at {ollama.url} now."
-    if count == 0:
-        yield "On its machine, `ollama pull llama3.2:1b` adds one."
-
-
-def _row(model: Model) -> tuple[str, ...]:
-    statistics = model.statistics or Statistics()
-    load, rate = statistics.load, statistics.generation_rate
+def _row(model: "ModelStatus") -> tuple[str, ...]:
+    load, speed = model.statistics.load, model.statistics.generation_rate
+    timeouts, window = model.timeouts, model.context.window
+    total = first_byte = reason = "-"
+    if timeouts is not None:
+        total = format_limit(timeouts.total.seconds)
+        first_byte = format_limit(timeouts.first_byte.seconds)
+        reason = timeouts.total.reason
+        if timeouts.first_byte.reason != reason:
+            reason = f"{reason}; first byte: {timeouts.first_byte.reason}"
     return (
         _printable(model.name),
-        _printable(model.parameters or "-"),
-        "cloud" if model.cloud else wording.size(model.size_bytes),
+        _printable(model.parameter_size or "-"),
+        "cloud" if model.cloud else format_size(model.size_bytes),
         _loaded(model),
-        "-" if load is None else wording.took(load.mean),
-        "-" if rate is None else wording.rate(rate.mean),
-        wording.limit(model.total_timeout),
-        wording.limit(model.first_byte_timeout),
-        str(model.max_active),
-        "-" if model.context is None else f"{model.context:,}",
-        _printable(_why(model.why)),
+        format_duration(load.mean) if load.count else "-",
+        format_rate(speed.mean) if speed.count else "-",
+        total,
+        first_byte,
+        "-" if model.max_active is None else str(model.max_active),
+        "-" if window is None else f"{window:,}",
+        _printable(reason),
     )
 
 
-def _loaded(model: Model) -> str:
+def _loaded(model: "ModelStatus") -> str:
     if model.cloud:
         return "-"
-    if model.loaded_for_sure:
+    if model.loaded:
         return "yes"
     return "loading" if model.resident else "no"
 
 
-def _why(why: Why) -> str:
-    if why.first_byte_timeout == why.total_timeout:
-        return why.total_timeout
-    return f"{why.total_timeout}; first byte: {why.first_byte_timeout}"
+def remedies(models: "Sequence[ModelStatus]") -> list[str]:
+    """Return a line for each model whose context was too small: what happened, what to do."""
+    return [
+        _printable(
+            f"{model.name}: {_prompts(model.context.prompts_truncated)} truncated and "
+            f"{model.context.prompts_rejected:,} rejected because the context is too small. "
+            f"{model.context.remedy}"
+        )
+        for model in models
+        if model.context.remedy is not None
+    ]
+
+
+def _prompts(number: int) -> str:
+    return f"{number:,} prompt{'' if number == 1 else 's'}"
+
+
+def freshness(ollama: "OllamaStatus") -> str:
+    """Say how many models there are, and how old that information is."""
+    return " ".join(_freshness(ollama))
+
+
+def _freshness(ollama: "OllamaStatus") -> Iterator[str]:
+    count = ollama.model_count
+    if count is None or ollama.list_age is None:
+        yield f"There is no model list: {ollama.error or 'Ollama was not asked yet.'}"
+        return
+    models = f"{count} model{'' if count == 1 else 's'}"
+    yield f"{models}, as Ollama listed them {ollama.list_age:.0f} s ago."
+    if ollama.stale or not ollama.up:
+        yield f"It does not respond at {ollama.url} now."
+    if count == 0:
+        yield "To add one, run `ollama pull llama3.2:1b` on its machine."
+
+
+def format_size(size_bytes: int | None) -> str:
+    """Format as ``4.7 GB``, in powers of a thousand like `ollama list`; a dash for None."""
+    if size_bytes is None:
+        return "-"
+    for unit, name in _SIZES:
+        if size_bytes >= unit:
+            number = size_bytes / unit
+            return f"{number:.1f} {name}" if number < 10 else f"{number:.0f} {name}"
+    return f"{size_bytes} B"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a measured time as ``40 ms``, ``1.2 s`` or ``95 s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+
+
+def format_limit(seconds: float) -> str:
+    """Format a timeout as ``90 s``, or ``10 min`` for whole minutes from five on."""
+    if seconds >= 300 and seconds % 60 == 0:
+        return f"{seconds / 60:.0f} min"
+    return f"{round(seconds, 2):g} s"
+
+
+def format_rate(per_second: float) -> str:
+    """Format a rate as ``4.8``, ``48`` or ``1,200``."""
+    return f"{per_second:.1f}" if per_second < 10 else f"{per_second:,.0f}"
 
 
 def _printable(text: str) -> str:
-    """A name is Ollama's, and must not command the terminal."""
+    """Drop control characters: names come from Ollama and must not command the terminal."""
     return "".join(filter(str.isprintable, text))
 
 

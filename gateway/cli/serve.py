@@ -87,7 +87,7 @@ def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
 
 
 async def _serve(loaded: "Loaded") -> int:
-    from gateway.admin.view import admin_of  # noqa: PLC0415  - see run
+    from gateway.admin.app import admin_app  # noqa: PLC0415  - see run
     from gateway.app import build  # noqa: PLC0415  - see run
     from gateway.server import PortInUse, drain, serving, signals  # noqa: PLC0415  - see run
     from gateway.telemetry.log import LineWriter, configure  # noqa: PLC0415  - see run
@@ -107,7 +107,7 @@ async def _serve(loaded: "Loaded") -> int:
     try:
         # Outermost: whoever presses Ctrl-C again while the listeners close changes nothing.
         with signals(first=stop.set, second=gateway.handler.cut_all):
-            async with serving(gateway, admin_of(gateway)) as listening:
+            async with serving(gateway, admin_app(gateway)) as listening:
                 _rest_the_collector()
                 log.info(
                     "gateway.started",

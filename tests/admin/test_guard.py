@@ -2,28 +2,28 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.admin.guard import AdminGuard, Asked
+from gateway.admin.guard import AdminGuard, AdminRequest
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.failures import Failures
 from gateway.auth.keys import Grant
 from gateway.auth.principal import Scope
 from tests.auth.fakes import NOW, a_key, headers
 
-HERE = "127.0.0.1:11436"
+ADDRESS = "127.0.0.1:11436"
 ADMIN = frozenset({Scope.ADMIN})
 
 
 class Keys:
-    """The owner's key has the secret `owner`, a caller's `caller`."""
+    """The owner's key has the secret `owner`, a client's `client`."""
 
     def find(self, secret: str) -> Grant | None:
         owner = a_key("owner", secret="owner", scopes=ADMIN)
-        caller = a_key("caller", secret="caller")
-        key = {"owner": owner, "caller": caller}.get(secret)
+        client = a_key("client", secret="client")
+        key = {"owner": owner, "client": client}.get(secret)
         return None if key is None else Grant(key.digest, key, key.principal)
 
 
-def a_guard(listen_host: str = "127.0.0.1", *hosts: str, counted: list[str]) -> AdminGuard:
+def guard_of(listen_host: str = "127.0.0.1", *hosts: str, counted: list[str]) -> AdminGuard:
     return AdminGuard(
         listen_host=listen_host,
         hosts=frozenset(hosts),
@@ -32,23 +32,28 @@ def a_guard(listen_host: str = "127.0.0.1", *hosts: str, counted: list[str]) -> 
     )
 
 
-def asked(
+def request_of(
     *pairs: tuple[str, str],
     method: str = "GET",
     path: str = "/status",
-    host: str | None = HERE,
+    host: str | None = ADDRESS,
     peer: str = "127.0.0.1",
-    here: str = "127.0.0.1",
-) -> Asked:
+    local_address: str = "127.0.0.1",
+) -> AdminRequest:
     named = () if host is None else (("Host", host),)
-    return Asked(
-        method=method, path=path, headers=headers(*named, *pairs), peer=peer, here=here, port=11436
+    return AdminRequest(
+        method=method,
+        path=path,
+        headers=headers(*named, *pairs),
+        peer=peer,
+        local_address=local_address,
+        local_port=11436,
     )
 
 
-def verdict(asked: Asked, listen_host: str = "127.0.0.1", *hosts: str) -> str | None:
-    refusal = a_guard(listen_host, *hosts, counted=[]).refusal(asked)
-    return None if refusal is None else f"{refusal.status} {refusal.code}"
+def rejection_of(request: AdminRequest, listen_host: str = "127.0.0.1", *hosts: str) -> str | None:
+    rejection = guard_of(listen_host, *hosts, counted=[]).check(request)
+    return None if rejection is None else f"{rejection.status} {rejection.code}"
 
 
 @pytest.mark.parametrize(
@@ -68,35 +73,35 @@ def verdict(asked: Asked, listen_host: str = "127.0.0.1", *hosts: str) -> str | 
     ],
 )
 @pytest.mark.parametrize("path", ["/status", "/healthz"])
-def test_what_a_tunnel_forwards_is_refused(name: str, path: str) -> None:
-    """A header that only a proxy adds is refused on every page, for all tunnels are local."""
-    refusal = verdict(asked((name, "192.0.2.7"), path=path))
+def test_a_request_with_a_proxys_header_is_rejected(name: str, path: str) -> None:
+    """On every path: all tunnels connect from loopback."""
+    rejection = rejection_of(request_of((name, "192.0.2.7"), path=path))
 
-    assert refusal == "403 forwarded_request"
+    assert rejection == "403 forwarded_request"
 
 
-def test_the_refusal_of_a_tunnel_repeats_nothing_of_the_request() -> None:
-    """Of a header's name only its family is told, for a name can hold anything."""
-    refusal = a_guard(counted=[]).refusal(asked(("X-Forwarded-ogw_secret", "1")))
+def test_the_rejection_repeats_only_a_headers_prefix() -> None:
+    """The rest of the name can hold anything."""
+    rejection = guard_of(counted=[]).check(request_of(("X-Forwarded-ogw_secret", "1")))
 
-    assert refusal is not None
-    assert "`x-forwarded-*`" in refusal.message
-    assert "ogw_secret" not in refusal.message
+    assert rejection is not None
+    assert "`x-forwarded-*`" in rejection.message
+    assert "ogw_secret" not in rejection.message
 
 
 @pytest.mark.parametrize("name", ["Accept", "User-Agent", "X-Prometheus-Scrape-Timeout-Seconds"])
-def test_what_local_programs_send_is_served(name: str) -> None:
+def test_a_local_programs_request_is_served(name: str) -> None:
     """Browsers and Prometheus send nothing that looks like a proxy's."""
-    assert verdict(asked((name, "10"))) is None
+    assert rejection_of(request_of((name, "10"))) is None
 
 
 @pytest.mark.parametrize(
     "host",
-    [HERE, "localhost:11436", "LOCALHOST:11436", "localhost.:11436", "[::1]:11436"],
+    [ADDRESS, "localhost:11436", "LOCALHOST:11436", "localhost.:11436", "[::1]:11436"],
 )
-def test_the_names_of_loopback_are_ours(host: str) -> None:
-    """With our port, in any spelling."""
-    assert verdict(asked(host=host)) is None
+def test_a_name_of_loopback_is_accepted(host: str) -> None:
+    """With the right port, in any spelling."""
+    assert rejection_of(request_of(host=host)) is None
 
 
 @pytest.mark.parametrize(
@@ -115,83 +120,81 @@ def test_the_names_of_loopback_are_ours(host: str) -> None:
         ":11436",
     ],
 )
-def test_other_hosts_are_refused(host: str | None) -> None:
-    """A name that is not ours can be a web page's, pointed here by its author."""
-    assert verdict(asked(host=host)) == "403 unknown_host"
+def test_any_other_host_is_rejected(host: str | None) -> None:
+    """The author of a web page can point its name here."""
+    assert rejection_of(request_of(host=host)) == "403 unknown_host"
 
 
-def test_two_hosts_are_refused() -> None:
-    """Which of them counts would be somebody's choice."""
-    assert verdict(asked(("Host", HERE))) == "403 unknown_host"
+def test_two_host_headers_are_rejected() -> None:
+    assert rejection_of(request_of(("Host", ADDRESS))) == "403 unknown_host"
 
 
 @pytest.mark.parametrize("host", ["gateway", "gateway:11436", "Gateway:80"])
-def test_names_that_the_owner_added_are_ours_with_any_port(host: str) -> None:
+def test_a_configured_name_is_accepted_with_any_port(host: str) -> None:
     """A container's port may be published as another one."""
-    assert verdict(asked(host=host), "127.0.0.1", "gateway") is None
+    assert rejection_of(request_of(host=host), "127.0.0.1", "gateway") is None
 
 
-def test_the_address_that_was_connected_to_is_ours() -> None:
-    """Rebinding needs a name, so the listener's own address is one of its names."""
-    request = asked(
+def test_the_address_of_the_connection_is_accepted() -> None:
+    """DNS rebinding needs a name."""
+    request = request_of(
         ("Authorization", "Bearer owner"),
         host="192.0.2.1:11436",
         peer="192.0.2.9",
-        here="::ffff:192.0.2.1",
+        local_address="::ffff:192.0.2.1",
     )
 
-    assert verdict(request, "::") is None
+    assert rejection_of(request, "::") is None
 
 
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://localhost:11436", "https://127.0.0.1:11436"]
 )
-def test_a_post_from_another_page_is_refused(origin: str) -> None:
-    """An origin that is not exactly the place that was asked is another place."""
-    request = asked(("Origin", origin), method="POST", path="/refresh")
+def test_a_post_from_another_origin_is_rejected(origin: str) -> None:
+    request = request_of(("Origin", origin), method="POST", path="/refresh")
 
-    assert verdict(request) == "403 foreign_origin"
+    assert rejection_of(request) == "403 foreign_origin"
 
 
-def test_a_post_that_a_browser_calls_cross_site_is_refused() -> None:
+def test_a_cross_site_post_is_rejected() -> None:
     """Even where the browser leaves Origin out."""
-    request = asked(("Sec-Fetch-Site", "cross-site"), method="POST", path="/refresh")
+    request = request_of(("Sec-Fetch-Site", "cross-site"), method="POST", path="/refresh")
 
-    assert verdict(request) == "403 foreign_origin"
+    assert rejection_of(request) == "403 foreign_origin"
 
 
 @pytest.mark.parametrize(
     "pairs",
     [
         (),
-        (("Origin", f"http://{HERE}"),),
-        (("Origin", f"http://{HERE}"), ("Sec-Fetch-Site", "same-origin")),
+        (("Origin", f"http://{ADDRESS}"),),
+        (("Origin", f"http://{ADDRESS}"), ("Sec-Fetch-Site", "same-origin")),
     ],
 )
-def test_a_post_of_our_own_page_or_of_a_program_is_served(
+def test_a_post_of_the_status_page_or_a_program_is_served(
     pairs: tuple[tuple[str, str], ...],
 ) -> None:
-    """Programs send no Origin, and the page's own is ours."""
-    assert verdict(asked(*pairs, method="POST", path="/refresh")) is None
+    """Programs send no Origin."""
+    assert rejection_of(request_of(*pairs, method="POST", path="/refresh")) is None
 
 
 @pytest.mark.parametrize("listen_host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_on_loopback_no_key_is_needed(listen_host: str) -> None:
-    """Only this machine can ask there."""
-    assert verdict(asked(), listen_host) is None
+    """Only this machine can connect there."""
+    assert rejection_of(request_of(), listen_host) is None
 
 
 @pytest.mark.parametrize("listen_host", ["0.0.0.0", "::", "192.0.2.1", "gateway.lan"])
-def test_elsewhere_a_key_is_needed_from_this_machine_too(listen_host: str) -> None:
-    """What the listener is open to decides, not who happens to ask."""
-    assert verdict(asked(), listen_host) == "401 invalid_api_key"
+def test_off_loopback_a_key_is_needed(listen_host: str) -> None:
+    """Also for a request from this machine: the listener's address decides."""
+    assert rejection_of(request_of(), listen_host) == "401 invalid_api_key"
 
 
 def test_localhost_counts_as_loopback_only_if_it_is() -> None:
-    """A machine whose `localhost` is another address is open there."""
-    request = asked(host="192.0.2.1:11436", here="192.0.2.1")
+    """/etc/hosts may name another address."""
+    request = request_of(host="192.0.2.1:11436", local_address="192.0.2.1")
 
-    assert verdict(request, "localhost") == "401 invalid_api_key"
+    assert rejection_of(request, "localhost") == "401 invalid_api_key"
 
 
 @pytest.mark.parametrize(
@@ -203,32 +206,31 @@ def test_localhost_counts_as_loopback_only_if_it_is() -> None:
         ("Authorization", "Basic b3duZXI6b3duZXI="),
     ],
 )
-def test_a_key_of_scope_admin_opens_it(pair: tuple[str, str]) -> None:
-    """In every way that a key can be presented in a header."""
-    assert verdict(asked(pair), "0.0.0.0") is None
+def test_a_key_of_scope_admin_is_accepted(pair: tuple[str, str]) -> None:
+    """In every header that can carry a key."""
+    assert rejection_of(request_of(pair), "0.0.0.0") is None
 
 
-def test_any_other_key_does_not() -> None:
-    """A caller's key is valid, and says nothing here."""
-    request = asked(("Authorization", "Bearer caller"))
+def test_a_key_without_scope_admin_is_rejected() -> None:
+    request = request_of(("Authorization", "Bearer client"))
 
-    assert verdict(request, "0.0.0.0") == "403 scope_not_allowed"
+    assert rejection_of(request, "0.0.0.0") == "403 scope_not_allowed"
 
 
-def test_a_401_challenges_for_programs_and_for_browsers() -> None:
-    """A browser asks for name and key only when Basic is among the challenges."""
+def test_a_401_has_a_challenge_for_programs_and_one_for_browsers() -> None:
+    """A browser asks for a password only if Basic is among the challenges."""
     counted: list[str] = []
-    refusal = a_guard("0.0.0.0", counted=counted).refusal(asked())
+    rejection = guard_of("0.0.0.0", counted=counted).check(request_of())
 
-    assert refusal is not None
-    schemes = [value.split()[0] for name, value in refusal.headers if name == "WWW-Authenticate"]
+    assert rejection is not None
+    schemes = [value.split()[0] for name, value in rejection.headers if name == "WWW-Authenticate"]
     assert schemes == ["Bearer", "Basic"]
-    assert "--scope admin" in refusal.message
+    assert "--scope admin" in rejection.message
     assert counted == ["missing"]
 
 
-def test_too_many_failures_are_answered_with_429_and_still_counted_by_reason() -> None:
-    """And they never keep a valid key out."""
+def test_too_many_failures_are_429_and_counted_by_reason() -> None:
+    """A valid key is accepted all the same."""
     counted: list[str] = []
     authenticator = Authenticator(Keys(), Failures(1), now=lambda: datetime.now(UTC))
     guard = AdminGuard(
@@ -237,33 +239,34 @@ def test_too_many_failures_are_answered_with_429_and_still_counted_by_reason() -
         authenticator=authenticator,
         auth_failed=counted.append,
     )
-    wrong = asked(("x-api-key", "wrong"))
-    first, second = guard.refusal(wrong), guard.refusal(wrong)
+    wrong = request_of(("x-api-key", "wrong"))
+    first, second = guard.check(wrong), guard.check(wrong)
 
     assert first is not None
     assert second is not None
     assert (first.status, second.status) == (401, 429)
     assert "Retry-After" in dict(second.headers)
     assert counted == ["unknown", "unknown"]
-    assert guard.refusal(asked(("x-api-key", "owner"))) is None
+    assert guard.check(request_of(("x-api-key", "owner"))) is None
 
 
 @pytest.mark.parametrize("host", [None, "anything", "gateway:9999"])
-def test_health_asked_from_this_machine_needs_neither_name_nor_key(host: str | None) -> None:
-    """It is what a container's health check calls, by whatever name."""
-    request = asked(path="/healthz", host=host)
+def test_a_health_check_from_this_machine_needs_neither_host_nor_key(host: str | None) -> None:
+    """It may be a container's, with any name."""
+    request = request_of(path="/healthz", host=host)
 
-    assert verdict(request, "0.0.0.0") is None
-
-
-def test_health_asked_from_elsewhere_needs_both() -> None:
-    """Only what comes from loopback is a health check of this machine."""
-    request = asked(path="/healthz", peer="192.0.2.9", here="192.0.2.1", host="192.0.2.1:11436")
-
-    assert verdict(request, "0.0.0.0") == "401 invalid_api_key"
+    assert rejection_of(request, "0.0.0.0") is None
 
 
-def test_nothing_else_is_as_open_as_health() -> None:
-    """Readiness names the address of Ollama, and a POST does something."""
-    assert verdict(asked(path="/readyz", host="anything")) == "403 unknown_host"
-    assert verdict(asked(path="/healthz", method="POST", host="x")) == "403 unknown_host"
+def test_a_health_check_from_elsewhere_needs_both() -> None:
+    request = request_of(
+        path="/healthz", peer="192.0.2.9", local_address="192.0.2.1", host="192.0.2.1:11436"
+    )
+
+    assert rejection_of(request, "0.0.0.0") == "401 invalid_api_key"
+
+
+def test_only_a_get_of_health_is_exempt() -> None:
+    """Readiness names the address of Ollama."""
+    assert rejection_of(request_of(path="/readyz", host="anything")) == "403 unknown_host"
+    assert rejection_of(request_of(path="/healthz", method="POST", host="x")) == "403 unknown_host"

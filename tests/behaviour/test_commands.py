@@ -181,7 +181,7 @@ async def test_serve_starts_without_ollama_and_recovers_by_itself(home: Home) ->
             await process.until(lambda: process.ready().status_code == 200)
             told = await ask(process.port, OPENAI.path, OPENAI.body(), headers={"x-api-key": key})
 
-    assert (before.status_code, "Ollama does not answer" in before.text) == (503, True)
+    assert (before.status_code, "Ollama does not respond" in before.text) == (503, True)
     assert (refused.status, refused.json()["error"]["code"]) == (502, "upstream_unreachable")
     assert told.status == 200
     assert [line["event"] for line in process.log("upstream.up")] == ["upstream.up"]

@@ -175,5 +175,5 @@ def _logged(process: Process, *outcomes: str) -> None:
 
 
 def _waiting(process: Process) -> int:
-    queue = httpx.get(f"{process.admin_url}/status.json").json()["queue"]
-    return int(queue["queued"])
+    scheduler = httpx.get(f"{process.admin_url}/status.json").json()["scheduler"]
+    return int(scheduler["queued"])

@@ -405,19 +405,19 @@ async def test_the_owner_is_told_what_to_do(version: str, tmp_path: Path) -> Non
         async with httpx.AsyncClient(base_url=house.gateway.admin_url) as client:
             status = (await client.get("/status.json")).json()
             metrics = (await client.get("/metrics")).text
-            page = (await client.get("/status")).text
     models = {model["name"]: model for model in status["models"]}
-    chats, embeds = models[MODEL], models[f"{EMBEDDER}:latest"]
+    chats = models[MODEL]["context"]
+    embeds = models[f"{EMBEDDER}:latest"]["context"]
 
     series = 'gateway_prompts_truncated_total{key="tester",model="llama3.2:1b"} 2.0'
     assert series in metrics
-    assert (chats["context"], chats["context_longest"]) == (4096, 131_072)
-    assert (chats["prompts_cut"], embeds["prompts_cut"]) == (2, 1)
+    assert (chats["window"], chats["max_window"]) == (4096, 131_072)
+    assert (chats["prompts_truncated"], embeds["prompts_truncated"]) == (2, 1)
     # The next size that holds 18,000 bytes at 3 for a token, and the answer.
     assert "PARAMETER num_ctx 8192" in chats["remedy"]
-    assert "can read no more than that" in embeds["remedy"]
-    assert "2 prompts cut" in page
-    assert [problem["do"] for problem in status["problems"]] == [chats["remedy"], embeds["remedy"]]
+    assert "supports no larger context" in embeds["remedy"]
+    remedies = [problem["remedy"] for problem in status["problems"]]
+    assert remedies == [chats["remedy"], embeds["remedy"]]
 
 
 async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from gateway.auth.principal import Scope
 from gateway.cli import main
 from gateway.cli.admin_client import AdminFailed, read_key
 from gateway.simulator import SimulatedModel, Simulator
-from tests.admin.snapshots import figures
+from tests.admin.fakes import model_stats
 from tests.harness import Running, running
 
 CHAT = {"model": "llama3.2:1b", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Output:
     code: int
     out: str
     err: str
@@ -36,7 +36,7 @@ class Command:
 
     config: Path
 
-    async def __call__(self, *arguments: str, stdin: bytes = b"") -> Said:
+    async def __call__(self, *arguments: str, stdin: bytes = b"") -> Output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", "import sys; from gateway.cli import main; sys.exit(main())"),
             *("models", "--config", str(self.config), *arguments),
@@ -45,7 +45,7 @@ class Command:
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await process.communicate(stdin)
-        return Said(process.returncode or 0, out.decode(), err.decode())
+        return Output(process.returncode or 0, out.decode(), err.decode())
 
 
 def command_for(folder: Path, admin: str) -> Command:
@@ -61,16 +61,16 @@ async def models(gateway: Running, tmp_path: Path) -> Command:
 
 
 @asynccontextmanager
-async def answering(reply: bytes) -> AsyncIterator[str]:
-    """Something that answers every connection with the same bytes."""
+async def server_with(reply: bytes) -> AsyncIterator[str]:
+    """A server that sends every client the same bytes."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(reply)
         writer.close()
         await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
     async with server:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -81,32 +81,32 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-async def test_the_table_has_a_line_for_each_model(models: Command) -> None:
-    """With its size, where it is, its timeouts and why; how fresh it is goes to stderr."""
-    said = await models()
-    headings, *lines = said.out.splitlines()
+async def test_each_model_has_a_line(models: Command) -> None:
+    """The age of the list goes to stderr."""
+    output = await models()
+    headings, *lines = output.out.splitlines()
 
-    assert said.code == 0
+    assert output.code == 0
     assert headings.split("  ")[0] == "MODEL"
     why = "timeouts.ceiling: heartbeats keep the caller waiting; first byte: 1.2B parameters"
     assert f"llama3.2:1b 1.2B 1.3 GB no - - 30 min 60 s 1 - {why}" in {
         " ".join(line.split()) for line in lines
     }
-    assert said.err.startswith(f"{len(lines)} models, as Ollama listed them ")
-    assert said.err.count("\n") == 1
+    assert output.err.startswith(f"{len(lines)} models, as Ollama listed them ")
+    assert output.err.count("\n") == 1
 
 
-async def test_prompts_that_were_cut_come_with_a_remedy(gateway: Running, models: Command) -> None:
+async def test_truncated_prompts_come_with_a_remedy(gateway: Running, models: Command) -> None:
     """On stderr, below the table: what to type on Ollama's machine."""
     messages = [{"role": "user", "content": "water " * 3000}]
     async with httpx.AsyncClient(base_url=gateway.url, headers=gateway.bearer) as client:
         await client.post("/v1/chat/completions", json={**CHAT, "messages": messages})
-    said = await models()
-    (line,) = said.err.splitlines()[1:]
+    output = await models()
+    (line,) = output.err.splitlines()[1:]
 
-    assert line.startswith("llama3.2:1b: 1 prompt cut and 0 refused for want of context. ")
+    assert line.startswith("llama3.2:1b: 1 prompt truncated and 0 rejected because ")
     assert "`ollama create llama3.2:1b-8k -f Modelfile`" in line
-    assert re.search(r"^llama3\.2:1b .* 1  +4,096 ", said.out, re.MULTILINE)
+    assert re.search(r"^llama3\.2:1b .* 1  +4,096 ", output.out, re.MULTILINE)
 
 
 async def test_refresh_shows_what_was_pulled_a_moment_ago(sim: Simulator, models: Command) -> None:
@@ -120,57 +120,56 @@ async def test_refresh_shows_what_was_pulled_a_moment_ago(sim: Simulator, models
     assert "listed them 0 s ago" in after.err
 
 
-async def test_refresh_fails_if_ollama_does_not_answer(sim: Simulator, models: Command) -> None:
-    """The last list is shown all the same."""
+async def test_refresh_fails_if_ollama_does_not_respond(sim: Simulator, models: Command) -> None:
+    """The last list is shown anyway."""
     await sim.stop()
-    said = await models("--refresh")
+    output = await models("--refresh")
 
-    assert said.code == 1
-    assert "llama3.2:1b" in said.out
-    assert f"It does not answer at {sim.url} now." in said.err
-    assert f"ollama-gateway: Ollama does not answer at {sim.url}" in said.err
-
-
-async def test_json_is_for_programs(models: Command) -> None:
-    """All that is known of each model, and of the list."""
-    said = await models("--json")
-    told = json.loads(said.out)
-
-    assert (said.code, said.err) == (0, "")
-    assert told["ollama"]["up"] is True
-    small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
-    assert (small["total_timeout"], small["max_active"]) == (1800, 1)
-    assert (small["resident"], small["loaded_for_sure"]) == (False, False)
-    assert small["statistics"] is None
-    assert small["why"]["first_byte_timeout"] == "1.2B parameters"
+    assert output.code == 1
+    assert "llama3.2:1b" in output.out
+    assert f"It does not respond at {sim.url} now." in output.err
+    assert f"ollama-gateway: Ollama does not respond at {sim.url}" in output.err
 
 
-async def test_what_calls_showed_is_told(gateway: Running, models: Command) -> None:
-    """That a model is loaded, how long that took, how fast it is."""
-    gateway.gateway.learning.statistics.restore({"llama3.2:1b": figures()})
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as caller:
-        answer = await caller.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
+async def test_json_has_every_field_of_the_models(models: Command) -> None:
+    output = await models("--json")
+    content = json.loads(output.out)
+
+    assert (output.code, output.err) == (0, "")
+    assert content["ollama"]["up"] is True
+    small = next(model for model in content["models"] if model["name"] == "llama3.2:1b")
+    assert (small["timeouts"]["total"]["seconds"], small["max_active"]) == (1800, 1)
+    assert (small["resident"], small["loaded"]) == (False, False)
+    assert small["statistics"]["service"]["count"] == 0
+    assert small["timeouts"]["first_byte"]["reason"] == "1.2B parameters"
+
+
+async def test_statistics_of_earlier_requests_are_shown(gateway: Running, models: Command) -> None:
+    """Whether the model is loaded, its load time, its speed."""
+    gateway.gateway.learning.statistics.restore({"llama3.2:1b": model_stats()})
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        response = await client.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
     await gateway.finished()
-    told = json.loads((await models("--json")).out)
-    small = next(model for model in told["models"] if model["name"] == "llama3.2:1b")
+    content = json.loads((await models("--json")).out)
+    small = next(model for model in content["models"] if model["name"] == "llama3.2:1b")
     line = next(line for line in (await models()).out.splitlines() if "llama3.2:1b" in line)
 
-    assert answer.status_code == 200
-    assert (small["resident"], small["loaded_for_sure"]) == (True, True)
-    assert small["statistics"]["service"]["count"] == figures().service.count + 1
+    assert response.status_code == 200
+    assert (small["resident"], small["loaded"]) == (True, True)
+    assert small["statistics"]["service"]["count"] == model_stats().service.count + 1
     assert re.split(r" {2,}", line)[3:6] == ["yes", "8.0 s", "48"]
 
 
 async def test_without_a_gateway_one_line_says_what_to_do(tmp_path: Path) -> None:
-    """Which address was tried, which setting says so, which command starts one."""
+    """The address, the setting it comes from, the command that starts a gateway."""
     port = free_port()
-    said = await command_for(tmp_path, f"127.0.0.1:{port}")()
+    output = await command_for(tmp_path, f"127.0.0.1:{port}")()
 
-    assert (said.code, said.out) == (1, "")
-    assert said.err.count("\n") == 1
+    assert (output.code, output.out) == (1, "")
+    assert output.err.count("\n") == 1
     place = f"127.0.0.1:{port} (listen.admin, file {tmp_path / 'gateway.toml'})"
-    assert f"no gateway answers at {place}: connection refused" in said.err
-    assert f"ollama-gateway serve --config {tmp_path / 'gateway.toml'}" in said.err
+    assert f"no gateway responds at {place}: connection refused" in output.err
+    assert f"ollama-gateway serve --config {tmp_path / 'gateway.toml'}" in output.err
 
 
 @pytest.mark.parametrize(
@@ -183,33 +182,31 @@ async def test_without_a_gateway_one_line_says_what_to_do(tmp_path: Path) -> Non
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
     ],
 )
-async def test_whatever_else_answers_there_is_told_from_a_gateway(
-    tmp_path: Path, reply: bytes
-) -> None:
+async def test_another_server_is_content_from_a_gateway(tmp_path: Path, reply: bytes) -> None:
     """Another program may have the port."""
-    async with answering(reply) as address:
-        said = await command_for(tmp_path, address)()
+    async with server_with(reply) as address:
+        output = await command_for(tmp_path, address)()
 
-    assert (said.code, said.out) == (1, "")
-    assert f"what answers at {address} " in said.err
-    assert "is not the admin listener" in said.err
+    assert (output.code, output.out) == (1, "")
+    assert f"the server at {address} " in output.err
+    assert "is not the admin listener" in output.err
 
 
-async def test_a_failure_of_the_gateway_is_told_in_its_words(tmp_path: Path) -> None:
-    """And cannot command the terminal."""
+async def test_an_error_of_the_gateway_is_shown(tmp_path: Path) -> None:
+    """Without its control characters."""
     body = b'{"error":{"message":"The page \\u001b[2J failed.","code":"internal_error"}}'
     head = b"HTTP/1.1 500 No\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with answering(head + body) as address:
-        said = await command_for(tmp_path, address)()
+    async with server_with(head + body) as address:
+        output = await command_for(tmp_path, address)()
 
-    assert said.code == 1
-    assert "The page ?[2J failed." in said.err
+    assert output.code == 1
+    assert "The page ?[2J failed." in output.err
 
 
-async def test_an_open_listener_wants_a_key_from_a_file_or_stdin(
+async def test_off_loopback_a_key_comes_from_a_file_or_stdin(
     sim: Simulator, tmp_path: Path
 ) -> None:
-    """The refusal names the option, and 0.0.0.0 is asked on loopback."""
+    """The error names the option. 0.0.0.0 is reached on loopback."""
     async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
         await gateway.gateway.catalog.refresh()
         secret = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
@@ -229,8 +226,8 @@ async def test_an_open_listener_wants_a_key_from_a_file_or_stdin(
     assert secret not in by_file.out + by_file.err + without.err
 
 
-def test_port_0_is_known_to_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A gateway that takes any free port cannot be found by its settings."""
+def test_port_0_cannot_be_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings do not say which port the system chose."""
     code = main(["models", "--config", str(command_for(tmp_path, "127.0.0.1:0").config)])
 
     assert code == 1
@@ -238,9 +235,7 @@ def test_port_0_is_known_to_nobody(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("content", [b"", b"two keys", b"ogw_short\nogw_other", b"\xff\xfe\x00"])
-def test_a_file_that_holds_no_key_is_refused_without_repeating_it(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_a_file_without_a_key_is_rejected_and_not_repeated(tmp_path: Path, content: bytes) -> None:
     """It may hold another secret."""
     file = tmp_path / "key"
     file.write_bytes(content)
@@ -250,7 +245,6 @@ def test_a_file_that_holds_no_key_is_refused_without_repeating_it(
     assert str(caught.value) == f"--key-file: {file} must hold one key and nothing else"
 
 
-def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
-    """With the reason."""
+def test_a_missing_key_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AdminFailed, match="no such file"):
         read_key(str(tmp_path / "nothing"))

@@ -5,120 +5,181 @@ from typing import Any
 
 import pytest
 
+from gateway.admin.status import (
+    ContextStatus,
+    ModelStatus,
+    ModelTimeouts,
+    OllamaStatus,
+    Timeout,
+)
 from gateway.cli.models import (
-    Estimate,
-    Model,
-    Ollama,
-    Statistics,
-    Why,
+    format_duration,
+    format_limit,
+    format_rate,
+    format_size,
     freshness,
     remedies,
     table,
 )
+from gateway.estimate import Estimate
+from gateway.models.statistics import ModelStats
+
+SIZE = "1.2B parameters"
 
 
-def cells_of(**known: Any) -> list[str]:
+def model(name: str = "small:1b", **fields: Any) -> ModelStatus:
+    return ModelStatus(name=name, listed=True, **fields)
+
+
+def timeouts(total: Timeout, first_byte: Timeout) -> ModelTimeouts:
+    return ModelTimeouts(total=total, first_byte=first_byte, idle=total, stream_total=total)
+
+
+def cells(**fields: Any) -> list[str]:
     """The line of one model, cell by cell."""
-    _, line = table([Model(name="small:1b", listed=True, **known)]).splitlines()
+    _, line = table([model(**fields)]).splitlines()
     return re.split(r" {2,}", line)
 
 
 @pytest.mark.parametrize(
-    ("known", "said"),
+    ("fields", "word"),
     [
         ({}, "no"),
         ({"resident": True}, "loading"),
-        ({"resident": True, "loaded_for_sure": True}, "yes"),
+        ({"resident": True, "loaded": True}, "yes"),
         ({"cloud": True}, "-"),
     ],
 )
-def test_whether_a_model_is_loaded_is_one_word(known: dict[str, bool], said: str) -> None:
-    """A model that has not answered yet may still be loading."""
-    assert cells_of(**known)[3] == said
+def test_a_model_is_loaded_loading_or_neither(fields: dict[str, bool], word: str) -> None:
+    """A model that has not responded yet may still be loading."""
+    assert cells(**fields)[3] == word
 
 
-def test_what_was_learned_stands_in_its_line() -> None:
-    """Seconds of a load, tokens per second; a dash for what nobody knows."""
-    both = Statistics(load=Estimate(8.04), generation_rate=Estimate(47.6))
+def test_statistics_are_shown_or_dashes() -> None:
+    """Seconds of a load, tokens per second."""
+    load, rate = Estimate(8.04, count=1), Estimate(47.6, count=1)
+    both = ModelStats(load=load, generation_rate=rate)
 
-    assert cells_of(statistics=both)[4:6] == ["8.0 s", "48"]
-    assert cells_of(statistics=Statistics(load=Estimate(0.4)))[4:6] == ["400 ms", "-"]
-    assert cells_of(statistics=None)[4:6] == ["-", "-"]
-
-
-def test_every_timeout_stands_with_its_reason() -> None:
-    """A reason that holds for both is said once."""
-    same = Why(total_timeout="1.2B parameters", first_byte_timeout="1.2B parameters")
-    own = Why(total_timeout="1.2B parameters", first_byte_timeout="timeouts.first_byte_timeout")
-    times = {"total_timeout": 600.0, "first_byte_timeout": 73.418, "max_active": 2}
-
-    assert cells_of(**times, why=same)[6:] == ["10 min", "73.42 s", "2", "-", "1.2B parameters"]
-    assert cells_of(**times, why=own)[-1] == (
-        "1.2B parameters; first byte: timeouts.first_byte_timeout"
-    )
+    assert cells(statistics=both)[4:6] == ["8.0 s", "48"]
+    assert cells(statistics=ModelStats(load=Estimate(0.4, count=1)))[4:6] == ["400 ms", "-"]
+    assert cells()[4:6] == ["-", "-"]
 
 
-def test_names_cannot_command_the_terminal() -> None:
-    """A model's name is whatever Ollama says it is."""
-    why = Why(total_timeout="match = \x1b[2J")
-    model = Model(name="evil\x1b[2J\n:x", listed=True, total_timeout=60.0, why=why)
-    shown = table([model])
+def test_timeouts_are_shown_with_their_reason() -> None:
+    """A reason for both is shown once."""
+    total = Timeout(600.0, SIZE)
+    same = timeouts(total, Timeout(73.418, SIZE))
+    other = timeouts(total, Timeout(73.418, "timeouts.first_byte_timeout"))
+
+    assert cells(timeouts=same, max_active=2)[6:] == ["10 min", "73.42 s", "2", "-", SIZE]
+    assert cells(timeouts=other)[-1] == f"{SIZE}; first byte: timeouts.first_byte_timeout"
+
+
+def test_a_models_name_cannot_command_the_terminal() -> None:
+    """It is whatever Ollama says it is."""
+    limit = Timeout(60.0, "match = \x1b[2J")
+    shown = table([model("evil\x1b[2J\n:x", timeouts=timeouts(limit, limit))])
 
     assert shown.splitlines()[1].startswith("evil[2J:x ")
     assert "\x1b" not in shown
 
 
-def test_what_runs_on_ollama_com_says_so() -> None:
+def test_a_cloud_model_has_no_size() -> None:
     """Its size on disk says nothing about it."""
-    model = Model(name="big:cloud", listed=True, size_bytes=384, cloud=True)
-    _, line = table([model]).splitlines()
+    _, line = table([model("big:cloud", size_bytes=384, cloud=True)]).splitlines()
 
     assert line.split()[:3] == ["big:cloud", "-", "cloud"]
 
 
+def ollama(**fields: Any) -> OllamaStatus:
+    known: dict[str, Any] = {"url": "u", "up": True, "error": None, "stale": False}
+    memory: dict[str, Any] = {"resident": [], "max_loaded": None, "coresident": []}
+    return OllamaStatus(**{**known, **memory, **fields})
+
+
 @pytest.mark.parametrize(
-    ("ollama", "count", "said"),
+    ("status", "text"),
     [
         (
-            Ollama(url="u", up=False, list_age=None, stale=True, error="Connection refused."),
-            0,
-            "There is no list: Connection refused.",
+            ollama(up=False, model_count=None, list_age=None, error="Connection refused."),
+            "There is no model list: Connection refused.",
+        ),
+        (ollama(model_count=1, list_age=12.4), "1 model, as Ollama listed them 12 s ago."),
+        (
+            ollama(model_count=2, up=False, list_age=90.0, stale=True),
+            "2 models, as Ollama listed them 90 s ago. It does not respond at u now.",
         ),
         (
-            Ollama(url="u", up=True, list_age=12.4, stale=False),
-            1,
-            "1 model, as Ollama listed them 12 s ago.",
-        ),
-        (
-            Ollama(url="u", up=False, list_age=90.0, stale=True),
-            2,
-            "2 models, as Ollama listed them 90 s ago. It does not answer at u now.",
-        ),
-        (
-            Ollama(url="u", up=True, list_age=0.0, stale=False),
-            0,
+            ollama(model_count=0, list_age=0.0),
             (
-                "0 models, as Ollama listed them 0 s ago. On its machine, "
-                "`ollama pull llama3.2:1b` adds one."
+                "0 models, as Ollama listed them 0 s ago. To add one, run "
+                "`ollama pull llama3.2:1b` on its machine."
             ),
         ),
     ],
 )
-def test_freshness_is_said_as_it_is(ollama: Ollama, count: int, said: str) -> None:
-    """Since when it is known, and whether it may have changed."""
-    assert freshness(ollama, count) == said
+def test_the_list_has_an_age(status: OllamaStatus, text: str) -> None:
+    assert freshness(status) == text
 
 
-def test_a_context_stands_in_its_line() -> None:
-    """In tokens; a dash for a model that was not loaded since the gateway knows of it."""
-    assert cells_of(context=131_072)[9] == "131,072"
-    assert cells_of()[9] == "-"
+def test_a_context_is_shown_or_a_dash() -> None:
+    """In tokens; unknown before the model was loaded."""
+    assert cells(context=ContextStatus(window=131_072))[9] == "131,072"
+    assert cells()[9] == "-"
 
 
-def test_a_remedy_is_a_line_of_its_own() -> None:
-    """For the models alone whose prompts were too long."""
-    model = Model(name="small:1b", listed=True, prompts_cut=12, remedy="Do this.")
+def test_a_remedy_has_its_own_line() -> None:
+    """Only for the models with prompts that were too long."""
+    context = ContextStatus(prompts_truncated=12, remedy="Do this.")
 
-    assert remedies([model, Model(name="other", listed=True)]) == [
-        "small:1b: 12 prompts cut and 0 refused for want of context. Do this."
+    assert remedies([model(context=context), model("other")]) == [
+        "small:1b: 12 prompts truncated and 0 rejected because the context is too small. Do this."
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1.0 kB"),
+        (274_302_450, "274 MB"),
+        (4_683_087_561, "4.7 GB"),
+        (42_520_413_916, "43 GB"),
+        (1_400_000_000_000, "1.4 TB"),
+    ],
+)
+def test_a_size_is_formatted_like_ollama_does(size: int | None, text: str) -> None:
+    """In powers of a thousand, with a decimal only below ten."""
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.5, "0.5 s"),
+        (73.4182, "73.42 s"),
+        (90.0, "90 s"),
+        (120.0, "120 s"),
+        (300.0, "5 min"),
+        (301.0, "301 s"),
+    ],
+)
+def test_a_limit_is_exact(seconds: float, text: str) -> None:
+    assert format_limit(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 ms"), (0.0404, "40 ms"), (1.24, "1.2 s"), (95.2, "95 s"), (1_800.0, "1,800 s")],
+)
+def test_a_duration_has_about_two_digits(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.04, "0.0"), (4.76, "4.8"), (48.4, "48"), (1_200.0, "1,200")]
+)
+def test_a_rate_has_about_two_digits(rate: float, text: str) -> None:
+    assert format_rate(rate) == text

@@ -1,4 +1,4 @@
-"""How a gateway may stand, for tests of what is told about it."""
+"""The inputs of a status, for tests of what it says."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.admin.snapshot import Keys, Ollama, Standing
-from gateway.auth.keys import Key
+from gateway.admin.builder import StatusInputs
 from gateway.estimate import Estimate
 from gateway.models.list_cache import CachedList
 from gateway.models.listing import Listing, parse_listing
@@ -24,17 +23,39 @@ from tests.auth.fakes import NOW, a_key
 from tests.models.fakes import tags_of
 
 URL = "http://127.0.0.1:11434"
+MODEL = "llama3.1:8b"
+
+
+def status_inputs(**changes: Any) -> StatusInputs:
+    """A healthy gateway with one model and one key, unless ``changes`` say otherwise."""
+    healthy = StatusInputs(
+        now=NOW,
+        started_at=NOW - timedelta(hours=2),
+        version="1.2.3",
+        draining=False,
+        ollama_url=URL,
+        upstream_up=True,
+        model_list=cached_list(MODEL),
+        scheduler=scheduler_snapshot(),
+        keys=(a_key("laptop"),),
+        key_file_error=None,
+        policy=request_policy(),
+        residency=Residency(),
+        statistics={},
+        recent=recent(),
+    )
+    return replace(healthy, **changes)
 
 
 def listing(*names: str) -> Listing:
     return parse_listing(tags_of(*names), fetched_at=0.0)
 
 
-def served(*names: str, age: float = 12.0, stale: bool = False) -> CachedList:
+def cached_list(*names: str, age: float = 12.0, stale: bool = False) -> CachedList:
     return CachedList(listing(*names), age, stale)
 
 
-def terms(*overrides: ModelOverride, total_timeout: float | None = None) -> RequestPolicy:
+def request_policy(*overrides: ModelOverride, total_timeout: float | None = None) -> RequestPolicy:
     timeouts = TimeoutSettings(
         queue_timeout=300.0,
         connect_timeout=5.0,
@@ -50,8 +71,8 @@ def terms(*overrides: ModelOverride, total_timeout: float | None = None) -> Requ
     )
 
 
-def queue(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
-    """``active`` and ``queued`` are by model; all who wait have the same key."""
+def scheduler_snapshot(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
+    """``active`` and ``queued`` are by model; all queued requests have the same key."""
     queued = counts.get("queued", {})
     return Snapshot(
         max_active=1,
@@ -61,59 +82,38 @@ def queue(*, max_queued: int = 64, **counts: dict[str, int]) -> Snapshot:
     )
 
 
-def figures(
+def model_stats(
     *, load: float = 8.0, first_byte: float = 0.5, service: float = 6.0, count: int = 9
 ) -> ModelStats:
-    """Of a model that was called ``count`` times, always with the same times but for a tenth."""
+    """Statistics over ``count`` requests, with a deviation of a tenth."""
 
-    def seen(mean: float) -> Estimate:
+    def estimate(mean: float) -> Estimate:
         return Estimate(mean, mean / 10, count)
 
     return ModelStats(
-        load=seen(load),
-        first_byte=seen(first_byte),
-        service=seen(service),
-        generation_rate=seen(48.0),
+        load=estimate(load),
+        first_byte=estimate(first_byte),
+        service=estimate(service),
+        generation_rate=estimate(48.0),
     )
 
 
-def memory(*confirmed: str, loading: Collection[str] = ()) -> Residency:
-    """These are loaded, and those may be, or will be."""
-    return Residency(resident=frozenset({*confirmed, *loading}), confirmed=frozenset(confirmed))
+def residency(*loaded: str, loading: Collection[str] = ()) -> Residency:
+    """Models that are known to be loaded, and others that are being loaded."""
+    return Residency(resident=frozenset({*loaded, *loading}), confirmed=frozenset(loaded))
 
 
-def a_standing(**changes: Any) -> Standing:
-    """All is well, with one model and one key, unless ``changes`` say otherwise."""
-    well = Standing(
-        now=NOW,
-        started_at=NOW - timedelta(hours=2),
-        version="1.2.3",
-        draining=False,
-        ollama=Ollama(url=URL, up=True, served=served("llama3.1:8b")),
-        queue=queue(),
-        queue_text="<Admission 0/1 active, 0/64 queued>",
-        keys=the_keys(a_key("laptop")),
-        terms=terms(),
-        residency_tracker=Residency(),
-        statistics={},
-        recent=recent(),
-    )
-    return replace(well, **changes)
-
-
-def the_keys(*keys: Key, broken: str | None = None) -> Keys:
-    return Keys(all=keys, broken=broken)
-
-
-def recent(*facts: FinishedRequest, at: datetime = NOW) -> dict[str, Any]:
+def recent(*requests: FinishedRequest, at: datetime = NOW) -> dict[str, Any]:
+    """The snapshot of these requests, which all ended at the same moment."""
     sink = Recent(wall_clock=at.timestamp)
-    for each in facts:
-        sink.observe(each)
+    for request in requests:
+        sink.observe(request)
     return sink.snapshot()
 
 
-def failed(error: str, **changes: Any) -> FinishedRequest:
-    facts = FinishedRequest(
+def failed_request(error: str = "", **changes: Any) -> FinishedRequest:
+    """A request that Ollama did not complete, unless ``changes`` say otherwise."""
+    request = FinishedRequest(
         request_id="req_1",
         method="POST",
         route="/v1/chat/completions",
@@ -125,6 +125,6 @@ def failed(error: str, **changes: Any) -> FinishedRequest:
         bytes_out=0,
         error=error,
         key="laptop",
-        model="llama3.1:8b",
+        model=MODEL,
     )
-    return msgspec.structs.replace(facts, **changes)
+    return msgspec.structs.replace(request, **changes)
