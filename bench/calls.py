@@ -212,6 +212,7 @@ async def _exchange(port: int, request: bytes, times: int) -> None:
                 await reader.readuntil(b"\r\n0\r\n\r\n")
     finally:
         writer.close()
+        await writer.wait_closed()
 
 
 def report(found: dict[str, Calls], functions: int) -> str:
