@@ -183,12 +183,12 @@ class _OtherThread:
             ),
         )
         self._simulator = Simulator(models, time_scale=1.0)
-        await self._simulator.start()
+        await self._simulator.__aenter__()
         return self._simulator.url
 
     async def stop_simulator(self) -> None:
         if self._simulator is not None:
-            await self._simulator.stop()
+            await self._simulator.__aexit__(None, None, None)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
