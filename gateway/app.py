@@ -26,11 +26,7 @@ from gateway.public.inference import BodyLimits, Inference
 from gateway.public.keepalive import KeepAlive
 from gateway.public.memory import MemoryBudget
 from gateway.public.writer import Pace
-from gateway.request_policy import (
-    integrity_policy_from,
-    keep_alive_settings_from,
-    request_policy_from,
-)
+from gateway.request_policy import keep_alive_settings_from
 from gateway.scheduler import Limits, Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -137,10 +133,10 @@ def build(
     pipeline = Pipeline(
         queue=scheduler,
         upstream=upstream,
-        terms=request_policy_from(settings),
+        settings=settings,
         statistics=learning.statistics,
         guard=TruncationGuard(
-            integrity_policy_from(settings),
+            settings.integrity,
             contexts=learning.contexts,
             statistics=learning.statistics,
             ps=partial(catalog.ps, within=0.0),

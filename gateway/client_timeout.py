@@ -4,7 +4,6 @@ All times are seconds. Tunnels and proxies cut an answer that sends no byte of i
 long, and callers give up: each byte starts both of these clocks anew.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -13,39 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-_SHORTEST: Final = 1.0
-_LONGEST: Final = 86_400.0
-_PLAIN: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
-
-
-class ClientTimeout(Struct, frozen=True):
-    """What a caller says he will wait; ``renewed``: for each byte, not for the whole answer."""
-
-    seconds: float
-    renewed: bool
-
-
-def declared_client_timeout(headers: Mapping[str, str]) -> ClientTimeout | None:
-    """How long the caller says he will wait, or None.
-
-    The OpenAI SDKs send their read timeout as a plain decimal number, and every byte that they
-    receive renews it; anybody else can send an ``X-Request-Timeout`` like it, for the whole answer,
-    which counts where the first does not. Anything else, and anything outside 1 to 86,400, counts
-    as absent: a caller cannot switch a clock off with ``inf``. ``headers`` ignores case or has
-    lower-case names.
-    """
-    seconds = _seconds(headers.get("x-stainless-read-timeout", ""))
-    if seconds is not None:
-        return ClientTimeout(seconds, renewed=True)
-    seconds = _seconds(headers.get("x-request-timeout", ""))
-    return None if seconds is None else ClientTimeout(seconds, renewed=False)
-
-
-def _seconds(text: str) -> float | None:
-    if not _PLAIN.fullmatch(text):
-        return None
-    client_timeout = float(text)
-    return client_timeout if _SHORTEST <= client_timeout <= _LONGEST else None
+from gateway.timeouts import ClientTimeout
 
 
 class HeartbeatSchedule(Struct, frozen=True):

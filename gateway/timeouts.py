@@ -1,71 +1,71 @@
-"""How long a call may take: pure rules over sizes, patience and settings.
+"""The timeouts of one inference request: pure rules over settings, model size and statistics.
 
-All times are seconds. Who decides, strongest first: what the owner sets for a model, what the owner
-sets for all models, then the model's own timeout raised to the patience that the caller declares.
-The model's own timeout comes from its size, and grows with what its calls were seen to take.
+All times are seconds. From strongest to weakest, a timeout comes from
+
+1. the first ``[[models]]`` rule that matches the model,
+2. a number under ``[timeouts]`` in the settings,
+3. the model's size, or what its requests were measured to take if that is more, raised to the
+   timeout that the client declares.
+
+``timeouts.ceiling`` bounds what the client or the statistics can add to the time by size.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.estimate import Estimate
+from gateway.settings import ModelRule, TimeoutsSettings
 
-_TIMEOUTS: Final = (
-    (1.5, 60.0),
-    (4.0, 90.0),
-    (9.0, 120.0),
-    (15.0, 180.0),
-    (34.0, 300.0),
-    (72.0, 600.0),
-)
-_LARGEST_TIMEOUT: Final = 1800.0
-_UNKNOWN_TIMEOUT: Final = 300.0
+# The client's own timeout.
 
-_BYTES_PER_PARAMETER: Final = 0.6
-"""What Q4_K_M, the usual quantization, takes on disk. A finer one (F16 takes 2) makes the model
-look larger than it is, and its timeout longer: the harmless side to err on."""
-
-_ENOUGH: Final = 5
-"""Calls that must have been seen before a clock goes by them."""
-
-_DEVIATIONS: Final = 4.0
-"""Above the mean, as in RFC 6298, section 2. Of times that spread as widely as exponential ones,
-two in a hundred are longer still."""
-
-_FIRST_BYTE: Final = "timeouts.first_byte_timeout"
-_TOTAL: Final = "timeouts.total_timeout"
-_STREAM: Final = "timeouts.stream_total_timeout"
-_FLOOR: Final = "timeouts.learned_floor"
-_HELD: Final = "timeouts.ceiling: heartbeats keep the caller waiting"
+_MIN_CLIENT_TIMEOUT: Final = 1.0
+_MAX_CLIENT_TIMEOUT: Final = 86_400.0
+_DECIMAL: Final = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,20})?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeoutSettings:
-    """The owner's clocks for all models, in seconds; None leaves a clock to the model's size.
+class ClientTimeout(Struct, frozen=True):
+    """How long a client waits, in seconds.
 
-    ``total_timeout`` is for answers in one piece, ``stream_total_timeout`` for streams. ``ceiling``
-    bounds how far a caller's patience, or what was learned, can raise a clock. ``learned_floor`` is
-    how low what was learned can bring one; None is the timeout that the model has by its size.
+    ``per_read``: for each read, so that every byte restarts it; otherwise for the full response.
     """
 
-    queue_timeout: float
-    connect_timeout: float
-    first_byte_timeout: float | None
-    idle_timeout: float | None
-    total_timeout: float | None
-    stream_total_timeout: float
-    ceiling: float
-    write_timeout: float
-    learned_floor: float | None = None
+    seconds: float
+    per_read: bool
+
+
+def declared_client_timeout(headers: Mapping[str, str]) -> ClientTimeout | None:
+    """Return the timeout that the client declares in its request headers, or None.
+
+    The OpenAI SDKs send their read timeout as ``x-stainless-read-timeout``. Every other client can
+    send ``X-Request-Timeout``, for the full response; it counts where the first is absent.
+
+    Anything but a plain decimal number from 1 to 86,400 counts as absent: a client cannot switch
+    off a timeout with ``inf``. ``headers`` ignores case or has lower-case names.
+    """
+    seconds = _declared_seconds(headers.get("x-stainless-read-timeout", ""))
+    if seconds is not None:
+        return ClientTimeout(seconds, per_read=True)
+    seconds = _declared_seconds(headers.get("x-request-timeout", ""))
+    return None if seconds is None else ClientTimeout(seconds, per_read=False)
+
+
+def _declared_seconds(text: str) -> float | None:
+    if not _DECIMAL.fullmatch(text):
+        return None
+    seconds = float(text)
+    return seconds if _MIN_CLIENT_TIMEOUT <= seconds <= _MAX_CLIENT_TIMEOUT else None
+
+
+# What was measured.
 
 
 class LearnedTimes(Struct, frozen=True):
-    """What calls to one model took on this machine, in seconds from sent.
+    """What requests to one model took on this machine, in seconds from when they were sent.
 
     ``first_byte`` (of a stream) and ``total`` are those of a loaded model; ``load`` comes on top.
     """
@@ -75,215 +75,261 @@ class LearnedTimes(Struct, frozen=True):
     total: Estimate = Estimate()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOverride:
-    """What the owner sets for the models that ``match`` fits; None leaves it as it is.
+_NOT_MEASURED: Final = LearnedTimes()
+_NO_RULE: Final = ModelRule(match="*")
 
-    ``match`` is a glob over names as Ollama lists them, without regard to case; one without a tag
-    also fits ``…:latest``, so ``llama3.2`` is ``llama3.2:latest`` and not ``llama3.2:1b``.
-    ``total_timeout`` holds for streams too.
+_MIN_OBSERVATIONS: Final = 5
+"""Observations before a measured time decides a timeout."""
+
+_DEVIATIONS: Final = 4.0
+"""Above the mean, as in RFC 6298, section 2. Of exponentially distributed times, two in a hundred
+are longer still."""
+
+
+# The time that a model has by its size.
+
+_STEPS: Final = (
+    (1.5, 60.0),
+    (4.0, 90.0),
+    (9.0, 120.0),
+    (15.0, 180.0),
+    (34.0, 300.0),
+    (72.0, 600.0),
+)
+"""Billions of parameters up to which a model has so many seconds."""
+
+_LARGEST_MODEL_TIMEOUT: Final = 1800.0
+_UNKNOWN_SIZE_TIMEOUT: Final = 300.0
+
+_BYTES_PER_PARAMETER: Final = 0.6
+"""On disk, for Q4_K_M, the usual quantization. A finer one (F16 has 2) makes the model look larger
+than it is and its timeout longer, which is the harmless error."""
+
+
+class Timeout(NamedTuple):
+    """Seconds, and the reason for them in a short phrase for the status page."""
+
+    seconds: float
+    reason: str
+
+
+@lru_cache(maxsize=512)
+def model_timeout(parameters: float | None, size_bytes: int | None) -> Timeout:
+    """Return the time that a model of this size has, with a cold load and the prompt included.
+
+    Args:
+        parameters: billions of parameters.
+        size_bytes: size on disk, used where ``parameters`` is unknown.
     """
+    if parameters is not None and parameters > 0:
+        count = f"{parameters:g}B" if parameters >= 1 else f"{parameters * 1000:g}M"
+        return Timeout(_seconds_for(parameters), f"{count} parameters")
+    if size_bytes is not None and size_bytes > 0:
+        gigabytes = size_bytes / 1e9
+        return Timeout(
+            _seconds_for(gigabytes / _BYTES_PER_PARAMETER), f"{gigabytes:.2g} GB on disk"
+        )
+    return Timeout(_UNKNOWN_SIZE_TIMEOUT, "its size is unknown")
 
-    match: str
-    total_timeout: float | None = None
-    first_byte_timeout: float | None = None
-    max_active: int | None = None
+
+def _seconds_for(billions: float) -> float:
+    for limit, seconds in _STEPS:
+        if billions <= limit:
+            return seconds
+    return _LARGEST_MODEL_TIMEOUT
+
+
+# All timeouts of one request.
 
 
 class Reasons(Struct, frozen=True):
-    """Why the clocks of one call have their values: a short phrase for each."""
+    """Why the timeouts of one request have their values: a short phrase for each."""
 
     first_byte: str = ""
+    first_byte_loaded: str = ""
     idle: str = ""
     total: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestTimeouts:
-    """The clocks of one call, in seconds; ``why`` explains those that depend on the model."""
+class Deadlines(Struct, frozen=True, kw_only=True):
+    """Every timeout of one request, in seconds.
 
-    queue_timeout: float
-    connect_timeout: float
-    first_byte_timeout: float
-    idle_timeout: float
-    total_timeout: float
-    write_timeout: float
-    why: Reasons = field(default=Reasons(), compare=False, repr=False)
+    ``queue`` starts when the request enters the queue, ``connect`` with the connection to Ollama;
+    ``first_byte`` and ``total`` start when the request was sent, ``idle`` with each byte of the
+    response, ``write`` with each write to a client that takes nothing.
 
-
-_NO_OVERRIDE: Final = ModelOverride(match="")
-
-
-class _Timed(NamedTuple):
-    seconds: float
-    why: str
-
-
-def model_timeout(parameters: float | None, size_bytes: int | None) -> float:
-    """Seconds that a model of this size is given, cold load and prompt included.
-
-    ``parameters`` are billions, ``size_bytes`` the size on disk, which counts when ``parameters``
-    is unknown. With neither the answer is 300 s.
+    ``first_byte_loaded`` replaces ``first_byte`` if the model is known to be loaded.
+    The object depends on nothing but the model, the client's timeout and whether it streams.
     """
-    return _by_size(parameters, size_bytes).seconds
+
+    queue: float
+    connect: float
+    first_byte: float
+    first_byte_loaded: float
+    idle: float
+    total: float
+    write: float
+    reasons: Reasons = Reasons()
+
+    def when_loaded(self) -> "Deadlines":
+        """Return the same deadlines for a model that is known to be loaded."""
+        if self.first_byte_loaded == self.first_byte:
+            return self
+        return replace(
+            self,
+            first_byte=self.first_byte_loaded,
+            reasons=replace(self.reasons, first_byte=self.reasons.first_byte_loaded),
+        )
 
 
-@lru_cache(maxsize=512)
-def _by_size(parameters: float | None, size_bytes: int | None) -> _Timed:
-    if parameters is not None and parameters > 0:
-        count = f"{parameters:g}B" if parameters >= 1 else f"{parameters * 1000:g}M"
-        return _Timed(_step(parameters), f"{count} parameters")
-    if size_bytes is not None and size_bytes > 0:
-        gigabytes = size_bytes / 1e9
-        return _Timed(_step(gigabytes / _BYTES_PER_PARAMETER), f"{gigabytes:.2g} GB on disk")
-    return _Timed(_UNKNOWN_TIMEOUT, "its size is unknown")
-
-
-def _step(billions: float) -> float:
-    return next((timeout for limit, timeout in _TIMEOUTS if billions <= limit), _LARGEST_TIMEOUT)
-
-
-def timeouts_for(
+def deadlines_for(
+    settings: TimeoutsSettings,
+    rule: ModelRule | None,
     *,
-    model: str,
     parameters: float | None,
     size_bytes: int | None,
     streaming: bool,
-    client_timeout: float | None,
-    settings: TimeoutSettings,
-    overrides: Sequence[ModelOverride] = (),
-    statistics: LearnedTimes | None = None,
-    resident: bool = False,
-    held: bool = False,
-) -> RequestTimeouts:
-    """The clocks of one call to ``model``, its name as Ollama lists it.
+    client_timeout: float | None = None,
+    extended: bool = False,
+    learned: LearnedTimes | None = None,
+) -> Deadlines:
+    """Compute all timeouts of one request.
 
-    ``held``: heartbeats renew the caller's patience, so it ends neither his wait nor his answer:
-    one in one piece may take up to the ceiling, for slow is no longer too late.
-
-    Patience below the model's timeout does not lower it: a caller who leaves is noticed anyway, and
-    his retry finds the model loaded.
-
-    ``resident``: the model is proven to be loaded, so the first byte of a stream need not wait for
-    a load, and a runner that hangs is found early: after half of the size's timeout, or what was
-    learned if that is more, but not before the patience that a caller declares: Ollama may be at
-    work for somebody else. Answers in one piece keep their time, for nothing tells a hung runner
-    from a long answer; so does a silent stream, for Ollama may be building a tool call.
+    Args:
+        settings: the ``[timeouts]`` table.
+        rule: the ``[[models]]`` rule for the model, if one matches.
+        parameters: the model's billions of parameters.
+        size_bytes: the model's size on disk.
+        streaming: whether the request asks for a stream.
+        client_timeout: seconds that the client declares.
+        extended: heartbeats restart the client's timeout, so that it limits neither the wait nor
+            the response: a complete response may take up to the ceiling.
+        learned: what requests to the model took so far.
     """
-    row = _override_for(model, overrides)
-    named = f'[[models]] match = "{row.match}"'
-    times = statistics or LearnedTimes()
-    size = _by_size(parameters, size_bytes)
+    learned = learned or _NOT_MEASURED
+    rule = rule or _NO_RULE
+    in_rule = f'[[models]] match = "{rule.match}"'
+    by_size = model_timeout(parameters, size_bytes)
+    ceiling = settings.ceiling
+
+    # A client timeout below the model's own time does not lower a timeout: the gateway notices a
+    # client that disconnects anyway, and its retry finds the model loaded.
+    client = Timeout(0.0, "")
+    if client_timeout is not None:
+        client = _bounded(client_timeout, "the client's timeout", ceiling)
+
     if streaming:
-        cold = _grown(size, times.load, times.first_byte, settings)
-        first_byte = _loaded(cold, size, times.first_byte, settings) if resident else cold
-        wish = _set((row.first_byte_timeout, named), (settings.first_byte_timeout, _FIRST_BYTE))
-        silence = wish or _raised(_longer(size, cold), client_timeout, settings)
-        first_byte = wish or _raised(first_byte, client_timeout, settings)
-        total = _set((row.total_timeout, named)) or _Timed(settings.stream_total_timeout, _STREAM)
+        fixed = _first_set(
+            (rule.first_byte_timeout, in_rule),
+            (settings.first_byte_timeout, "timeouts.first_byte_timeout"),
+        )
+        cold = _measured_or(by_size, learned.load, learned.first_byte, settings)
+        loaded = _loaded(cold, by_size, learned.first_byte, settings)
+        # The silence within a stream keeps the time by size whatever was learned of first bytes:
+        # Ollama may be building a tool call, and sends nothing meanwhile.
+        silence = fixed or _longest(by_size, cold, client)
+        # Even of a loaded model the first byte is not due before the client's timeout: Ollama may
+        # be at work for a client that does not come through the gateway.
+        first_byte = fixed or _longest(cold, client)
+        first_byte_loaded = fixed or _longest(loaded, client)
+        total = _first_set((rule.total_timeout, in_rule)) or Timeout(
+            settings.stream_total_timeout, "timeouts.stream_total_timeout"
+        )
     else:
-        own = _raised(_grown(size, times.load, times.total, settings), client_timeout, settings)
-        wish = _set((row.total_timeout, named), (settings.total_timeout, _TOTAL))
-        # Ollama sends nothing of such an answer, not even a header, before all of it is there: so
-        # whoever is held waits for its first byte, and no longer than before for those behind it.
-        silence = wish or own
-        if held:
-            own = _longer(own, _Timed(settings.ceiling, _HELD))
-        total = first_byte = wish or own
-    idle = _set((settings.idle_timeout, "timeouts.idle_timeout")) or silence
-    return RequestTimeouts(
-        queue_timeout=queue_timeout_for(client_timeout, settings, held=held),
-        connect_timeout=settings.connect_timeout,
-        first_byte_timeout=first_byte.seconds,
-        idle_timeout=idle.seconds,
-        total_timeout=total.seconds,
-        write_timeout=settings.write_timeout,
-        why=Reasons(first_byte.why, idle.why, total.why),
+        # Ollama sends not even a header of a non-streaming response before all of it is there, so
+        # the first byte comes with the last, loaded or not: nothing tells a hung runner from a
+        # long generation.
+        fixed = _first_set(
+            (rule.total_timeout, in_rule),
+            (settings.total_timeout, "timeouts.total_timeout"),
+        )
+        usual = _longest(_measured_or(by_size, learned.load, learned.total, settings), client)
+        silence = fixed or usual
+        total = silence
+        if extended and fixed is None and ceiling > usual.seconds:
+            total = Timeout(ceiling, "timeouts.ceiling: heartbeats keep the connection open")
+        first_byte = first_byte_loaded = total
+
+    idle = _first_set((settings.idle_timeout, "timeouts.idle_timeout")) or silence
+    queue = settings.queue_timeout
+    if client_timeout is not None and not extended:
+        # No request waits in the queue past its client's timeout.
+        queue = min(queue, client_timeout)
+    return Deadlines(
+        queue=queue,
+        connect=settings.connect_timeout,
+        first_byte=first_byte.seconds,
+        first_byte_loaded=first_byte_loaded.seconds,
+        idle=idle.seconds,
+        total=total.seconds,
+        write=settings.write_timeout,
+        reasons=Reasons(first_byte.reason, first_byte_loaded.reason, idle.reason, total.reason),
     )
 
 
-def _grown(size: _Timed, load: Estimate, rest: Estimate, settings: TimeoutSettings) -> _Timed:
-    """The timeout by size, or what was learned of load and all the rest where that is more.
+def _first_set(*fixed: tuple[float | None, str]) -> Timeout | None:
+    """Return the first value that the settings fix, with its name; None if they leave it open."""
+    for seconds, name in fixed:
+        if seconds is not None:
+            return Timeout(seconds, name)
+    return None
 
-    The owner's floor takes the place of the size only when both were seen often enough.
+
+def _measured_or(
+    by_size: Timeout, load: Estimate, rest: Estimate, settings: TimeoutsSettings
+) -> Timeout:
+    """Return the time by size, or what a load and the rest were measured to take if that is more.
+
+    ``timeouts.learned_floor`` replaces the time by size once both were measured often enough.
     """
-    if max(load.count, rest.count) < _ENOUGH:
-        return size
-    floor = size
-    if settings.learned_floor is not None and min(load.count, rest.count) >= _ENOUGH:
-        floor = _Timed(settings.learned_floor, _FLOOR)
-    return _or_seen(floor, load.plus(rest), settings)
+    if max(load.count, rest.count) < _MIN_OBSERVATIONS:
+        return by_size
+    floor = by_size
+    if settings.learned_floor is not None and min(load.count, rest.count) >= _MIN_OBSERVATIONS:
+        floor = Timeout(settings.learned_floor, "timeouts.learned_floor")
+    return _at_least(floor, load.plus(rest), settings.ceiling)
 
 
-def _loaded(cold: _Timed, size: _Timed, first_byte: Estimate, settings: TimeoutSettings) -> _Timed:
-    """The same without the load; never more than with it."""
-    if first_byte.count < _ENOUGH:
+def _loaded(
+    cold: Timeout, by_size: Timeout, first_byte: Estimate, settings: TimeoutsSettings
+) -> Timeout:
+    """Return the same without the load, never more than with it.
+
+    A runner that hangs is found early: after half of the time by size, or after what was measured.
+    """
+    if first_byte.count < _MIN_OBSERVATIONS:
         return cold
-    floor = _Timed(size.seconds / 2, f"loaded: half of {size.seconds:g} s for {size.why}")
+    floor = Timeout(
+        by_size.seconds / 2, f"loaded: half of {by_size.seconds:g} s for {by_size.reason}"
+    )
     if settings.learned_floor is not None:
-        floor = _Timed(settings.learned_floor, _FLOOR)
-    warm = _or_seen(floor, first_byte, settings, state="loaded, ")
-    return warm if warm.seconds < cold.seconds else cold
+        floor = Timeout(settings.learned_floor, "timeouts.learned_floor")
+    loaded = _at_least(floor, first_byte, settings.ceiling, state="loaded, ")
+    return loaded if loaded.seconds < cold.seconds else cold
 
 
-def _or_seen(
-    floor: _Timed, seen: Estimate, settings: TimeoutSettings, *, state: str = ""
-) -> _Timed:
-    """What was learned, up to the ceiling, where that is more."""
-    seconds = seen.mean + _DEVIATIONS * seen.deviation
+def _at_least(floor: Timeout, measured: Estimate, ceiling: float, *, state: str = "") -> Timeout:
+    """Return ``floor``, or the measured time, up to the ceiling, if that is more."""
+    seconds = measured.mean + _DEVIATIONS * measured.deviation
     if seconds <= floor.seconds:
         return floor
-    mean, deviation = f"{seen.mean:.3g} s", f"{seen.deviation:.2g} s"
-    why = f"{state}learned: {mean} + {_DEVIATIONS:g} x {deviation} over {seen.count} answers"
-    return _longer(floor, _bounded(_Timed(seconds, why), settings))
+    reason = (
+        f"{state}learned: {measured.mean:.3g} s + {_DEVIATIONS:g} x {measured.deviation:.2g} s "
+        f"over {measured.count} responses"
+    )
+    return _longest(floor, _bounded(seconds, reason, ceiling))
 
 
-def _raised(own: _Timed, client_timeout: float | None, settings: TimeoutSettings) -> _Timed:
-    return _longer(own, _bounded(_Timed(client_timeout or 0.0, "patience of the caller"), settings))
+def _bounded(seconds: float, reason: str, ceiling: float) -> Timeout:
+    if seconds <= ceiling:
+        return Timeout(seconds, reason)
+    return Timeout(ceiling, f"{reason}, up to timeouts.ceiling")
 
 
-def _bounded(timed: _Timed, settings: TimeoutSettings) -> _Timed:
-    if timed.seconds <= settings.ceiling:
-        return timed
-    return _Timed(settings.ceiling, f"{timed.why}, up to timeouts.ceiling")
-
-
-def _longer(one: _Timed, other: _Timed) -> _Timed:
-    return other if other.seconds > one.seconds else one
-
-
-def queue_timeout_for(
-    client_timeout: float | None, settings: TimeoutSettings, *, held: bool
-) -> float:
-    """How long a call waits for its place, in seconds: never past a deadline of its caller's."""
-    if held or client_timeout is None:
-        return settings.queue_timeout
-    return min(settings.queue_timeout, client_timeout)
-
-
-def max_active_for(model: str, overrides: Sequence[ModelOverride], default: int) -> int:
-    """How many calls to ``model`` may be at Ollama at once."""
-    allowed = _override_for(model, overrides).max_active
-    return default if allowed is None else allowed
-
-
-def _override_for(model: str, overrides: Sequence[ModelOverride]) -> ModelOverride:
-    """The first row that fits ``model``, whole; one that sets nothing if none does."""
-    if not overrides:
-        return _NO_OVERRIDE
-    name = _with_tag(model.lower())
-    return next((row for row in overrides if _fits(name, row.match.lower())), _NO_OVERRIDE)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, _with_tag(pattern))
-
-
-def _with_tag(name: str) -> str:
-    # A colon before a slash belongs to a registry's port.
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
-def _set(*wishes: tuple[float | None, str]) -> _Timed | None:
-    """The first of the owner's wishes that is set."""
-    return next((_Timed(each, why) for each, why in wishes if each is not None), None)
+def _longest(first: Timeout, *others: Timeout) -> Timeout:
+    """Return the longest; of equal ones the first, whose reason is the more basic one."""
+    longest = first
+    for other in others:
+        if other.seconds > longest.seconds:
+            longest = other
+    return longest

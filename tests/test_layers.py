@@ -10,7 +10,7 @@ import gateway
 
 ROOT = Path(gateway.__file__).parent
 
-VALUES = {"errors", "files", "estimate"}
+VALUES = {"errors", "files", "estimate", "settings"}
 PURE = {"dialects", "timeouts", "client_timeout"}
 SIDE_BY_SIDE = {"upstream", "auth", "models", "telemetry"}
 BELOW_PROXY = SIDE_BY_SIDE | {"scheduler"}
@@ -21,8 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "estimate": set(),
-    "timeouts": {"estimate"},
-    "client_timeout": set(),
+    "timeouts": {"estimate", "settings"},
+    "client_timeout": {"timeouts"},
     "dialects": VALUES,
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
     "scheduler": VALUES | PURE | {"models"},

@@ -29,7 +29,6 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.models.list_cache import CachedList
-from gateway.request_policy import request_policy_from
 
 _STATIC_FILES: Final = MappingProxyType(
     {
@@ -99,7 +98,6 @@ class _Admin:
     def __init__(self, gateway: Gateway, started_at: datetime) -> None:
         self._gateway = gateway
         self._started_at = started_at
-        self._policy = request_policy_from(gateway.settings)
         settings = gateway.settings
         # It counts failures of its own: those of the public listener say nothing about clients of
         # this one.
@@ -246,7 +244,7 @@ class _Admin:
                 scheduler=gateway.scheduler.snapshot(),
                 keys=gateway.keys.keys,
                 key_file_error=gateway.keys.broken,
-                policy=self._policy,
+                settings=gateway.settings,
                 residency=gateway.learning.residency_tracker.view(),
                 statistics=gateway.learning.statistics.snapshot(),
                 context_windows=gateway.learning.contexts,

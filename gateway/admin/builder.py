@@ -28,12 +28,14 @@ from gateway.auth.principal import Scope
 from gateway.models.context_window import ContextWindows
 from gateway.models.list_cache import CachedList
 from gateway.models.listing import Model
+from gateway.models.names import rule_for
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
-from gateway.proxy.pipeline import RequestPolicy
 from gateway.public.context import UnderWay
+from gateway.request_policy import deadlines_extended
 from gateway.scheduler import Snapshot
-from gateway.timeouts import LearnedTimes, RequestTimeouts, max_active_for, timeouts_for
+from gateway.settings import Settings
+from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
 
 _DIGITS: Final = 3
 """Of a second; no estimate is more exact than a millisecond."""
@@ -63,7 +65,7 @@ class StatusInputs:
     scheduler: Snapshot
     keys: tuple[Key, ...]
     key_file_error: str | None
-    policy: RequestPolicy
+    settings: Settings
     residency: Residency
     statistics: Mapping[str, ModelStats]
     context_windows: ContextWindows = field(default_factory=ContextWindows)
@@ -218,7 +220,10 @@ def _models(inputs: StatusInputs) -> list[ModelStatus]:
 
 
 def _listed_model(model: Model, inputs: StatusInputs) -> ModelStatus:
-    policy, name = inputs.policy, model.name
+    name, max_active = model.name, inputs.settings.scheduler.max_active_per_model
+    rule = rule_for(name, inputs.settings.models)
+    if rule is not None and rule.max_active is not None:
+        max_active = rule.max_active
     return ModelStatus(
         name=name,
         listed=True,
@@ -231,7 +236,7 @@ def _listed_model(model: Model, inputs: StatusInputs) -> ModelStatus:
         timeouts=_timeouts(model, inputs),
         statistics=inputs.statistics.get(name, ModelStats()),
         context=_context(model, inputs),
-        max_active=max_active_for(name, policy.overrides, policy.max_active_per_model),
+        max_active=max_active,
         **_common(name, inputs),
     )
 
@@ -272,10 +277,10 @@ def _timeouts(model: Model, inputs: StatusInputs) -> ModelTimeouts:
     complete = _request_timeouts(model, inputs, streaming=False)
     stream = _request_timeouts(model, inputs, streaming=True)
     return ModelTimeouts(
-        total=_timeout(complete.total_timeout, complete.why.total),
-        first_byte=_timeout(stream.first_byte_timeout, stream.why.first_byte),
-        idle=_timeout(stream.idle_timeout, stream.why.idle),
-        stream_total=_timeout(stream.total_timeout, stream.why.total),
+        total=_timeout(complete.total, complete.reasons.total),
+        first_byte=_timeout(stream.first_byte, stream.reasons.first_byte),
+        idle=_timeout(stream.idle, stream.reasons.idle),
+        stream_total=_timeout(stream.total, stream.reasons.total),
     )
 
 
@@ -283,20 +288,19 @@ def _timeout(seconds: float, reason: str) -> Timeout:
     return Timeout(round(seconds, _DIGITS), reason)
 
 
-def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) -> RequestTimeouts:
-    policy, known = inputs.policy, inputs.statistics.get(model.name, ModelStats())
-    return timeouts_for(
-        model=model.name,
+def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) -> Deadlines:
+    settings, known = inputs.settings, inputs.statistics.get(model.name, ModelStats())
+    deadlines = deadlines_for(
+        settings.timeouts,
+        rule_for(model.name, settings.models),
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         streaming=streaming,
-        client_timeout=None,
-        settings=policy.timeouts,
-        overrides=policy.overrides,
-        statistics=LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service),
-        resident=model.name in inputs.residency.confirmed,
-        held=policy.holds,
+        extended=deadlines_extended(settings),
+        learned=LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service),
     )
+    loaded = model.name in inputs.residency.confirmed
+    return deadlines.when_loaded() if loaded else deadlines
 
 
 def _context(model: Model, inputs: StatusInputs) -> ContextStatus:

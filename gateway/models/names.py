@@ -6,8 +6,12 @@ Case never counts. The characters and lengths are those of Ollama's ``types/mode
 """
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
+
+from gateway.settings import ModelRule
 
 _DEFAULT_HOST: Final = "registry.ollama.ai"
 _DEFAULT_NAMESPACE: Final = "library"
@@ -43,6 +47,21 @@ def _key_of(name: str) -> str | None:
     if host != _DEFAULT_HOST:
         return f"{host}/{namespace}/{key}"
     return key if namespace == _DEFAULT_NAMESPACE else f"{namespace}/{key}"
+
+
+def rule_for(name: str, rules: Iterable[ModelRule]) -> ModelRule | None:
+    """Return the first ``[[models]]`` rule that matches this model, None if none does.
+
+    ``match`` is a glob over names as Ollama lists them, in any case. The default tag may be left
+    out of it: ``llama3.2`` matches ``llama3.2:latest`` and not ``llama3.2:1b``.
+    """
+    key = name_key(name) or name.lower()
+    short = key.removesuffix(f":{_DEFAULT_TAG}")
+    for rule in rules:
+        glob = rule.match.lower()
+        if fnmatchcase(key, glob) or fnmatchcase(short, glob):
+            return rule
+    return None
 
 
 def namespace_of(name: str) -> str:

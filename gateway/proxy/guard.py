@@ -7,7 +7,6 @@ the owner wants one.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.dialects import Body
@@ -27,6 +26,7 @@ from gateway.proxy.truncation import (
     utmost,
     verdict,
 )
+from gateway.settings import IntegritySettings
 from gateway.telemetry.record import RequestRecord
 
 TRUNCATED_HEADER: Final = ("x-gateway-prompt-truncated", "true")
@@ -57,14 +57,6 @@ class Densities(Protocol):
     def observe_density(self, model: str, bytes_per_token: float, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntegrityPolicy:
-    """What the owner wants to be an error: answers that broke off, prompts that are cut."""
-
-    incomplete_fails: bool
-    truncated_fails: bool
-
-
 class TruncationGuard:
     """Knows nothing of its own: ``contexts`` and ``learned`` remember.
 
@@ -74,14 +66,14 @@ class TruncationGuard:
 
     def __init__(
         self,
-        terms: IntegrityPolicy,
+        settings: IntegritySettings,
         *,
         contexts: ContextWindows,
         statistics: Densities,
         ps: Callable[[], Awaitable[bytes]],
         show: Callable[[Model], Awaitable[ShowReply]],
     ) -> None:
-        self._policy = terms
+        self._settings = settings
         self._contexts = contexts
         self._learned = statistics
         self._ps = ps
@@ -131,7 +123,7 @@ class TruncationGuard:
         if status != 200:
             self._judge_refusal(call, status, body)
             return []
-        if self._policy.incomplete_fails and body.failure is None and body.incomplete:
+        if self._settings.incomplete == "error" and body.failure is None and body.incomplete:
             raise UpstreamIncomplete(_BROKE_OFF, should_retry=False)
         context = await self._look(call, record, body.usage.tokens_in)
         record.checked = True
@@ -155,7 +147,7 @@ class TruncationGuard:
             self._learned.observe_density(model.name, shown)
 
     def _judge_refusal(self, call: Call, status: int, body: Body) -> None:
-        if status != 400 or not self._policy.truncated_fails:
+        if status != 400 or self._settings.truncated_prompt != "error":
             return
         words = (body.failure or "").lower()
         if any(refusal in words for refusal in _REFUSALS):
@@ -195,7 +187,7 @@ class TruncationGuard:
         return self._contexts.in_force(call.model, num_ctx=call.prompt.num_ctx)
 
     def _fails(self, call: Call) -> bool:
-        return self._policy.truncated_fails and call.prompt.truncate is not True
+        return self._settings.truncated_prompt == "error" and call.prompt.truncate is not True
 
     def _too_long(
         self, call: Call, context: int | None, tokens: float | None = None

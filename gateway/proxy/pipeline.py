@@ -1,8 +1,8 @@
 """The core, for one call: a lease, a request to Ollama, the relay. No HTTP of the caller's here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import NamedTuple, Protocol
@@ -13,6 +13,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from gateway.models.names import rule_for
 from gateway.models.statistics import Observation
 from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.headers import head_of
@@ -27,16 +28,9 @@ from gateway.proxy.relay import (
 from gateway.proxy.response import Response
 from gateway.scheduler.prediction import Prediction
 from gateway.scheduler.request import SlotRequest
+from gateway.settings import Settings
 from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
-from gateway.timeouts import (
-    LearnedTimes,
-    ModelOverride,
-    RequestTimeouts,
-    TimeoutSettings,
-    max_active_for,
-    queue_timeout_for,
-    timeouts_for,
-)
+from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
 from gateway.upstream import Outgoing, Reply
 
 _BUSY_DELAY = 1.0
@@ -75,22 +69,8 @@ class Opener(Protocol):
     """Ollama, as far as a call sees it."""
 
     def open(
-        self, request: Outgoing, timeouts: RequestTimeouts, /
+        self, request: Outgoing, timeouts: Deadlines, /
     ) -> AbstractAsyncContextManager[Reply]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestPolicy:
-    """What the owner has set, as far as it decides about one call.
-
-    ``holds``: heartbeats keep a caller who declares nothing.
-    """
-
-    timeouts: TimeoutSettings
-    overrides: Sequence[ModelOverride]
-    max_active_per_model: int
-    answer_bytes: int
-    holds: bool = False
 
 
 class Pipeline:
@@ -101,7 +81,7 @@ class Pipeline:
         *,
         queue: Queue,
         upstream: Opener,
-        terms: RequestPolicy,
+        settings: Settings,
         statistics: Experience,
         guard: TruncationGuard,
         unreachable: Callable[[], None],
@@ -111,25 +91,10 @@ class Pipeline:
         self._unreachable = unreachable
         self._queue = queue
         self._upstream = upstream
-        self._policy = terms
+        self._settings = settings
         self._learned = statistics
         self._guard = guard
         self._now = now
-
-    def timeouts(self, call: Call, *, resident: bool = False) -> RequestTimeouts:
-        """How long this call may take; ``resident``: its model is proven to be loaded."""
-        return timeouts_for(
-            model=call.model.name,
-            parameters=call.model.parameters,
-            size_bytes=call.model.size_bytes,
-            streaming=call.streaming,
-            client_timeout=call.client_timeout,
-            settings=self._policy.timeouts,
-            overrides=self._policy.overrides,
-            statistics=self._learned.times(call.model.name),
-            resident=resident,
-            held=call.held,
-        )
 
     async def perform(self, call: Call, answer: Response, record: RequestRecord) -> None:
         """Wait for a place, ask Ollama once, pass its answer on.
@@ -140,10 +105,26 @@ class Pipeline:
 
         Raises a GatewayError for every way to fail; cancelled when the caller leaves.
         """
-        run = _Run(call, answer, record, await self._guard.foresee(call))
-        if run.too_long:
+        too_long = await self._guard.foresee(call)
+        if too_long:
             answer.add_header(*TRUNCATED_HEADER)
-        wish = demand = self._demand(run)
+        model, settings = call.model, self._settings
+        rule = rule_for(model.name, settings.models)
+        deadlines = deadlines_for(
+            settings.timeouts,
+            rule,
+            parameters=model.parameters,
+            size_bytes=model.size_bytes,
+            streaming=call.streaming,
+            client_timeout=call.client_timeout,
+            extended=call.held,
+            learned=self._learned.times(model.name),
+        )
+        run = _Run(call, answer, record, deadlines, too_long)
+        allowed = settings.scheduler.max_active_per_model
+        if rule is not None and rule.max_active is not None:
+            allowed = rule.max_active
+        wish = demand = self._demand(run, allowed)
         asked_at = self._now()
         while not await self._turn(demand, run):
             # Ollama is busy with somebody else's calls.
@@ -183,7 +164,8 @@ class Pipeline:
         sent_at = self._now()
         complete = timed_out = False
         try:
-            await self._ask(run, self.timeouts(run.call, resident=resident), sent_at)
+            deadlines = run.deadlines.when_loaded() if resident else run.deadlines
+            await self._ask(run, deadlines, sent_at)
             complete = run.record.outcome is None
         except (UpstreamFirstByteTimeout, UpstreamTimeout):
             timed_out = True
@@ -191,7 +173,7 @@ class Pipeline:
         finally:
             self._observe(run, sent_at, resident=resident, complete=complete, timed_out=timed_out)
 
-    async def _ask(self, run: "_Run", timeouts: RequestTimeouts, sent_at: float) -> None:
+    async def _ask(self, run: "_Run", timeouts: Deadlines, sent_at: float) -> None:
         call, record = run.call, run.record
         dialect = call.target.dialect
         request = Outgoing("POST", call.target.path, call.body, call.request_id)
@@ -214,7 +196,7 @@ class Pipeline:
                     headers,
                     dialect,
                     record,
-                    at_once=self._policy.answer_bytes,
+                    at_once=self._settings.limits.read_ahead_bytes,
                     judge=partial(self._guard.judge, call, record),
                 )
 
@@ -241,15 +223,15 @@ class Pipeline:
             )
         )
 
-    def _demand(self, run: "_Run") -> SlotRequest:
-        terms, call = self._policy, run.call
+    def _demand(self, run: "_Run", model_max_active: int) -> SlotRequest:
+        call = run.call
         principal, model = call.principal, call.model.name
         return SlotRequest(
             key=principal.key,
             model=model,
-            model_max_active=max_active_for(model, terms.overrides, terms.max_active_per_model),
+            model_max_active=model_max_active,
             key_max_active=principal.max_active,
-            queue_timeout=queue_timeout_for(call.client_timeout, terms.timeouts, held=call.held),
+            queue_timeout=run.deadlines.queue,
             weight=principal.weight,
             batch=principal.batch,
             client_timeout=inf if call.held else call.client_timeout or inf,
@@ -268,6 +250,7 @@ class _Run(NamedTuple):
     call: Call
     answer: Response
     record: RequestRecord
+    deadlines: Deadlines
     too_long: bool
 
 

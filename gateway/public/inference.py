@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.auth.principal import Principal
-from gateway.client_timeout import ClientTimeout, declared_client_timeout
 from gateway.errors import CloudNotAllowed, ModelNotFound, NoModelsPulled
 from gateway.models.listing import Model
 from gateway.models.names import is_cloud_name, name_key
@@ -16,6 +15,7 @@ from gateway.public.body import read_body
 from gateway.public.context import AuthorizedRequest
 from gateway.public.keepalive import KeepAlive
 from gateway.telemetry.record import Phase
+from gateway.timeouts import ClientTimeout, declared_client_timeout
 
 
 class Resolver(Protocol):

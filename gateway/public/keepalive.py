@@ -8,7 +8,6 @@ from math import inf
 from aiohttp import HttpVersion11, web
 
 from gateway.client_timeout import (
-    ClientTimeout,
     HeartbeatSchedule,
     HeartbeatSettings,
     heartbeat_schedule,
@@ -26,6 +25,7 @@ from gateway.public.context import AuthorizedRequest
 from gateway.public.heartbeat import Heartbeat
 from gateway.public.state import ResponseKind
 from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
+from gateway.timeouts import ClientTimeout
 
 _FINAL = ("x-should-retry", "false")
 _RETOLD = "x-gateway-replayed"
@@ -65,7 +65,7 @@ class KeepAlive:
         self, client_timeout: ClientTimeout | None, pulse: HeartbeatSchedule | None
     ) -> bool:
         """Whether this caller's patience is no deadline: heartbeats renew it."""
-        renewed = client_timeout is None or client_timeout.renewed
+        renewed = client_timeout is None or client_timeout.per_read
         return self._settings.extend and renewed and pulse is not None
 
     def heartbeat(

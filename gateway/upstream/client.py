@@ -7,9 +7,9 @@ from msgspec import Struct
 from yarl import URL
 
 from gateway.errors import UpstreamProtocolError
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream.connection import Connection
-from gateway.upstream.deadlines import Deadlines
+from gateway.upstream.deadlines import Deadlines as ReplyDeadlines
 from gateway.upstream.pool import Pool
 from gateway.upstream.reply import Reply
 
@@ -39,7 +39,7 @@ class Upstream:
             f"Host: {host}\r\nUser-Agent: ollama-gateway/{version}\r\nAccept: */*\r\n"
         ).encode("ascii")
 
-    def open(self, request: Outgoing, timeouts: RequestTimeouts) -> "_Opening":
+    def open(self, request: Outgoing, timeouts: Deadlines) -> "_Opening":
         """``async with upstream.open(...) as reply``: send it, wait for the head, lend the reply.
 
         Leaving the block gives the connection back, or closes it if the reply is not whole,
@@ -52,7 +52,7 @@ class Upstream:
         """
         return _Opening(self.pool, self._render(request), request.body, timeouts)
 
-    async def fetch(self, request: Outgoing, timeouts: RequestTimeouts) -> tuple[int, bytes]:
+    async def fetch(self, request: Outgoing, timeouts: Deadlines) -> tuple[int, bytes]:
         """Status and whole body of a small answer (lists, probes).
 
         Raises, besides what ``open`` and ``Reply.read`` raise, UpstreamProtocolError for an
@@ -81,7 +81,7 @@ class _Opening:
 
     __slots__ = ("_body", "_connection", "_head", "_pool", "_timeouts")
 
-    def __init__(self, pool: Pool, head: bytes, body: bytes, timeouts: RequestTimeouts) -> None:
+    def __init__(self, pool: Pool, head: bytes, body: bytes, timeouts: Deadlines) -> None:
         self._pool = pool
         self._head = head
         self._body = body
@@ -90,14 +90,14 @@ class _Opening:
 
     async def __aenter__(self) -> Reply:
         timeouts = self._timeouts
-        connection = await self._pool.acquire(timeouts.connect_timeout)
+        connection = await self._pool.acquire(timeouts.connect)
         try:
             now = asyncio.get_running_loop().time()
-            deadlines = Deadlines(
+            deadlines = ReplyDeadlines(
                 sent_at=now,
-                first_byte_timeout=timeouts.first_byte_timeout,
-                idle_timeout=timeouts.idle_timeout,
-                total_timeout=timeouts.total_timeout,
+                first_byte_timeout=timeouts.first_byte,
+                idle_timeout=timeouts.idle,
+                total_timeout=timeouts.total,
             )
             reply = connection.send(self._head, self._body, deadlines)
             self._body = b""

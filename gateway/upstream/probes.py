@@ -3,16 +3,17 @@
 import json
 
 from gateway.errors import UpstreamProtocolError
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream.client import Outgoing, Upstream
 
-_CLOCKS = RequestTimeouts(
-    queue_timeout=0.0,
-    connect_timeout=2.0,
-    first_byte_timeout=10.0,
-    idle_timeout=10.0,
-    total_timeout=30.0,
-    write_timeout=10.0,
+_CLOCKS = Deadlines(
+    queue=0.0,
+    connect=2.0,
+    first_byte=10.0,
+    first_byte_loaded=10.0,
+    idle=10.0,
+    total=30.0,
+    write=10.0,
 )
 """Ollama answers these within milliseconds, whatever else it does; who asks bounds it further."""
 

@@ -13,12 +13,11 @@ from gateway.models.list_cache import CachedList
 from gateway.models.listing import Listing, parse_listing
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
-from gateway.proxy.pipeline import RequestPolicy
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
+from gateway.settings import ModelRule, Settings, TimeoutsSettings, TunnelSettings
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.record import FinishedRequest, Phase
-from gateway.timeouts import ModelOverride, TimeoutSettings
 from tests.auth.fakes import NOW, a_key
 from tests.models.fakes import tags_of
 
@@ -39,7 +38,7 @@ def status_inputs(**changes: Any) -> StatusInputs:
         scheduler=scheduler_snapshot(),
         keys=(a_key("laptop"),),
         key_file_error=None,
-        policy=request_policy(),
+        settings=settings(),
         residency=Residency(),
         statistics={},
         recent=recent(),
@@ -55,19 +54,12 @@ def cached_list(*names: str, age: float = 12.0, stale: bool = False) -> CachedLi
     return CachedList(listing(*names), age, stale)
 
 
-def request_policy(*overrides: ModelOverride, total_timeout: float | None = None) -> RequestPolicy:
-    timeouts = TimeoutSettings(
-        queue_timeout=300.0,
-        connect_timeout=5.0,
-        first_byte_timeout=None,
-        idle_timeout=None,
-        total_timeout=total_timeout,
-        stream_total_timeout=1800.0,
-        ceiling=1800.0,
-        write_timeout=30.0,
-    )
-    return RequestPolicy(
-        timeouts=timeouts, overrides=overrides, max_active_per_model=1, answer_bytes=1 << 20
+def settings(*rules: ModelRule, total_timeout: float | None = None) -> Settings:
+    """Settings of a gateway that does not extend deadlines by heartbeats."""
+    return Settings(
+        models=rules,
+        timeouts=TimeoutsSettings(total_timeout=total_timeout),
+        tunnel=TunnelSettings(client_timeout="respect"),
     )
 
 

@@ -15,8 +15,8 @@ from gateway.models.list_cache import CachedList
 from gateway.models.residency import Residency
 from gateway.public.context import UnderWay
 from gateway.scheduler.snapshot import LaneState
+from gateway.settings import ModelRule
 from gateway.telemetry.record import Phase
-from gateway.timeouts import ModelOverride
 from tests.admin.fakes import (
     MODEL,
     URL,
@@ -25,9 +25,9 @@ from tests.admin.fakes import (
     listing,
     model_stats,
     recent,
-    request_policy,
     residency,
     scheduler_snapshot,
+    settings,
     status_inputs,
 )
 from tests.auth.fakes import DAY, NOW, a_key
@@ -209,21 +209,21 @@ def test_a_failure_has_its_cause_meaning_and_remedy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "for_all", "seconds", "reason"),
+    ("rules", "for_all", "seconds", "reason"),
     [
         ((), None, 120.0, "8B parameters"),
         ((), 45.0, 45.0, "timeouts.total_timeout"),
         (
-            (ModelOverride(match="llama*", total_timeout=7.0),),
+            (ModelRule(match="llama*", total_timeout=7.0),),
             45.0,
             7.0,
             '[[models]] match = "llama*"',
         ),
-        ((ModelOverride(match="qwen*", total_timeout=7.0),), None, 120.0, "8B parameters"),
+        ((ModelRule(match="qwen*", total_timeout=7.0),), None, 120.0, "8B parameters"),
         (
             (
-                ModelOverride(match="llama*", max_active=2),
-                ModelOverride(match="*", total_timeout=7.0),
+                ModelRule(match="llama*", max_active=2),
+                ModelRule(match="*", total_timeout=7.0),
             ),
             None,
             120.0,
@@ -232,18 +232,18 @@ def test_a_failure_has_its_cause_meaning_and_remedy() -> None:
     ],
 )
 def test_a_timeout_has_its_reason(
-    overrides: tuple[ModelOverride, ...], for_all: float | None, seconds: float, reason: str
+    rules: tuple[ModelRule, ...], for_all: float | None, seconds: float, reason: str
 ) -> None:
     """The first row that matches, then the setting, then the model's size."""
-    limits = only_model(policy=request_policy(*overrides, total_timeout=for_all)).timeouts
+    limits = only_model(settings=settings(*rules, total_timeout=for_all)).timeouts
 
     assert limits is not None
     assert (limits.total.seconds, limits.total.reason) == (seconds, reason)
 
 
 def test_every_timeout_has_its_own_reason() -> None:
-    row = ModelOverride(match="*", first_byte_timeout=3.0)
-    limits = only_model(policy=request_policy(row, total_timeout=45.0)).timeouts
+    row = ModelRule(match="*", first_byte_timeout=3.0)
+    limits = only_model(settings=settings(row, total_timeout=45.0)).timeouts
 
     assert msgspec.to_builtins(limits) == {
         "total": {"seconds": 45.0, "reason": "timeouts.total_timeout"},

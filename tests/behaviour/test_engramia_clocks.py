@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import SimulatedModel, Simulator
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream import Outgoing, Reply
 from tests.harness import Running, running
 
@@ -16,13 +16,13 @@ from .clients import user
 from .engramia import by_path
 
 
-def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[RequestTimeouts]:
+def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[Deadlines]:
     """The clocks of every call that goes to Ollama from here on."""
-    used: list[RequestTimeouts] = []
+    used: list[Deadlines] = []
     upstream = gateway.gateway.upstream
     really = upstream.open
 
-    def open_(request: Outgoing, timeouts: RequestTimeouts) -> AbstractAsyncContextManager[Reply]:
+    def open_(request: Outgoing, timeouts: Deadlines) -> AbstractAsyncContextManager[Reply]:
         used.append(timeouts)
         return really(request, timeouts)
 
@@ -61,8 +61,8 @@ async def test_its_patience_raises_the_clock(
     async with running(sim.url, tmp_path, tunnel={"client_timeout": "respect"}) as gateway:
         timeouts = await _clocks_of_one(gateway, sim, monkeypatch, waiting)
 
-    assert (timeouts.total_timeout, timeouts.first_byte_timeout) == (waiting.clock, waiting.clock)
-    assert timeouts.queue_timeout == min(waiting.client_timeout, 300.0)
+    assert (timeouts.total, timeouts.first_byte) == (waiting.clock, waiting.clock)
+    assert timeouts.queue == min(waiting.client_timeout, 300.0)
 
 
 async def test_heartbeats_give_it_time(
@@ -71,12 +71,12 @@ async def test_heartbeats_give_it_time(
     """An hour of work within 60 s of silence at a time, but for the ceiling."""
     timeouts = await _clocks_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
 
-    assert (timeouts.queue_timeout, timeouts.total_timeout) == (300.0, 1800.0)
+    assert (timeouts.queue, timeouts.total) == (300.0, 1800.0)
 
 
 async def _clocks_of_one(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
-) -> RequestTimeouts:
+) -> Deadlines:
     sim.pull(SimulatedModel(name="sized", parameter_size=waiting.size, size=1_000_000_000))
     used = clocks_used(gateway, monkeypatch)
     async with by_path(gateway).client(client_timeout=waiting.client_timeout) as client:

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from gateway.simulator import USUAL_MODELS, Fault, Simulator
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from tests.behaviour.failing import Scene, scene_of
 from tests.behaviour.speech import ALL, MODEL, OPENAI, Speech
 from tests.conftest import left_empty
@@ -293,7 +293,7 @@ async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path
         for client_timeout in ("10", "300", "86400", "inf"):
             await scene.ask(headers={"x-stainless-read-timeout": client_timeout})
 
-    assert [one.total_timeout for one in asked] == [60, 300, 1800, 60]
+    assert [one.total for one in asked] == [60, 300, 1800, 60]
 
 
 async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
         for header in ("x-stainless-read-timeout", "x-request-timeout"):
             await scene.ask(headers={header: "300"})
 
-    assert [one.total_timeout for one in asked] == [1800, 300]
+    assert [one.total for one in asked] == [1800, 300]
 
 
 async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> None:
@@ -320,17 +320,17 @@ async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> Non
                 pass
 
     whole, stream = asked
-    assert whole.total_timeout == 444
-    assert (stream.first_byte_timeout, stream.total_timeout) == (444, 1800)
+    assert whole.total == 444
+    assert (stream.first_byte, stream.total) == (444, 1800)
 
 
-def _clocks_of(scene: Scene) -> list[RequestTimeouts]:
+def _clocks_of(scene: Scene) -> list[Deadlines]:
     """The clocks with which Ollama is asked from now on."""
     pipeline = scene.gateway.gateway.handler._inference._pipeline
-    asked: list[RequestTimeouts] = []
+    asked: list[Deadlines] = []
 
     class Noting:
-        def open(self, outgoing: Any, timeouts: RequestTimeouts) -> Any:
+        def open(self, outgoing: Any, timeouts: Deadlines) -> Any:
             asked.append(timeouts)
             return scene.gateway.gateway.upstream.open(outgoing, timeouts)
 

@@ -88,7 +88,7 @@ async def test_each_model_has_a_line(models: Command) -> None:
 
     assert output.code == 0
     assert headings.split("  ")[0] == "MODEL"
-    why = "timeouts.ceiling: heartbeats keep the caller waiting; first byte: 1.2B parameters"
+    why = "timeouts.ceiling: heartbeats keep the connection open; first byte: 1.2B parameters"
     assert f"llama3.2:1b 1.2B 1.3 GB no - - 30 min 60 s 1 - {why}" in {
         " ".join(line.split()) for line in lines
     }

@@ -8,8 +8,10 @@ from gateway.models.names import (
     likeness,
     name_key,
     namespace_of,
+    rule_for,
     shown,
 )
+from gateway.settings import ModelRule
 
 PART = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,20}\Z")
 
@@ -174,3 +176,33 @@ def test_likeness_of_a_typing_error() -> None:
     """A name with one letter missing is closer to the right one than to another."""
     assert likeness("lama3.2", "llama3.2:latest") > likeness("lama3.2", "qwen2.5-coder:7b")
     assert likeness("TINY", "tiny:latest") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("match", "model", "matches"),
+    [
+        ("llama3.2", "llama3.2:latest", True),
+        ("llama3.2:latest", "llama3.2", True),
+        ("llama3.2", "llama3.2:1b", False),
+        ("LLAMA3.2", "llama3.2:latest", True),
+        ("llama3.2", "LLaMA3.2:Latest", True),
+        ("llama3.2*", "llama3.2:1b", True),
+        ("*:1b", "llama3.2:1b", True),
+        ("hf.co/*", "hf.co/some/model:Q4_K_M", True),
+        ("host:5000/a/b", "host:5000/a/b:latest", True),
+    ],
+)
+def test_model_rule_matches_by_glob(match: str, model: str, matches: bool) -> None:
+    """In any case; a name without a tag is its latest."""
+    rule = ModelRule(match=match)
+
+    assert rule_for(model, [rule]) is (rule if matches else None)
+
+
+def test_first_matching_model_rule_counts() -> None:
+    """In the order in which they are written, and as it is."""
+    rules = [ModelRule(match=match) for match in ("qwen*", "llama3.1:*", "*")]
+
+    assert rule_for("llama3.1:8b", rules) is rules[1]
+    assert rule_for("tiny:latest", rules) is rules[2]
+    assert rule_for("tiny:latest", rules[:2]) is None

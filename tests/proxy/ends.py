@@ -14,7 +14,7 @@ from gateway.errors import GatewayError
 from gateway.proxy.response import Headers
 from gateway.scheduler import Place, Scheduler, SlotRequest
 from gateway.scheduler.slot import Slot
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream import Outgoing
 
 JSON = (("Content-Type", "application/json"),)
@@ -114,13 +114,13 @@ class StepUpstream:
     headers: Sequence[tuple[str, str]] = (("Content-Type", "text/event-stream"),)
     status: int = 200
     requests: list[Outgoing] = field(default_factory=list)
-    timeouts: list[RequestTimeouts] = field(default_factory=list)
+    timeouts: list[Deadlines] = field(default_factory=list)
     busy: int = 0
     """So many requests find it busy, before any is answered."""
     opened: int = 0
 
     @asynccontextmanager
-    async def open(self, request: Outgoing, timeouts: RequestTimeouts) -> AsyncIterator[StepReply]:
+    async def open(self, request: Outgoing, timeouts: Deadlines) -> AsyncIterator[StepReply]:
         self.requests.append(request)
         self.timeouts.append(timeouts)
         await self.steps.take("open")

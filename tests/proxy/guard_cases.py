@@ -9,7 +9,8 @@ from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
 from gateway.models.source import ShowReply
 from gateway.models.statistics import Statistics
-from gateway.proxy.guard import IntegrityPolicy, TruncationGuard
+from gateway.proxy.guard import TruncationGuard
+from gateway.settings import IntegritySettings
 
 
 @dataclass(slots=True)
@@ -48,7 +49,10 @@ def a_truth(
     """One that knows nothing and refuses nothing, unless told otherwise."""
     ollama = ollama or Telling()
     return TruncationGuard(
-        IntegrityPolicy(incomplete_fails=incomplete_fails, truncated_fails=truncated_fails),
+        IntegritySettings(
+            incomplete="error" if incomplete_fails else "pass",
+            truncated_prompt="error" if truncated_fails else "pass",
+        ),
         contexts=contexts or ContextWindows(),
         statistics=statistics or Statistics(),
         ps=ollama.ps,

@@ -23,7 +23,6 @@ from gateway.models.listing import Model
 from gateway.models.statistics import Statistics
 from gateway.proxy.inference import Call, Target
 from gateway.proxy.pipeline import Opener, Pipeline
-from gateway.request_policy import request_policy_from
 from gateway.scheduler import Limits, Scheduler, SlotRequest
 from gateway.settings import Settings
 from gateway.telemetry.record import Phase, RequestRecord
@@ -93,7 +92,7 @@ class Performance:
         pipeline = Pipeline(
             queue=self.queue,
             upstream=cast("Opener", self.upstream),
-            terms=request_policy_from(Settings.model_validate(self.settings)),
+            settings=Settings.model_validate(self.settings),
             statistics=self.statistics,
             guard=a_truth(),
             unreachable=self._note_unreachable,
@@ -285,7 +284,7 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
     pipeline = Pipeline(
         queue=queue,
         upstream=cast("Opener", upstream),
-        terms=request_policy_from(Settings.model_validate({})),
+        settings=Settings(),
         statistics=Statistics(),
         guard=a_truth(),
         unreachable=lambda: None,

@@ -8,7 +8,6 @@ from typing import Any, cast
 from gateway.errors import QueueTimeout
 from gateway.models.statistics import Statistics
 from gateway.proxy.pipeline import Opener, Pipeline
-from gateway.request_policy import request_policy_from
 from gateway.scheduler import Limits, Scheduler
 from gateway.settings import Settings
 from gateway.telemetry.record import Phase, RequestRecord
@@ -46,7 +45,7 @@ class House:
         pipeline = Pipeline(
             queue=self.queue,
             upstream=cast("Opener", self.upstream),
-            terms=request_policy_from(settings),
+            settings=settings,
             statistics=self.statistics,
             guard=a_truth(),
             unreachable=lambda: None,

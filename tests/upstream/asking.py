@@ -4,26 +4,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from yarl import URL
 
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream import Outgoing, Upstream
 
 GET = Outgoing("GET", "/api/tags")
 POST = Outgoing("POST", "/v1/chat/completions", b'{"model":"m"}', "req_1")
 
 
-def timeouts(**changes: Any) -> RequestTimeouts:
-    """Clocks of which none rings in a test that did not ask for it."""
-    long = {
-        "queue_timeout": 30.0,
-        "connect_timeout": 30.0,
-        "first_byte_timeout": 30.0,
-        "idle_timeout": 30.0,
-        "total_timeout": 30.0,
-        "write_timeout": 30.0,
-    }
-    return RequestTimeouts(**{**long, **changes})
+def timeouts(**changes: float) -> Deadlines:
+    """Deadlines of which none is reached in a test that did not ask for it."""
+    named = {name.removesuffix("_timeout"): seconds for name, seconds in changes.items()}
+    long = dict.fromkeys(
+        ("queue", "connect", "first_byte", "first_byte_loaded", "idle", "total", "write"), 30.0
+    )
+    return msgspec.convert({**long, **named}, Deadlines)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from gateway.errors import (
     UpstreamIdleTimeout,
     UpstreamTimeout,
 )
-from gateway.timeouts import RequestTimeouts
+from gateway.timeouts import Deadlines
 from gateway.upstream import Upstream
 from gateway.upstream.reply import HIGH_WATER
 
@@ -109,7 +109,7 @@ async def test_a_connection_left_while_it_was_paused_is_not_used_again(
 
 
 async def held_for(
-    upstream: Upstream, seconds: float, limits: RequestTimeouts
+    upstream: Upstream, seconds: float, limits: Deadlines
 ) -> tuple[type[GatewayError], int]:
     """How a reply ends that nobody reads for so long once it was held, and how much was read."""
     read = 0
