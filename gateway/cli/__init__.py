@@ -1,8 +1,8 @@
-"""The command `ollama-gateway`: one module per subcommand, with one function `register`.
+"""The command `ollama-gateway`: one module per subcommand, each with a function `register`.
 
-``register(subparsers)`` adds its parser and sets its default ``run``, a function that takes the
-parsed arguments and returns the exit code: 0 done, 1 failed, 2 wrong usage or settings. What is
-slow to import is imported inside of ``run``, for `--help` reads all of these modules.
+``register(subparsers)`` adds the parser and sets its default ``run``, which takes the parsed
+arguments and returns the exit code: 0 done, 1 failed, 2 wrong usage or settings. `--help` imports
+all of these modules, so they import slow modules only inside of ``run``.
 """
 
 import argparse
@@ -22,20 +22,20 @@ DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
-"""What a shell reports for a program that ended by Ctrl-C: 128 and the signal's number."""
+"""As shells report a program that ended by SIGINT: 128 plus the number of the signal."""
 PIPE_CLOSED = 141
-"""The same for a program whose reader left, as in `ollama-gateway keys list | head -1`."""
+"""The same for SIGPIPE, as in `ollama-gateway keys list | head -1`."""
 
 _OUTPUT_LOST = frozenset({EPIPE, ENOSPC, EDQUOT, EIO})
-"""Not every OSError: asyncio's timeouts are some, and a bug must not pass for a full disk."""
+"""Errors of writing the output. Not every OSError: TimeoutError is one, and would be a bug."""
 
 _EXAMPLES = """\
 first steps:
-  ollama-gateway init                  make a config file and two keys; says what goes where
+  ollama-gateway init                  create a config file and two keys; print what goes where
   ollama-gateway serve                 run the gateway in front of Ollama
-  ollama-gateway demo                  see it work, without an Ollama
+  ollama-gateway demo                  try it without an Ollama
 
-Each command explains itself: ollama-gateway keys --help
+Help for a command: ollama-gateway keys --help
 """
 
 
@@ -46,7 +46,7 @@ class _Command(Protocol):
 
 
 class _Version(argparse.Action):
-    """As argparse's own, but the package's metadata is only looked up when it is asked for."""
+    """Like argparse's own action, but reads the metadata of the package only when needed."""
 
     def __call__(
         self,
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ollama-gateway",
-        description="The gateway in front of your Ollama: keys, an honest queue, deadlines, and "
-        "truthful endings through any tunnel.",
+        description="A gateway in front of Ollama: authentication, fair queueing, deadlines, and "
+        "reliable responses through any tunnel.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -87,54 +87,52 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Endings that are nobody's bug get a line, or none, instead of a traceback."""
-    # Not at the top: it costs what --help and --version should not.
+    """Run the command; report expected errors in one line each instead of a traceback."""
+    # Not at the top: it is slow, and --help and --version do not need it.
     from gateway.settings import ConfigFileMissing, SettingsError  # noqa: PLC0415  - see above
 
     try:
         return _flushed(run(arguments))
     except ConfigFileMissing as error:
         command = f"{command_name()} init --config {shlex.quote(str(error.path))}"
-        return _settings_are_wrong([f"{error}; `{command}` makes it"])
+        return _report_settings([f"{error}; `{command}` creates it"])
     except SettingsError as error:
-        return _settings_are_wrong(error.lines)
+        return _report_settings(error.lines)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
         if error.errno not in _OUTPUT_LOST:
             raise
-        return _output_is_lost(error)
+        return _report_lost_output(error)
 
 
 def _flushed(code: int) -> int:
-    """The code, if the output got out as well; else the reason is raised here and not later, when
-    nobody could do anything about it.
-    """
+    """Flush stdout and return the code. An error is raised here, where it can be reported."""
     try:
         sys.stdout.flush()
     except OSError:
         if code == DONE:
             raise
-        _forget_stdout()
+        _discard_stdout()
     return code
 
 
-def _settings_are_wrong(lines: Sequence[str]) -> int:
+def _report_settings(lines: Sequence[str]) -> int:
     for line in lines:
         print(f"ollama-gateway: {line}", file=sys.stderr)
     return WRONG_USAGE
 
 
-def _output_is_lost(error: OSError) -> int:
-    _forget_stdout()
+def _report_lost_output(error: OSError) -> int:
+    _discard_stdout()
     if error.errno == EPIPE:
         return PIPE_CLOSED
     print(f"ollama-gateway: the output cannot be written: {error.strerror}", file=sys.stderr)
     return FAILED
 
 
-def _forget_stdout() -> None:
-    """Python flushes stdout once more on its way out, and would complain about it there."""
+def _discard_stdout() -> None:
+    """Replace stdout by /dev/null: Python flushes it again at exit, and would print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,12 +1,13 @@
-"""What `serve --print-config` prints: the settings in force and where each comes from, as TOML.
+"""Settings as TOML text: the output of `serve --print-config`, and the config file of `init`.
 
-The output is a config file again: whoever saves it has what is in force now.
+The output of `--print-config` is a config file again, with the settings in force.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from gateway.settings import masked, names_a_secret, printable
+from gateway.settings import default_config_text, masked, names_a_secret, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,8 +18,43 @@ _UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10,
 
 
 def print_config(loaded: "Loaded") -> str:
-    """The text, with a line break at its end; texts that may be secrets are left out of it."""
+    """Return the settings in force and the source of each; text that may be secret is left out."""
     return "\n".join(_lines(loaded)) + "\n"
+
+
+def new_config_text(chosen: Mapping[str, object]) -> str:
+    """Return the text of a new config file: all settings commented out, except ``chosen``.
+
+    Args:
+        chosen: values by the dotted name of the setting.
+
+    Raises:
+        LookupError: there is no such setting.
+    """
+    text = default_config_text()
+    for name, value in chosen.items():
+        section, _, field = name.partition(".")
+        before, header, after = text.partition(f"\n[{section}]\n")
+        commented = re.search(rf"(?m)^#{field} = .*$", after)
+        if commented is None:
+            raise LookupError(name)
+        line = f"{field} = {toml_value(field, value)}"
+        after = f"{after[: commented.start()]}{line}{after[commented.end() :]}"
+        text = f"{before}{header}{after}"
+    return text
+
+
+def toml_value(name: str, value: object) -> str:
+    """Return a value as TOML, in the unit that the name of the setting implies."""
+    if value is None:
+        return '"auto"'
+    if isinstance(value, int):
+        return _size(value) if name.endswith("_bytes") else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_item(item) for item in value)}]"
+    return _text(value)
 
 
 def _lines(loaded: "Loaded") -> Iterator[str]:
@@ -26,53 +62,38 @@ def _lines(loaded: "Loaded") -> Iterator[str]:
     yield f"# config file: {printable(str(loaded.config_file or 'none'))}"
     yield f"# keys file: {printable(str(loaded.keys_file))}"
     for name in type(loaded.settings).model_fields:
-        table = getattr(loaded.settings, name)
+        section = getattr(loaded.settings, name)
         yield ""
-        if isinstance(table, tuple):
-            yield from _entries(name, table, origin=printable(loaded.sources[name]))
+        if isinstance(section, tuple):
+            yield from _entries(name, section, source=printable(loaded.sources[name]))
         else:
             yield f"[{name}]"
-            origins = {field: loaded.sources[f"{name}.{field}"] for field in _values(table)}
-            yield from _settings(_values(table), origins)
+            sources = {field: loaded.sources[f"{name}.{field}"] for field in _values(section)}
+            yield from _settings(_values(section), sources)
 
 
-def _entries(name: str, entries: "tuple[BaseModel, ...]", *, origin: str) -> Iterator[str]:
+def _entries(name: str, entries: "tuple[BaseModel, ...]", *, source: str) -> Iterator[str]:
     if not entries:
-        yield f"# no [[{name}]]  # {origin}"
+        yield f"# no [[{name}]]  # {source}"
     for number, entry in enumerate(entries):
         values = {field: value for field, value in _values(entry).items() if value is not None}
         if number:
             yield ""
         yield f"[[{name}]]"
-        yield from _settings(values, dict.fromkeys(values, origin))
+        yield from _settings(values, dict.fromkeys(values, source))
 
 
-def _settings(values: Mapping[str, object], origins: Mapping[str, str]) -> Iterator[str]:
+def _settings(values: Mapping[str, object], sources: Mapping[str, str]) -> Iterator[str]:
     written = {name: _assignment(name, value) for name, value in values.items()}
     width = max(map(len, written.values()), default=0)
     for name, assignment in written.items():
-        yield f"{assignment:<{width}}  # {printable(origins[name])}"
+        yield f"{assignment:<{width}}  # {printable(sources[name])}"
 
 
 def _assignment(name: str, value: object) -> str:
     if isinstance(value, str) and names_a_secret(name):
         return f"# {name} is set and not shown"
     return f"{name} = {toml_value(name, value)}"
-
-
-def toml_value(name: str, value: object) -> str:
-    """A setting's value as TOML has it, in the units that its name asks for."""
-    if value is None:
-        return '"auto"'
-    if isinstance(value, int) and name.endswith("_bytes"):
-        return _size(value)
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else repr(value)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(_item(item) for item in value)}]"
-    return _text(value)
 
 
 def _item(item: object) -> str:
@@ -83,7 +104,7 @@ def _item(item: object) -> str:
 
 
 def _size(size: int) -> str:
-    """In the largest unit that divides it."""
+    """Return a size in the largest unit that divides it."""
     for unit, name in _UNITS:
         if size % unit == 0:
             return f'"{size // unit}{name}"'
@@ -91,10 +112,10 @@ def _size(size: int) -> str:
 
 
 def _text(value: object) -> str:
-    """TOML's basic strings are JSON's, but for one character that TOML wants escaped."""
+    """Return a TOML string: the same as in JSON, except that TOML wants DEL escaped."""
     return masked(str(value)).replace("\x7f", "\\u007f")
 
 
-def _values(table: object) -> dict[str, object]:
-    fields: Mapping[str, object] = getattr(type(table), "model_fields", {})
-    return {field: getattr(table, field) for field in fields}
+def _values(section: object) -> dict[str, object]:
+    fields: Mapping[str, object] = getattr(type(section), "model_fields", {})
+    return {field: getattr(section, field) for field in fields}

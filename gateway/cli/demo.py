@@ -1,4 +1,4 @@
-"""`ollama-gateway demo`: the gateway in front of a simulated Ollama, ready to be called."""
+"""`ollama-gateway demo`: the gateway in front of a simulated Ollama, ready to use."""
 
 import argparse
 import asyncio
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli import DONE
-from gateway.cli.loop import new_loop
+from gateway.cli.runtime import new_loop
 
 if TYPE_CHECKING:
     from gateway.server import Serving
     from gateway.settings import Settings
 
 _DESCRIPTION = """\
-Run the gateway in front of a simulated Ollama: no GPU, no download, nothing to configure, and
-nothing left behind. It prints a key and requests that are ready to be pasted into another terminal.
-The answers are nonsense; everything around them is as it will be.
+Run the gateway in front of a simulated Ollama, without a GPU, a download or any configuration. It
+prints a key, and requests to paste into another terminal. The generated text is meaningless;
+everything else is real. It leaves no files behind.
 """
 _MODEL = "llama3.2:1b"
 
@@ -31,20 +31,20 @@ The gateway runs in front of a simulated Ollama.
   address   {url}
   key       {key}
 
-In another terminal, an answer:
+In another terminal, send a request:
 
   curl {url}/v1/chat/completions \\
     -H "Authorization: Bearer {key}" \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-The same as a stream: add "stream": true and call curl with -N. What a caller without a key sees
-(a discovery key in the path, as Engramia probes):
+For a stream, add "stream": true and call curl with -N. A request that lists the models, with a
+discovery key in the path, as Engramia sends it:
 
   curl {url}/k/{discovery}/api/tags
 
-What the owner sees:  {admin}/status
+Status page: {admin}/status
 
-Ctrl-C ends it.
+Press Ctrl-C to stop.
 """
 
 
@@ -59,14 +59,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal; the exit code."""
+    """Serve until a signal. Return the exit code."""
     del arguments
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_demonstrate())
+        return runner.run(_demo())
 
 
-async def _demonstrate() -> int:
-    from gateway.admin.app import admin_app  # noqa: PLC0415  - `--help` reads all commands
+async def _demo() -> int:
+    from gateway.admin.app import admin_app  # noqa: PLC0415  - `--help` imports all commands
     from gateway.app import build  # noqa: PLC0415  - see above
     from gateway.server import serving, signals  # noqa: PLC0415  - see above
     from gateway.simulator import USUAL_MODELS, Simulator  # noqa: PLC0415  - see above
@@ -97,7 +97,7 @@ async def _demonstrate() -> int:
 
 
 def _settings(ollama: str) -> "Settings":
-    from gateway.settings import Settings  # noqa: PLC0415  - see _demonstrate
+    from gateway.settings import Settings  # noqa: PLC0415  - see _demo
 
     listen = {"public": _address(11435), "admin": _address(11436)}
     log = {"format": "console"}
@@ -105,7 +105,7 @@ def _settings(ollama: str) -> "Settings":
 
 
 def _address(port: int) -> str:
-    """The usual port, or any free one when something else listens there, such as the gateway."""
+    """Return the default port, or any free one if it is in use, for example by the gateway."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -116,16 +116,16 @@ def _address(port: int) -> str:
 
 
 def _keys(folder: Path) -> tuple[str, str]:
-    """A key that may ask models, and one that may only look."""
-    from gateway.auth.keyfile import create_key  # noqa: PLC0415  - see _demonstrate
-    from gateway.auth.keys import NewKey  # noqa: PLC0415  - see _demonstrate
-    from gateway.auth.principal import Scope  # noqa: PLC0415  - see _demonstrate
+    """Create a key that may run models and one that may only list them. Return their secrets."""
+    from gateway.auth.keyfile import create_key  # noqa: PLC0415  - see _demo
+    from gateway.auth.keys import NewKey  # noqa: PLC0415  - see _demo
+    from gateway.auth.principal import Scope  # noqa: PLC0415  - see _demo
 
     file, now = folder / "keys.toml", datetime.now(UTC)
     both = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
-    looking = frozenset({Scope.DISCOVERY})
+    discovery = frozenset({Scope.DISCOVERY})
     key = create_key(file, NewKey(name="demo", scopes=both), now)
-    return key, create_key(file, NewKey(name="demo-discovery", scopes=looking), now)
+    return key, create_key(file, NewKey(name="demo-discovery", scopes=discovery), now)
 
 
 def _welcome(listening: "Serving", key: str, discovery: str) -> str:

@@ -1,4 +1,4 @@
-"""Spans and moments as a person types them, for argparse: errors are ArgumentTypeError."""
+"""Durations and points in time on the command line: argparse types."""
 
 import argparse
 import re
@@ -18,20 +18,20 @@ _UNITS: Final = {
 
 
 def span(text: str) -> timedelta:
-    """``90d``, ``12h``, ``30m``, ``2w``; ``0`` is none."""
+    """Parse ``90d``, ``12h``, ``30m``, ``2w`` or ``0``."""
     if text == "0":
         return timedelta()
     found = _SPAN.fullmatch(text)
     number, unit = (int(found["number"]), _UNITS[found["unit"]]) if found else (0, timedelta())
     if found is None or number * unit > LONGEST:
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be a span such as 30m, 12h, 90d or 2w, at most 100 years"
+            f"{text!r} must be a duration such as 30m, 12h, 90d or 2w, at most 100 years"
         )
     return number * unit
 
 
 def span_or_moment(text: str) -> timedelta | datetime:
-    """A span, or a date or time in ISO 8601; without a zone it is UTC, a date its midnight."""
+    """Parse a duration, or an ISO 8601 date or time: the default zone is UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -42,10 +42,10 @@ def span_or_moment(text: str) -> timedelta | datetime:
         return span(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be a span such as 12h or 90d, or a date such as 2030-01-31"
+            f"{text!r} must be a duration such as 12h or 90d, or a date such as 2030-01-31"
         ) from None
 
 
 def moment_after(now: datetime, end: timedelta | datetime | None) -> datetime | None:
-    """The end as a moment; None stays None."""
+    """Return the end as a point in time; None stays None."""
     return now + end if isinstance(end, timedelta) else end

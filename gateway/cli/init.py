@@ -1,20 +1,21 @@
-"""`ollama-gateway init`: a config file, two keys, and the two fields that Engramia asks for."""
+"""`ollama-gateway init`: create a config file and two keys, and print what to paste into Engramia.
+
+This module holds the command line, because `--help` imports it; the work is in ``initialize``.
+"""
 
 import argparse
 import re
 from pathlib import Path
 from typing import Final
 
-from gateway.cli.init_report import PLACEHOLDER
-
 _TUNNEL_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?")
 
 _DESCRIPTION: Final = """\
-Make what the gateway needs: a config file that explains every setting, and two keys for Engramia.
-`engramia` may run models and goes into its field "API key"; `engramia-discovery` may only see which
-models there are and stands in its "Base URL".
+Create what the gateway needs: a config file that explains every setting, and two keys for Engramia.
+`engramia` may run models: paste it into the field "API key". `engramia-discovery` may only list the
+models: it is part of the "Base URL".
 
-What exists is left as it is, so this can be repeated at any time.
+Files and keys that already exist stay unchanged, so you can run this again at any time.
 """
 _EXAMPLES: Final = """\
 examples:
@@ -28,7 +29,7 @@ examples:
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "init",
-        help="make a config file and keys, and say what to paste into Engramia",
+        help="create a config file and keys, and print what to paste into Engramia",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,32 +38,32 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--config",
         type=Path,
         metavar="FILE",
-        help="where the config file is or shall be; the keys go beside it",
+        help="path of the config file; created if missing; the keys go into its folder",
     )
     parser.add_argument(
         "--tunnel-host",
         type=_tunnel_host,
         metavar="HOST",
-        help="the public name of your tunnel, to have the Base URL complete",
+        help="public name of your tunnel, to print the complete Base URL",
     )
     parser.add_argument(
         "--ollama",
         type=_ollama,
         metavar="ADDRESS",
-        help="where Ollama is, for a new config file (default: OLLAMA_HOST, else this machine)",
+        help="address of Ollama for a new config file (default: OLLAMA_HOST, else this machine)",
     )
     parser.add_argument(
-        "--serve", action="store_true", help="then run the gateway, as `ollama-gateway serve` does"
+        "--serve", action="store_true", help="then run the gateway, like `ollama-gateway serve`"
     )
     parser.set_defaults(run=run)
 
 
 def _tunnel_host(text: str) -> str:
-    """The host alone, also out of a whole address that was pasted."""
+    """Return the host name, also of a pasted https:// address."""
     host = text.strip().removeprefix("https://").rstrip("/")
     if not _TUNNEL_HOST.fullmatch(host):
         raise argparse.ArgumentTypeError(
-            f'{_as_written(text)} is not a host name such as "gw.example.com"'
+            f'{_without_password(text)} is not a host name such as "gw.example.com"'
         )
     return host
 
@@ -73,25 +74,25 @@ def _ollama(text: str) -> str:
     try:
         return ollama_address(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{_as_written(text)} {error}") from None
+        raise argparse.ArgumentTypeError(f"{_without_password(text)} {error}") from None
 
 
-def _as_written(text: str) -> str:
-    """In quotes, without a name and password, which end with the last ``@``."""
-    _, at, place = text.rpartition("@")
-    return repr(f"***@{place}" if at else text)
+def _without_password(text: str) -> str:
+    """Return the text in quotes; everything up to the last @ may be a password."""
+    _, at, host = text.rpartition("@")
+    return repr(f"***@{host}" if at else text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from gateway.cli.init_steps import initialise  # noqa: PLC0415  - slow, see gateway.cli
+    from gateway.cli.initialize import initialize  # noqa: PLC0415  - slow, see gateway.cli
     from gateway.cli.serve import serve  # noqa: PLC0415  - the same
 
-    code, loaded = initialise(
+    code, loaded = initialize(
         config=arguments.config,
-        tunnel_host=arguments.tunnel_host or PLACEHOLDER,
+        tunnel_host=arguments.tunnel_host,
         ollama=arguments.ollama,
         serves=arguments.serve,
     )
     if not arguments.serve or loaded is None:
         return code
-    return serve(loaded, asked_for=arguments.config)
+    return serve(loaded, config=arguments.config)

@@ -1,4 +1,4 @@
-"""How this program was called, so that a hint can be pasted as it stands."""
+"""The name of this program as it was called, so that printed commands can be pasted."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ PROGRAM: Final = "ollama-gateway"
 
 
 def command_name() -> str:
-    """``ollama-gateway`` where that finds this program, else the shortest path to it, quoted."""
+    """Return ``ollama-gateway`` if the shell finds this program by that, else its path, quoted."""
     called = Path(sys.argv[0] if sys.argv else "")
     if called.name != PROGRAM or _is_found(called):
         return PROGRAM
@@ -24,10 +24,10 @@ def _is_found(called: Path) -> bool:
 
 
 def _shortest(called: Path) -> str:
-    """Relative only to a folder that is below us: a hint is often pasted somewhere else."""
+    """Return a relative path if it is below the working folder, else the absolute one."""
     absolute = str(called.absolute())
     relative = os.path.relpath(absolute)
     if relative.startswith("..") or Path.cwd() == Path("/"):
         return absolute
-    # Without a slash the shell would look for it on PATH, where it is not.
+    # Without a slash the shell would look on PATH.
     return relative if "/" in relative else f"./{relative}"

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -11,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli import DONE, FAILED
-from gateway.cli.loop import new_loop
-from gateway.cli.malloc import return_large_blocks
 from gateway.cli.program import command_name
+from gateway.cli.runtime import new_loop, relax_garbage_collection, return_large_blocks
 
 if TYPE_CHECKING:
     from gateway.settings import Loaded
 
 _DESCRIPTION = """\
-Run the gateway in front of Ollama. It listens for callers on `listen.public`, where the tunnel
-points, and for you on `listen.admin`. SIGTERM or Ctrl-C lets answers end that are under way
-(`timeouts.drain_timeout`); a second one ends at once.
+Run the gateway in front of Ollama. It listens for clients on `listen.public`, where the tunnel
+points, and for you on `listen.admin`. SIGTERM or Ctrl-C stops it after the running requests have
+ended (at most `timeouts.drain_timeout`). A second one stops it at once.
 """
 
 
@@ -32,18 +30,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the config file to use")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="path of the config file")
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="show every setting in force and where it comes from, and exit",
+        help="print every setting in force and where it comes from, and exit",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal; the exit code. Raises SettingsError."""
-    # Not at the top: `--help` reads all commands.
+    """Serve until a signal. Return the exit code. Raises SettingsError."""
+    # Not at the top: `--help` imports all commands.
     from gateway.cli.config import print_config  # noqa: PLC0415  - see above
     from gateway.settings import load  # noqa: PLC0415  - see above
 
@@ -51,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(print_config(loaded), end="")
         return DONE
-    return serve(loaded, asked_for=arguments.config)
+    return serve(loaded, config=arguments.config)
 
 
-def serve(loaded: "Loaded", *, asked_for: Path | None) -> int:
-    """Serve with these settings; ``asked_for`` is the config file as the command line named it."""
-    problem = _keys_problem(loaded, asked_for)
+def serve(loaded: "Loaded", *, config: Path | None) -> int:
+    """Serve with these settings; ``config`` is the config file given with --config."""
+    problem = _keys_problem(loaded, config)
     if problem is not None:
         return _failed(problem)
     return_large_blocks()
@@ -64,8 +62,8 @@ def serve(loaded: "Loaded", *, asked_for: Path | None) -> int:
         return runner.run(_serve(loaded))
 
 
-def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
-    """Why the keys do not let anybody in; None if one does."""
+def _keys_problem(loaded: "Loaded", config: Path | None) -> str | None:
+    """Return why no key is valid, or None if one is. Without keys the gateway does not start."""
     from gateway.auth.keyfile import KeyFileError  # noqa: PLC0415  - see run
     from gateway.auth.keyfile import load as load_keys  # noqa: PLC0415  - see run
     from gateway.auth.keys import State  # noqa: PLC0415  - see run
@@ -77,12 +75,12 @@ def _keys_problem(loaded: "Loaded", asked_for: Path | None) -> str | None:
     now = datetime.now(UTC)
     if any(key.state(now) is State.ACTIVE for key in keys):
         return None
-    what = "holds no key that is valid" if keys else "has no key yet"
-    option = "" if asked_for is None else f" --config {shlex.quote(str(asked_for))}"
+    what = "has no valid key" if keys else "has no key yet"
+    option = "" if config is None else f" --config {shlex.quote(str(config))}"
     return (
-        f"{loaded.keys_file} {what}, so nobody could use the gateway. "
-        f"`{command_name()} init{option}` makes the keys for Engramia, "
-        f"`{command_name()} keys create NAME{option}` makes one."
+        f"{loaded.keys_file} {what}, so no client could use the gateway. "
+        f"`{command_name()} init{option}` creates the keys for Engramia, "
+        f"`{command_name()} keys create NAME{option}` creates one key."
     )
 
 
@@ -105,10 +103,10 @@ async def _serve(loaded: "Loaded") -> int:
     )
     stop = asyncio.Event()
     try:
-        # Outermost: whoever presses Ctrl-C again while the listeners close changes nothing.
+        # Outermost: another Ctrl-C while the listeners close has no effect.
         with signals(first=stop.set, second=gateway.handler.cut_all):
             async with serving(gateway, admin_app(gateway)) as listening:
-                _rest_the_collector()
+                relax_garbage_collection()
                 log.info(
                     "gateway.started",
                     public=f"http://{listening.public}",
@@ -123,13 +121,6 @@ async def _serve(loaded: "Loaded") -> int:
         return _failed(str(error))
     log.info("gateway.stopped")
     return DONE
-
-
-def _rest_the_collector() -> None:
-    """What start-up made stays for good: looking through it again and again finds nothing."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
 
 
 def _failed(problem: str) -> int:

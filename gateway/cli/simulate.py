@@ -7,26 +7,27 @@ import signal
 import sys
 
 from gateway.cli import DONE, FAILED, WRONG_USAGE
-from gateway.cli.loop import new_loop
+from gateway.cli.runtime import new_loop
 
 _DEFAULT = "127.0.0.1:11434"
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command; what it needs is imported when it runs."""
     parser = subparsers.add_parser(
         "simulate",
         help="run a simulated Ollama",
-        description="Run a simulated Ollama with the usual models. It answers on the same routes "
-        "and in the same shapes as the real one, with words that mean nothing.",
+        description="Run a simulated Ollama with popular models. It has the routes and the "
+        "response formats of the real one, and generates meaningless text.",
     )
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
         default=_DEFAULT,
-        help=f"where to listen; port 0 takes a free one (default: {_DEFAULT})",
+        help=f"address to listen on; port 0 picks a free port (default: {_DEFAULT})",
     )
-    parser.add_argument("--version", metavar="V", help="which Ollama to be: 0.24.0 or 0.33.0")
+    parser.add_argument(
+        "--version", metavar="V", help="version of Ollama to simulate: 0.24.0 or 0.33.0"
+    )
     _add_hardware(parser)
     parser.set_defaults(run=run)
 
@@ -42,34 +43,34 @@ def _add_hardware(parser: argparse.ArgumentParser) -> None:
         "--tokens-per-second",
         metavar="N",
         type=_positive,
-        help="how fast a model speaks (default: at once)",
+        help="generated tokens per second (default: no delay)",
     )
     parser.add_argument(
         "--num-parallel",
         metavar="N",
         type=_at_least_one,
         default=1,
-        help="answers that one model gives at a time, as OLLAMA_NUM_PARALLEL (default: 1)",
+        help="requests that one model serves at once, as OLLAMA_NUM_PARALLEL (default: 1)",
     )
     parser.add_argument(
         "--max-loaded-models",
         metavar="N",
         type=_count,
         default=3,
-        help="models in memory at a time, 0 for all, as OLLAMA_MAX_LOADED_MODELS (default: 3)",
+        help="models in memory at once, 0 for no limit, as OLLAMA_MAX_LOADED_MODELS (default: 3)",
     )
     parser.add_argument(
         "--time-scale",
         metavar="X",
         type=_not_negative,
         default=1.0,
-        help="real seconds that a simulated second takes (default: 1)",
+        help="real seconds per simulated second (default: 1)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM, which end it at once, as they end Ollama."""
-    # Not at the top: `ollama-gateway --help` reads all commands.
+    """Serve until SIGINT or SIGTERM, which stop it at once, like Ollama."""
+    # Not at the top: `ollama-gateway --help` imports all commands.
     from gateway.simulator import VERSIONS  # noqa: PLC0415  - see above
 
     if args.version is not None and args.version not in VERSIONS:
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     address = _address(args.listen)
     if address is None:
         print(
-            f"simulate: --listen must be HOST:PORT, as in {_DEFAULT}, not {args.listen!r}",
+            f"simulate: --listen {args.listen!r} must be HOST:PORT, such as {_DEFAULT}",
             file=sys.stderr,
         )
         return WRONG_USAGE
@@ -114,7 +115,8 @@ async def _serve(args: argparse.Namespace, host: str, port: int) -> int:
     except OSError as error:
         why = error.strerror or str(error)
         print(
-            f"simulate: cannot listen on {host}:{port}: {why}. Choose another with --listen.",
+            f"simulate: cannot listen on {host}:{port}: {why}. "
+            "Choose another address with --listen.",
             file=sys.stderr,
         )
         return FAILED
@@ -141,7 +143,7 @@ def _number(text: str) -> float:
 def _not_negative(text: str) -> float:
     value = _number(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
+        raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
 
 

@@ -67,8 +67,8 @@ def test_serve_without_a_key_says_how_to_make_one(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "has no key yet" in one_line(done)
-    assert "keys create NAME` makes one" in done.stderr
-    assert "init` makes the keys" in done.stderr
+    assert "keys create NAME` creates one key" in done.stderr
+    assert "init` creates the keys" in done.stderr
 
 
 def test_serve_with_nothing_but_revoked_keys_says_so(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_serve_with_nothing_but_revoked_keys_says_so(tmp_path: Path) -> None:
     done = home.run("serve", **ANY_PORTS)
 
     assert done.returncode == 1
-    assert "holds no key that is valid" in one_line(done)
+    assert "has no valid key" in one_line(done)
 
 
 @pytest.mark.parametrize("content", ['version = 1\n[[keys]\nname = "a"\n', "\xff", "[keys]\nx = 1"])
@@ -150,7 +150,7 @@ def test_serve_with_a_config_file_that_is_not_there_says_how_to_make_it(tmp_path
     done = Home(tmp_path).run("serve", "--config", str(file))
 
     assert done.returncode == 2
-    assert f"init --config '{file}'` makes it" in one_line(done)
+    assert f"init --config '{file}'` creates it" in one_line(done)
 
 
 def test_print_config_shows_what_is_in_force_and_why(home: Home) -> None:
@@ -252,7 +252,7 @@ def test_init_twice_makes_everything_once(tmp_path: Path) -> None:
     )
     assert fields is not None
     assert (first.returncode, second.returncode, second.stdout) == (0, 0, "")
-    assert "Nothing to make" in second.stderr
+    assert "Nothing to do" in second.stderr
     assert files == (home.config.read_bytes(), home.keys_file.read_bytes())
     assert home.keys_file.stat().st_mode & 0o777 == 0o600
 
@@ -270,8 +270,8 @@ def test_init_can_serve_at_once(tmp_path: Path, ollama: str) -> None:
 
         assert (healthy, code) == ("ok\n", 0)
         assert ("API key" in process.stdout) is made
-        assert f"Ollama answers at {ollama}, with " in process.stderr
-        assert "The gateway starts now" in process.stderr
+        assert f"Ollama is reachable at {ollama} and has " in process.stderr
+        assert "Starting the gateway" in process.stderr
         assert "Start the gateway" not in process.stderr
 
 
@@ -341,7 +341,7 @@ def test_the_demo_works_as_printed(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with home.runs("demo", TMPDIR=str(scratch)) as process:
-        process.wait(lambda: "Ctrl-C ends it." in process.stdout)
+        process.wait(lambda: "Press Ctrl-C to stop." in process.stdout)
         answer, tags = _curls(process.stdout)
         told = subprocess.run(answer, capture_output=True, check=True, timeout=10)
         seen = subprocess.run(tags, capture_output=True, check=True, timeout=10)

@@ -34,7 +34,7 @@ def test_a_span(text: str, expected: timedelta) -> None:
 )
 def test_not_a_span(text: str) -> None:
     """Refused with an example, and never an overflow."""
-    with pytest.raises(argparse.ArgumentTypeError, match="must be a span such as"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a duration such as"):
         span(text)
 
 

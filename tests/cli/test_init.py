@@ -13,10 +13,10 @@ import pytest
 from gateway.auth import keyfile
 from gateway.auth.keys import NewKey, digest_of
 from gateway.auth.principal import Scope
-from gateway.cli import init, init_steps, serve
+from gateway.cli import init, initialize, serve
 from gateway.cli import new_files as newfile
-from gateway.cli.init_config import config_text
-from gateway.cli.init_ollama import Sight
+from gateway.cli.config import new_config_text
+from gateway.cli.initialize import ProbeResult
 from gateway.settings import Loaded, SettingsError, default_config_text, load
 
 Captured = pytest.CaptureFixture[str]
@@ -26,16 +26,16 @@ NOW = datetime(2030, 1, 31, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def sights(monkeypatch: pytest.MonkeyPatch) -> dict[str, Sight]:
-    """What is found at which address; this machine's own Ollama is not asked."""
-    sights: dict[str, Sight] = {}
+def probes(monkeypatch: pytest.MonkeyPatch) -> dict[str, ProbeResult]:
+    """The result of probing an address; no real Ollama is contacted."""
+    probes: dict[str, ProbeResult] = {}
 
-    def look(url: str, *, setting: str) -> Sight:
-        return sights.get(url, Sight(f"{url} looked at.", f"Correct {setting}."))
+    def probe(url: str, *, setting: str) -> ProbeResult:
+        return probes.get(url, ProbeResult(f"{url} probed.", f"Correct {setting}."))
 
-    monkeypatch.setattr(init_steps, "look", look)
+    monkeypatch.setattr(initialize, "probe_ollama", probe)
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
-    return sights
+    return probes
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_first_run_makes_everything(config: Path, capsys: Captured) -> None:
+def test_the_first_run_creates_everything(config: Path, capsys: Captured) -> None:
     """A config file that others may read, and keys that they may not."""
     assert _init("--config", str(config)) == 0
 
@@ -69,7 +69,7 @@ def test_the_first_run_makes_everything(config: Path, capsys: Captured) -> None:
     assert _mode(config.with_name("keys.toml")) == 0o600
 
 
-def test_the_two_fields_alone_are_on_standard_output(config: Path, capsys: Captured) -> None:
+def test_only_the_two_fields_are_on_standard_output(config: Path, capsys: Captured) -> None:
     """Ready to paste: the discovery key in the path, the other as the API key."""
     _init("--config", str(config))
 
@@ -86,8 +86,8 @@ def test_the_two_fields_alone_are_on_standard_output(config: Path, capsys: Captu
 
 
 @pytest.mark.parametrize("host", ["gw.example.com", "https://gw.example.com/"])
-def test_the_tunnels_name_completes_the_address(config: Path, capsys: Captured, host: str) -> None:
-    """Also when the whole address was pasted."""
+def test_the_tunnel_host_completes_the_base_url(config: Path, capsys: Captured, host: str) -> None:
+    """Also when a complete address was pasted."""
     _init("--config", str(config), "--tunnel-host", host)
 
     captured = capsys.readouterr()
@@ -96,8 +96,8 @@ def test_the_tunnels_name_completes_the_address(config: Path, capsys: Captured, 
 
 
 @pytest.mark.parametrize("host", ["a b", "http://host", "host/path", "user@host", ""])
-def test_what_is_no_host_name_is_wrong_usage(config: Path, capsys: Captured, host: str) -> None:
-    """Before anything is made."""
+def test_an_invalid_tunnel_host_is_wrong_usage(config: Path, capsys: Captured, host: str) -> None:
+    """Nothing is created."""
     with pytest.raises(SystemExit) as caught:
         _init("--config", str(config), "--tunnel-host", host)
 
@@ -106,7 +106,7 @@ def test_what_is_no_host_name_is_wrong_usage(config: Path, capsys: Captured, hos
 
 
 def test_the_next_steps_can_be_pasted(config: Path, capsys: Captured) -> None:
-    """They name the config file that was asked for, and the place that is listened at."""
+    """They repeat the given config file and the address of the listener."""
     config.parent.mkdir(mode=0o700)
     config.write_text("[listen]\npublic = '0.0.0.0:8080'", encoding="utf-8")
 
@@ -121,7 +121,6 @@ def test_the_next_steps_can_be_pasted(config: Path, capsys: Captured) -> None:
 
 
 def test_the_second_run_changes_nothing(config: Path, capsys: Captured) -> None:
-    """It says what is there, how a lost key is replaced, and what is next."""
     _init("--config", str(config))
     keys = config.with_name("keys.toml")
     before = (config.read_bytes(), keys.read_bytes(), keys.stat().st_mtime_ns)
@@ -132,36 +131,36 @@ def test_the_second_run_changes_nothing(config: Path, capsys: Captured) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        f"Nothing to make: {config} and the keys in {keys} are there.",
+        f"Nothing to do: {config} and the keys in {keys} already exist.",
         (
-            "Keys are shown once. Instead of a lost one: "
+            "Keys are shown only once. To replace a lost one: "
             f"ollama-gateway keys rotate engramia --config {config}"
         ),
-        f"http://127.0.0.1:11434 looked at. Correct `url` below [ollama] in {config}.",
+        f"http://127.0.0.1:11434 probed. Correct `url` below [ollama] in {config}.",
         f"Start the gateway: ollama-gateway serve --config {config}",
     ]
     assert before == (config.read_bytes(), keys.read_bytes(), keys.stat().st_mtime_ns)
 
 
 def test_an_interrupted_run_is_completed(config: Path, capsys: Captured) -> None:
-    """The config file is there and one key: only the other one is made and shown."""
+    """The config file and one key exist: only the other key is created and shown."""
     config.parent.mkdir(mode=0o700)
     config.write_text("[log]\nlevel = 'debug'", encoding="utf-8")
     keys = config.with_name("keys.toml")
-    keyfile.create_key(keys, init_steps.WANTED[0], NOW)
+    keyfile.create_key(keys, initialize.KEYS[0], NOW)
 
     assert _init("--config", str(config)) == 0
 
     captured = capsys.readouterr()
     assert captured.out.startswith("Base URL  https://")
     assert len(captured.out.splitlines()) == 1
-    assert "The key engramia is there." in captured.err
+    assert "The key engramia already exists." in captured.err
     assert config.read_text(encoding="utf-8") == "[log]\nlevel = 'debug'"
     assert {key.name for key in keyfile.load(keys)} == {"engramia", "engramia-discovery"}
 
 
-def test_a_revoked_key_is_not_brought_back(config: Path, capsys: Captured) -> None:
-    """Whoever revoked it meant it; `serve` after `init` must not undo it."""
+def test_a_revoked_key_is_not_created_again(config: Path, capsys: Captured) -> None:
+    """It was revoked on purpose."""
     _init("--config", str(config))
     keys = config.with_name("keys.toml")
     keyfile.revoke_key(keys, "engramia-discovery", now=NOW)
@@ -172,13 +171,12 @@ def test_a_revoked_key_is_not_brought_back(config: Path, capsys: Captured) -> No
 
     assert keys.read_bytes() == before
     assert capsys.readouterr().err.splitlines()[2] == (
-        "The key engramia-discovery is revoked. A new one: ollama-gateway keys create "
+        "The key engramia-discovery is revoked. To create a new one: ollama-gateway keys create "
         f"engramia-discovery --scope discovery --config {config}"
     )
 
 
 def test_the_keys_go_where_the_settings_say(config: Path, tmp_path: Path) -> None:
-    """Not necessarily beside the config file."""
     config.parent.mkdir(mode=0o700)
     config.write_text(f"[keys]\nfile = '{tmp_path}/elsewhere/k.toml'", encoding="utf-8")
 
@@ -188,10 +186,10 @@ def test_the_keys_go_where_the_settings_say(config: Path, tmp_path: Path) -> Non
     assert not config.with_name("keys.toml").exists()
 
 
-def test_without_an_option_the_users_folder_is_used(
+def test_without_config_option_the_folder_of_the_user_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    """Hints then need no option either."""
+    """The printed commands then need no option either."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("gateway.settings.paths.SYSTEM_FOLDER", tmp_path / "etc")
 
@@ -201,18 +199,18 @@ def test_without_an_option_the_users_folder_is_used(
     assert "serve\n" in capsys.readouterr().err
 
 
-# Where Ollama is.
+# The address of Ollama.
 
 
-def test_an_address_that_was_said_is_in_force_in_the_file(config: Path, capsys: Captured) -> None:
-    """It is the one setting in it that is no comment."""
+def test_the_ollama_option_is_written_to_the_file(config: Path, capsys: Captured) -> None:
+    """It is the only setting that is not commented out."""
     assert _init("--config", str(config), "--ollama", "192.168.1.20") == 0
 
     loaded = load(config, environ={})
     written = [name for name, source in loaded.sources.items() if source != "default"]
     assert (written, loaded.settings.ollama.url) == (["ollama.url"], "http://192.168.1.20:11434")
     assert (
-        "at its default but for ollama.url, which is http://192.168.1.20:11434 (--ollama).\n"
+        "at their defaults, except ollama.url, which is http://192.168.1.20:11434 (--ollama).\n"
         in capsys.readouterr().err
     )
 
@@ -221,10 +219,10 @@ def test_an_address_that_was_said_is_in_force_in_the_file(config: Path, capsys: 
     ("variable", "written"),
     [("0.0.0.0:11500", 'url = "http://127.0.0.1:11500"'), ("127.0.0.1", "#url = ")],
 )
-def test_ollamas_own_variable_is_heeded(
+def test_ollama_host_is_written_to_the_file(
     config: Path, monkeypatch: pytest.MonkeyPatch, variable: str, written: str
 ) -> None:
-    """Unless it says what is the default anyway, which stays free to change."""
+    """Unless it is the default anyway, which stays commented out."""
     monkeypatch.setenv("OLLAMA_HOST", variable)
     assert _init("--config", str(config)) == 0
 
@@ -233,8 +231,9 @@ def test_ollamas_own_variable_is_heeded(
     assert (text == default_config_text()) is written.startswith("#")
 
 
-def test_what_is_said_wins_over_the_variable(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line is nearer."""
+def test_the_ollama_option_wins_over_the_variable(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "10.0.0.1")
     _init("--config", str(config), "--ollama", "http://10.0.0.2:11434")
 
@@ -245,8 +244,10 @@ def test_what_is_said_wins_over_the_variable(config: Path, monkeypatch: pytest.M
     "address",
     ["a b", "http://me:secret@host", "me:secret/@host:1", "host:70000", "http://h/v1"],
 )
-def test_what_is_no_address_is_wrong_usage(config: Path, capsys: Captured, address: str) -> None:
-    """Before anything is made; and no password is repeated."""
+def test_an_invalid_ollama_address_is_wrong_usage(
+    config: Path, capsys: Captured, address: str
+) -> None:
+    """Nothing is created, and no password is repeated."""
     with pytest.raises(SystemExit) as caught:
         _init("--config", str(config), "--ollama", address)
 
@@ -257,23 +258,25 @@ def test_what_is_no_address_is_wrong_usage(config: Path, capsys: Captured, addre
     assert not config.exists()
 
 
-def test_whoever_does_not_wait_for_ollama_loses_no_keys(
+def test_an_interrupt_while_probing_loses_no_keys(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are shown once: none are made as long as something can still end the run."""
+    """Secrets are shown once: no key is created before everything that may end the run."""
 
-    def look(url: str, *, setting: str) -> Sight:
+    def probe(url: str, *, setting: str) -> ProbeResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(init_steps, "look", look)
+    monkeypatch.setattr(initialize, "probe_ollama", probe)
     with pytest.raises(KeyboardInterrupt):
         _init("--config", str(config))
 
     assert [each.name for each in config.parent.iterdir()] == [config.name]
 
 
-def test_an_address_is_not_passed_over_in_silence(config: Path, capsys: Captured) -> None:
-    """A config file that is there is left alone; whoever says the same again is told nothing."""
+def test_an_address_that_differs_from_the_existing_file_is_an_error(
+    config: Path, capsys: Captured
+) -> None:
+    """An existing config file is not changed."""
     _init("--config", str(config))
     capsys.readouterr()
 
@@ -282,28 +285,28 @@ def test_an_address_is_not_passed_over_in_silence(config: Path, capsys: Captured
     assert _init("--config", str(config), "--ollama", "10.0.0.2") == 1
 
     assert capsys.readouterr().err == (
-        "ollama-gateway: Ollama is still looked for at http://127.0.0.1:11434: for "
-        f"http://10.0.0.2:11434, correct `url` below [ollama] in {config}\n"
+        "ollama-gateway: The settings still point to http://127.0.0.1:11434. "
+        f"To use http://10.0.0.2:11434, set `url` below [ollama] in {config}.\n"
     )
 
 
-def test_a_variable_of_ours_is_what_is_to_be_corrected(
+def test_a_variable_that_overrides_the_file_is_named(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    """As in a container, where the file does not decide."""
+    """As in a container, where the file has no effect."""
     monkeypatch.setenv("GATEWAY_OLLAMA__URL", "http://ollama:11434")
     _init("--config", str(config))
 
     said = capsys.readouterr().err
-    assert "http://ollama:11434 looked at.\n" in said
+    assert "http://ollama:11434 probed.\n" in said
     assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in said
 
 
-def test_an_ollama_that_is_well_is_no_step(
-    config: Path, sights: dict[str, Sight], capsys: Captured
+def test_a_reachable_ollama_needs_no_step(
+    config: Path, probes: dict[str, ProbeResult], capsys: Captured
 ) -> None:
-    """It is told all the same."""
-    sights["http://127.0.0.1:11434"] = Sight("It answers.")
+    """The finding is printed all the same."""
+    probes["http://127.0.0.1:11434"] = ProbeResult("It answers.")
     _init("--config", str(config))
 
     said = capsys.readouterr().err
@@ -311,51 +314,49 @@ def test_an_ollama_that_is_well_is_no_step(
     assert "\n  1. Start the gateway: " in said
 
 
-def test_a_setting_that_is_not_there_cannot_be_chosen() -> None:
-    """A misspelt name would else be lost in silence."""
+def test_an_unknown_setting_cannot_be_chosen() -> None:
     with pytest.raises(LookupError):
-        config_text({"ollama.address": "http://127.0.0.1:11434"})
+        new_config_text({"ollama.address": "http://127.0.0.1:11434"})
 
 
-# Making and serving at once.
+# init --serve.
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loaded, Path | None]]:
-    """With what the gateway was started."""
+    """Return what the gateway was started with."""
     started: list[tuple[Loaded, Path | None]] = []
 
-    def serves(loaded: Loaded, *, asked_for: Path | None) -> int:
-        started.append((loaded, asked_for))
+    def fake_serve(loaded: Loaded, *, config: Path | None) -> int:
+        started.append((loaded, config))
         return 7
 
-    monkeypatch.setattr(serve, "serve", serves)
+    monkeypatch.setattr(serve, "serve", fake_serve)
     return started
 
 
-def test_it_can_start_the_gateway_itself(
+def test_serve_starts_the_gateway_on_every_run(
     config: Path, capsys: Captured, started: list[tuple[Loaded, Path | None]]
 ) -> None:
-    """Then it does not tell anybody to; the exit code is the gateway's. So it is each time."""
+    """The exit code is that of the gateway."""
     codes = [_init("--config", str(config), "--serve")]
     first = capsys.readouterr().err
     codes.append(_init("--config", str(config), "--serve"))
     second = capsys.readouterr().err
 
     assert codes == [7, 7]
-    assert [(loaded.config_file, asked_for) for loaded, asked_for in started] == [
-        (config, config)
-    ] * 2
+    assert [(loaded.config_file, given) for loaded, given in started] == [(config, config)] * 2
     for said in (first, second):
         assert "Start the gateway" not in said
-        assert said.endswith("The gateway starts now, at http://127.0.0.1:11435. Ctrl-C ends it.\n")
+        assert said.endswith(
+            "Starting the gateway at http://127.0.0.1:11435. Press Ctrl-C to stop it.\n"
+        )
     assert "in another terminal:\n     curl " in first
 
 
-def test_without_what_it_needs_it_is_not_started(
+def test_the_gateway_is_not_started_after_a_failure(
     tmp_path: Path, started: list[tuple[Loaded, Path | None]]
 ) -> None:
-    """A config file that cannot be made, keys that cannot be read."""
     (tmp_path / "keys.toml").mkdir()
     (tmp_path / "file").touch()
 
@@ -364,11 +365,11 @@ def test_without_what_it_needs_it_is_not_started(
     assert started == []
 
 
-# What goes wrong.
+# Failures.
 
 
-def test_a_broken_config_file_is_left_alone(config: Path) -> None:
-    """It is reported like everywhere else, and no key is made."""
+def test_an_invalid_config_file_stays_unchanged(config: Path) -> None:
+    """No key is created."""
     config.parent.mkdir()
     config.write_text("[log", encoding="utf-8")
 
@@ -378,8 +379,7 @@ def test_a_broken_config_file_is_left_alone(config: Path) -> None:
     assert [path.name for path in config.parent.iterdir()] == ["gateway.toml"]
 
 
-def test_a_broken_keys_file_is_left_alone(config: Path, capsys: Captured) -> None:
-    """One line says what is wrong with it."""
+def test_an_invalid_keys_file_stays_unchanged(config: Path, capsys: Captured) -> None:
     keys = config.with_name("keys.toml")
     config.parent.mkdir(mode=0o700)
     keys.write_text("[keys", encoding="utf-8")
@@ -392,8 +392,7 @@ def test_a_broken_keys_file_is_left_alone(config: Path, capsys: Captured) -> Non
     assert keys.read_text(encoding="utf-8") == "[keys"
 
 
-def test_a_place_that_cannot_be_is_one_line(tmp_path: Path, capsys: Captured) -> None:
-    """With what to do about it."""
+def test_an_impossible_path_is_reported_with_advice(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "file").touch()
     config = tmp_path / "file" / "gateway.toml"
 
@@ -402,15 +401,14 @@ def test_a_place_that_cannot_be_is_one_line(tmp_path: Path, capsys: Captured) ->
     assert capsys.readouterr() == (
         "",
         (
-            f"ollama-gateway: {config} cannot be made: Not a directory. "
-            "Choose another place with --config FILE.\n"
+            f"ollama-gateway: {config} cannot be created: Not a directory. "
+            "Choose another path with --config FILE.\n"
         ),
     )
 
 
 @NOT_AS_ROOT
-def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path, capsys: Captured) -> None:
-    """With what to do about it."""
+def test_a_read_only_folder_is_reported_with_advice(tmp_path: Path, capsys: Captured) -> None:
     tmp_path.chmod(0o500)
 
     assert _init("--config", str(tmp_path / "gateway.toml")) == 1
@@ -425,27 +423,26 @@ def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path, capsys: Ca
         (30, "Read-only file system. Run this as a user who may write there, or choose another"),
     ],
 )
-def test_a_config_file_is_made_whole_or_not_at_all(
+def test_a_full_disk_leaves_no_partial_file(
     config: Path, monkeypatch: pytest.MonkeyPatch, error: int, expected: str
 ) -> None:
-    """A disk that is full leaves nothing behind."""
 
     def fail(_descriptor: int) -> None:
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "fsync", fail)
 
-    problem = init_steps.make_config(config)
+    problem = initialize.create_config(config)
 
     assert problem is not None
-    assert problem.startswith(f"{config} cannot be made: {expected}")
+    assert problem.startswith(f"{config} cannot be created: {expected}")
     assert list(config.parent.iterdir()) == []
 
 
-def test_a_key_that_was_made_is_shown_even_if_the_next_one_fails(
+def test_a_created_key_is_shown_even_if_the_next_one_fails(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    """Its secret is nowhere else; the next run makes the other one."""
+    """Its secret is nowhere else; the next run creates the other one."""
     create_key = keyfile.create_key
 
     def fail_for_discovery(path: Path, spec: NewKey, now: datetime) -> str:
@@ -453,20 +450,20 @@ def test_a_key_that_was_made_is_shown_even_if_the_next_one_fails(
             raise keyfile.KeyFileError("disk full")
         return create_key(path, spec, now)
 
-    monkeypatch.setattr(init_steps, "create_key", fail_for_discovery)
+    monkeypatch.setattr(initialize, "create_key", fail_for_discovery)
 
     assert _init("--config", str(config)) == 1
 
     captured = capsys.readouterr()
     assert captured.out.startswith("API key   ogw_")
     assert captured.err.splitlines()[-1] == (
-        "ollama-gateway: disk full. What is missing is made when this is run again."
+        "ollama-gateway: disk full. Run this again to create what is missing."
     )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_keys_that_could_not_be_shown_are_not_lost_in_silence(config: Path) -> None:
-    """The output went to a full disk: it says how to have others."""
+def test_keys_that_could_not_be_shown_are_reported_as_lost(config: Path) -> None:
+    """Standard output is a full disk."""
     code = "import sys; from gateway import cli; cli.COMMANDS = ('init',); sys.exit(cli.main())"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -123,7 +123,7 @@ def test_an_expiry_by_date(keys: Command) -> None:
     [
         (["n", "--expires", "2020-01-01"], "--expires must be in the future"),
         (["n", "--expires", "0"], "--expires must be in the future"),
-        (["n", "--expires", "soon"], "'soon' must be a span such as 12h or 90d, or a date"),
+        (["n", "--expires", "soon"], "'soon' must be a duration such as 12h or 90d, or a date"),
         (["n", "--scope", "root"], "'root' must be out of discovery, inference, admin"),
         (["n", "--scope", ","], "',' must be out of"),
         (["n", "--rpm", "0"], "key n: rpm must be a whole number from 1 to 1000000, not 0"),

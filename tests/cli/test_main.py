@@ -104,7 +104,7 @@ def test_a_missing_config_file_comes_with_the_command_that_makes_it(
     assert cli.main(["act"]) == 2
     assert capsys.readouterr().err == (
         f"ollama-gateway: {tmp_path}/my file.toml does not exist; "
-        f"`ollama-gateway init --config '{tmp_path}/my file.toml'` makes it\n"
+        f"`ollama-gateway init --config '{tmp_path}/my file.toml'` creates it\n"
     )
 
 

@@ -79,12 +79,12 @@ async def test_hardware_is_as_asked_for() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--listen", "nowhere"), "--listen must be HOST:PORT"),
-        (("--listen", "127.0.0.1:99999"), "--listen must be HOST:PORT"),
+        (("--listen", "nowhere"), "' must be HOST:PORT"),
+        (("--listen", "127.0.0.1:99999"), "' must be HOST:PORT"),
         (("--version", "1.2.3"), "--version must be one of 0.24.0, 0.33.0"),
         (("--num-parallel", "0"), "at least 1"),
         (("--tokens-per-second", "0"), "not above 0"),
-        (("--load-time", "-1"), "below 0"),
+        (("--load-time", "-1"), "negative"),
         (("--time-scale", "nan"), "not a number"),
     ],
 )
