@@ -59,7 +59,7 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Own the background work: the catalogue that keeps itself fresh, the key file watched."""
-        async with self.upstream.pool:
+        async with self.upstream:
             tasks = [
                 asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
                 asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here

@@ -265,7 +265,7 @@ class UpstreamIncomplete(GatewayError):
     default_message = (
         "Ollama ended the answer before it was complete: its model runner died, "
         "or the model repeated itself until Ollama gave up. "
-        "The text so far is not the whole answer."
+        "The text so far is not complete."
     )
 
 

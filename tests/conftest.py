@@ -38,4 +38,4 @@ async def left_empty(gateway: Running) -> None:
     assert repr(gateway.gateway.scheduler) == (
         f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
-    assert "0 lent" in repr(gateway.gateway.upstream.pool)
+    assert "0 in use" in repr(gateway.gateway.upstream)

@@ -1,12 +1,13 @@
-"""Small questions to Ollama: what models there are, what one is, what is loaded."""
+"""Small requests to Ollama: which models there are, what one of them is, what is loaded."""
 
 import json
+from typing import Final
 
 from gateway.errors import UpstreamProtocolError
 from gateway.timeouts import Deadlines
 from gateway.upstream.client import Outgoing, Upstream
 
-_CLOCKS = Deadlines(
+_DEADLINES: Final = Deadlines(
     queue=0.0,
     connect=2.0,
     first_byte=10.0,
@@ -15,38 +16,38 @@ _CLOCKS = Deadlines(
     total=30.0,
     write=10.0,
 )
-"""Ollama answers these within milliseconds, whatever else it does; who asks bounds it further."""
+"""Ollama answers these within milliseconds, whatever else it does. Callers may bound it further."""
 
 
 class Probes:
-    """Asks, and gives back whole bodies. Raises what ``Upstream.fetch`` raises."""
+    """Reads Ollama's lists. Raises what ``Upstream.fetch`` raises."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
     async def tags(self) -> bytes:
-        """The body of ``GET /api/tags``."""
-        return await self._good("/api/tags")
+        """Return the body of ``GET /api/tags``."""
+        return await self._get("/api/tags")
 
     async def version(self) -> bytes:
-        """The body of ``GET /api/version``."""
-        return await self._good("/api/version")
+        """Return the body of ``GET /api/version``."""
+        return await self._get("/api/version")
 
     async def ps(self) -> bytes:
-        """The body of ``GET /api/ps``."""
-        return await self._good("/api/ps")
+        """Return the body of ``GET /api/ps``."""
+        return await self._get("/api/ps")
 
     async def show(self, model: str, *, verbose: bool) -> tuple[int, bytes]:
-        """Status and body of ``POST /api/show``."""
-        asked = {"model": model, "verbose": True} if verbose else {"model": model}
-        request = Outgoing("POST", "/api/show", json.dumps(asked).encode())
-        return await self._upstream.fetch(request, _CLOCKS)
+        """Return status and body of ``POST /api/show``."""
+        fields = {"model": model, "verbose": True} if verbose else {"model": model}
+        request = Outgoing("POST", "/api/show", json.dumps(fields).encode())
+        return await self._upstream.fetch(request, _DEADLINES)
 
-    async def _good(self, path: str) -> bytes:
-        status, body = await self._upstream.fetch(Outgoing("GET", path), _CLOCKS)
+    async def _get(self, path: str) -> bytes:
+        status, body = await self._upstream.fetch(Outgoing("GET", path), _DEADLINES)
         if status != 200:
             raise UpstreamProtocolError(
-                f"What answers at `ollama.url` says {status} to {path}. Is it an Ollama, and does "
-                "it accept requests from this machine?"
+                f"The server at `ollama.url` answered {status} to {path}. Check that it is Ollama "
+                "and accepts requests from this machine."
             )
         return body

@@ -226,7 +226,7 @@ def _late(
 
 
 _DRAINED = {"timeouts": {"drain_timeout": SHORT}}
-_INCOMPLETE = "not the whole answer"
+_INCOMPLETE = "text so far is not complete"
 
 ROWS = (
     _busy(

@@ -128,7 +128,7 @@ async def test_a_broken_stream_is_broken_for_the_caller(
         told = await ask(here.proxy.port, speech.path, body, headers=here.gateway.bearer)
 
     assert (told.status, told.whole) == (200, False)
-    assert b"in the middle of the answer" in told.body
+    assert b"in the middle of the response" in told.body
 
 
 @every_proxy

@@ -116,7 +116,7 @@ async def test_while_the_model_loads(tmp_path: Path, leave: Leave) -> None:
         await is_logged(here, "first_byte")
         await until(lambda: here.gateway.gateway.scheduler.idle)
 
-        assert repr(here.gateway.gateway.upstream.pool).startswith("<Pool 0 lent")
+        assert repr(here.gateway.gateway.upstream).startswith("<Upstream 0 in use")
 
 
 # (d) In the middle of the answer.

@@ -127,7 +127,7 @@ LATE = [
         error=openai.InternalServerError,
         status=502,
         code="upstream_protocol_error",
-        says="not an Ollama",
+        says="does not look like Ollama",
     ),
     Failing(
         name="too-slow",
@@ -144,7 +144,7 @@ LATE = [
         error=openai.InternalServerError,
         status=502,
         code="upstream_incomplete",
-        says="in the middle of the answer",
+        says="in the middle of the response",
     ),
     Failing(
         name="half-of-a-long-answer",
@@ -154,7 +154,7 @@ LATE = [
         error=openai.InternalServerError,
         status=502,
         code="upstream_incomplete",
-        says="in the middle of the answer",
+        says="in the middle of the response",
     ),
 ]
 

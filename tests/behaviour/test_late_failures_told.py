@@ -61,7 +61,7 @@ async def test_he_is_told_in_his_dialect(tmp_path: Path, speech: Speech) -> None
 
     failure = speech.failure(told.body)
     assert (told.status, told.whole) == (504, True)
-    assert "did not finish the answer within 0.3 s" in failure.message
+    assert "did not complete the response within 0.3 s" in failure.message
     assert told.headers["content-type"] == "application/json"
     assert told.headers["content-length"] == str(len(told.body))
     assert told.headers["x-should-retry"] == "false"

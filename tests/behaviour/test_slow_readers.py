@@ -51,7 +51,7 @@ async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.blocked == 1)
-            (connection,) = gateway.gateway.upstream.pool._lent
+            (connection,) = gateway.gateway.upstream._in_use
             held = int(repr(connection._reply).split(", ")[1].split()[0])
             await slow.head()
             size = 0

@@ -90,7 +90,7 @@ async def test_an_ollama_that_takes_no_connection(tmp_path: Path) -> None:
             told = await scene.ask()
 
     assert (told.status, told.json()["error"]["code"]) == (502, "upstream_unreachable")
-    assert "no answer within 0.1 s" in told.json()["error"]["message"]
+    assert "no response within 0.1 s" in told.json()["error"]["message"]
 
 
 @contextmanager
@@ -213,7 +213,7 @@ async def test_a_stream_that_goes_on_for_ever(speech: Speech, tmp_path: Path) ->
             told = await scene.ask(stream=True)
         line = (await scene.gateway.finished())[0]
 
-    assert "did not finish the answer within 0.2 s" in speech.late_failure(told.body).message
+    assert "did not complete the response within 0.2 s" in speech.late_failure(told.body).message
     assert (told.status, told.whole) == (200, False)
     assert line["outcome"] == "upstream_timeout"
 

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pytest
 import uvloop
 
-from .scripted import Scripted
+from gateway.upstream import Upstream
+
+from .requests import upstream_at
+from .scripted import ScriptedServer
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -14,7 +17,14 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Scripted]:
+async def server() -> AsyncIterator[ScriptedServer]:
     """A server on a free port that does what a test wrote down."""
-    async with Scripted() as server:
+    async with ScriptedServer() as server:
         yield server
+
+
+@pytest.fixture
+async def upstream(server: ScriptedServer) -> AsyncIterator[Upstream]:
+    """The gateway's client for that server."""
+    async with upstream_at(server.url) as upstream:
+        yield upstream

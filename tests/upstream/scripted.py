@@ -10,13 +10,13 @@ from typing import Self
 
 from yarl import URL
 
-PATIENCE = 5.0
-"""Seconds after which something that should have happened did not."""
+TIMEOUT = 5.0
+"""Seconds within which everything that should happen does."""
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Line:
+class ServerSide:
     """One accepted connection, from the server's side."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,9 +24,9 @@ class Line:
         self.writer = writer
 
     async def request(self) -> tuple[str, bytes]:
-        """The next request: its head, and its body by ``Content-Length``.
+        """Return the next request: its head, and its body by ``Content-Length``.
 
-        Raises IncompleteReadError or ConnectionError when none comes any more.
+        Raises IncompleteReadError or ConnectionError when no other comes.
         """
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("ascii")
         fields = [line.partition(": ") for line in head.split("\r\n")]
@@ -46,9 +46,9 @@ class Line:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def gone(self) -> None:
+    async def closed(self) -> None:
         """Wait until the other side has closed or reset the connection."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 while await self.reader.read(1 << 16):
                     pass
@@ -56,17 +56,17 @@ class Line:
                 pass
 
 
-Script = Callable[[Line], Awaitable[None]]
+Script = Callable[[ServerSide], Awaitable[None]]
 
 
-class Scripted:
+class ScriptedServer:
     """Mutable state: the script, what came, and the tasks that follow the script.
 
     Without a script of its own every request is answered with ``OK``, on connections that stay.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
-        self.script: Script = self._polite
+        self.script: Script = self._respond_ok
         self.requests: list[tuple[str, bytes]] = []
         self.connections = 0
         self._host = host
@@ -79,21 +79,21 @@ class Scripted:
     def url(self) -> URL:
         return URL.build(scheme="https" if self._tls else "http", host=self._host, port=self._port)
 
-    def answers(self, *replies: bytes) -> None:
-        """Answer the first request with ``replies[0]`` and so on, each in one write."""
+    def respond_with(self, *replies: bytes) -> None:
+        """Respond to the first request with ``replies[0]`` and so on, each in one write."""
         left = list(replies)
 
-        async def script(line: Line) -> None:
+        async def script(side: ServerSide) -> None:
             while left:
-                await self.heard(line)
-                await line.send(left.pop(0))
-            await line.gone()
+                await self.receive(side)
+                await side.send(left.pop(0))
+            await side.closed()
 
         self.script = script
 
-    async def heard(self, line: Line) -> None:
+    async def receive(self, side: ServerSide) -> None:
         """Take the next request, and count it."""
-        self.requests.append(await line.request())
+        self.requests.append(await side.request())
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, self._host, 0, ssl=self._tls)
@@ -112,7 +112,7 @@ class Scripted:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Accept nobody any more; connections stay as they are."""
+        """Accept no new connections; those that exist stay."""
         if self._server is not None:
             self._server.close()
 
@@ -122,14 +122,14 @@ class Scripted:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self.script(Line(reader, writer))
+            await self.script(ServerSide(reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
             self._tasks.discard(task)
 
-    async def _polite(self, line: Line) -> None:
+    async def _respond_ok(self, side: ServerSide) -> None:
         while True:
-            await self.heard(line)
-            await line.send(OK)
+            await self.receive(side)
+            await side.send(OK)

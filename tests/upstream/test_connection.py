@@ -1,4 +1,4 @@
-"""Replies on the wire: which are whole, which are broken, and what may come after them."""
+"""Responses on the wire: which are complete, which are broken, and what may follow them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,32 +10,27 @@ from gateway.errors import (
     UpstreamIncomplete,
     UpstreamProtocolError,
 )
-from gateway.upstream import Upstream
-from gateway.upstream.connection import MAX_HEAD_BYTES
+from gateway.upstream import Outgoing, Upstream
+from gateway.upstream.connection import HIGH_WATER, MAX_HEAD_BYTES, Connection, Reply
 
-from .asking import POST, ask, timeouts, upstream_at
-from .scripted import OK, Line, Scripted
+from .fake_transport import FakeTransport, connected
+from .requests import POST, deadlines, fetch
+from .scripted import OK, ScriptedServer, ServerSide
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-@pytest.fixture
-async def upstream(server: Scripted) -> AsyncIterator[Upstream]:
-    async with upstream_at(server.url) as upstream:
-        yield upstream
-
-
-def closing_after(server: Scripted, *pieces: bytes, reset: bool = False) -> None:
+def closing_after(server: ScriptedServer, *pieces: bytes, reset: bool = False) -> None:
     """Answer with ``pieces``, then close the connection."""
 
-    async def script(line: Line) -> None:
-        await server.heard(line)
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
         for piece in pieces:
-            await line.send(piece)
+            await side.send(piece)
         if reset:
-            line.reset()
+            side.reset()
         else:
-            line.close()
+            side.close()
 
     server.script = script
 
@@ -43,7 +38,7 @@ def closing_after(server: Scripted, *pieces: bytes, reset: bool = False) -> None
 async def failure(upstream: Upstream) -> GatewayError:
     """What the reader of a broken reply is told."""
     with pytest.raises(GatewayError) as caught:
-        await ask(upstream)
+        await fetch(upstream)
     return caught.value
 
 
@@ -53,7 +48,7 @@ async def broken(
     """What the reader is told who has read ``after``; ``then`` is done in between."""
     read = b""
     try:
-        async with upstream.open(POST, timeouts()) as reply:
+        async with upstream.open(POST, deadlines()) as reply:
             while len(read) < len(after):
                 read += await reply.read()
             then()
@@ -84,56 +79,56 @@ async def broken(
 )
 @pytest.mark.parametrize("cut", ["at once", "byte by byte"])
 async def test_a_reply_is_whole_where_its_framing_ends(
-    server: Scripted, upstream: Upstream, reply: bytes, expected: tuple[int, bytes], cut: str
+    server: ScriptedServer, upstream: Upstream, reply: bytes, expected: tuple[int, bytes], cut: str
 ) -> None:
     """In one piece or in single bytes; and the connection carries the next request."""
 
-    async def script(line: Line) -> None:
+    async def script(side: ServerSide) -> None:
         while True:
-            await server.heard(line)
+            await server.receive(side)
             for start in range(0, len(reply), step):
-                await line.send(reply[start : start + step])
+                await side.send(reply[start : start + step])
 
     step = len(reply) if cut == "at once" else 1
     server.script = script
 
-    assert await ask(upstream) == expected
-    assert await ask(upstream) == expected
+    assert await fetch(upstream) == expected
+    assert await fetch(upstream) == expected
     assert server.connections == 1
 
 
 async def test_an_interim_reply_leaves_no_header_in_the_final_one(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """Early hints are not Ollama's answer."""
-    server.answers(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK)
-    async with upstream.open(POST, timeouts()) as reply:
+    server.respond_with(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK)
+    async with upstream.open(POST, deadlines()) as reply:
         assert reply.headers == [("Content-Length", "2")]
         assert reply.content_length == 2
         await reply.read()
 
 
 async def test_without_a_length_nothing_proves_the_end(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """RFC 9112, section 8: a close could be the end or a failure; Ollama frames what it says."""
     closing_after(server, b"HTTP/1.1 200 OK\r\n\r\n", b"until ", b"closed")
 
     with pytest.raises(UpstreamIncomplete):
-        await ask(upstream)
+        await fetch(upstream)
     assert server.connections == 1
 
 
 async def test_a_reset_is_not_an_end_even_without_a_length(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """A killed process did not finish its answer."""
 
-    async def script(line: Line) -> None:
-        await server.heard(line)
-        await line.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
+        await side.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
         await seen.wait()
-        line.reset()
+        side.reset()
 
     seen = asyncio.Event()
     server.script = script
@@ -142,34 +137,34 @@ async def test_a_reset_is_not_an_end_even_without_a_length(
 
 
 async def test_many_headers_arrive_in_order_and_with_duplicates(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """What they mean is for others to say."""
     sent = [(f"X-{number % 400}", str(number)) for number in range(800)]
     lines = "".join(f"{name}: {value}\r\n" for name, value in sent).encode()
-    server.answers(b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 0\r\n\r\n")
-    async with upstream.open(POST, timeouts()) as reply:
+    server.respond_with(b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 0\r\n\r\n")
+    async with upstream.open(POST, deadlines()) as reply:
         assert reply.headers == [*sent, ("Content-Length", "0")]
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 50])
 async def test_a_long_head_is_taken_in_however_many_pieces_it_comes(
-    server: Scripted, upstream: Upstream, pieces: int
+    server: ScriptedServer, upstream: Upstream, pieces: int
 ) -> None:
     """The bound is on what a head holds, not on how the network cut it."""
     value = b"x" * (MAX_HEAD_BYTES - 1024)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: " + value + b"\r\n\r\n"
     step = len(head) // pieces + 1
 
-    async def script(line: Line) -> None:
-        await server.heard(line)
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
         for start in range(0, len(head), step):
-            await line.send(head[start : start + step])
+            await side.send(head[start : start + step])
             await asyncio.sleep(0)
-        await line.gone()
+        await side.closed()
 
     server.script = script
-    async with upstream.open(POST, timeouts()) as reply:
+    async with upstream.open(POST, deadlines()) as reply:
         assert reply.header("x-long") == value.decode()
 
 
@@ -187,7 +182,7 @@ NEVER_ANSWERED = {
 @pytest.mark.parametrize("sent", NEVER_ANSWERED.values(), ids=NEVER_ANSWERED)
 @pytest.mark.parametrize("reset", [False, True])
 async def test_closed_before_the_head_is_told_apart_and_never_asked_again(
-    server: Scripted, upstream: Upstream, sent: bytes, reset: bool
+    server: ScriptedServer, upstream: Upstream, sent: bytes, reset: bool
 ) -> None:
     """It may have begun the work, so asking twice could do it twice."""
     closing_after(server, sent, reset=reset)
@@ -221,22 +216,22 @@ NONSENSE = {
 
 @pytest.mark.parametrize("sent", NONSENSE.values(), ids=NONSENSE)
 async def test_nonsense_is_refused_and_the_connection_closed(
-    server: Scripted, upstream: Upstream, sent: bytes
+    server: ScriptedServer, upstream: Upstream, sent: bytes
 ) -> None:
     """Without waiting for an end, and without asking again."""
     gone = asyncio.Event()
 
-    async def script(line: Line) -> None:
-        await server.heard(line)
-        line.writer.write(sent)
-        await line.gone()
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
+        side.writer.write(sent)
+        await side.closed()
         gone.set()
 
     server.script = script
     error = await failure(upstream)
 
     assert type(error) is UpstreamProtocolError
-    assert "not an Ollama" in error.message
+    assert "does not look like Ollama" in error.message
     async with asyncio.timeout(5):
         await gone.wait()
     assert (len(server.requests), server.connections) == (1, 1)
@@ -253,41 +248,41 @@ UNFINISHED = {
 @pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
 @pytest.mark.parametrize("polite", [True, False], ids=["closed", "reset"])
 async def test_an_unfinished_body_is_never_taken_for_a_whole_one(
-    server: Scripted, upstream: Upstream, sent: bytes, polite: bool
+    server: ScriptedServer, upstream: Upstream, sent: bytes, polite: bool
 ) -> None:
     """What came is passed on, then the reader is told."""
 
-    async def script(line: Line) -> None:
-        await server.heard(line)
-        await line.send(sent)
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
+        await side.send(sent)
         await seen.wait()
         if polite:
-            line.close()
+            side.close()
         else:
-            line.reset()
+            side.reset()
 
     seen = asyncio.Event()
     server.script = script
     error = await broken(upstream, b"half", seen.set)
 
     assert type(error) is UpstreamIncomplete
-    assert "in the middle of the answer" in error.message
+    assert "in the middle of the response" in error.message
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("size", [b"xyz", b"-1", b"fffffffffffffffff", b""])
 async def test_a_chunk_size_that_is_none_breaks_the_reply(
-    server: Scripted, upstream: Upstream, size: bytes
+    server: ScriptedServer, upstream: Upstream, size: bytes
 ) -> None:
     """After the bytes that were good."""
-    server.answers(CHUNKED + b"4\r\nhalf\r\n" + size + b"\r\nmore\r\n0\r\n\r\n")
+    server.respond_with(CHUNKED + b"4\r\nhalf\r\n" + size + b"\r\nmore\r\n0\r\n\r\n")
 
     assert type(await broken(upstream, b"half")) is UpstreamProtocolError
 
 
-async def test_endless_trailers_break_the_reply(server: Scripted, upstream: Upstream) -> None:
+async def test_endless_trailers_break_the_reply(server: ScriptedServer, upstream: Upstream) -> None:
     """They are headers, and bounded like them."""
-    server.answers(CHUNKED + b"0\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8))
+    server.respond_with(CHUNKED + b"0\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8))
 
     assert type(await failure(upstream)) is UpstreamProtocolError
 
@@ -298,30 +293,233 @@ async def test_endless_trailers_break_the_reply(server: Scripted, upstream: Upst
     ids=["value of a trailer", "name of a trailer", "chunk extension"],
 )
 async def test_what_goes_on_for_ever_beside_the_body_breaks_the_reply(
-    server: Scripted, upstream: Upstream, start: bytes
+    server: ScriptedServer, upstream: Upstream, start: bytes
 ) -> None:
     """The parser keeps a trailer until its end, which never comes."""
-    server.answers(CHUNKED + b"4\r\nhalf\r\n" + start + b"a" * (4 * MAX_HEAD_BYTES))
+    server.respond_with(CHUNKED + b"4\r\nhalf\r\n" + start + b"a" * (4 * MAX_HEAD_BYTES))
 
     assert type(await broken(upstream, b"half")) is UpstreamProtocolError
 
 
 async def test_framing_is_no_burden_however_often_it_comes(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """A body in tiny chunks has more bytes beside it than in it."""
     count = MAX_HEAD_BYTES // 4
-    server.answers(CHUNKED + b"1;ext=1234567\r\nx\r\n" * count + b"0\r\n\r\n")
+    server.respond_with(CHUNKED + b"1;ext=1234567\r\nx\r\n" * count + b"0\r\n\r\n")
 
-    assert await ask(upstream) == (200, b"x" * count)
+    assert await fetch(upstream) == (200, b"x" * count)
 
 
 async def test_what_stands_behind_the_body_is_no_header(
-    server: Scripted, upstream: Upstream
+    server: ScriptedServer, upstream: Upstream
 ) -> None:
     """It may come together with the head, before anybody has read that."""
-    server.answers(CHUNKED + b"0\r\nContent-Encoding: gzip\r\n\r\n")
-    async with upstream.open(POST, timeouts()) as reply:
+    server.respond_with(CHUNKED + b"0\r\nContent-Encoding: gzip\r\n\r\n")
+    async with upstream.open(POST, deadlines()) as reply:
         await reply.read()
 
     assert reply.headers == [("Transfer-Encoding", "chunked")]
+
+
+# What follows a response.
+
+
+@pytest.mark.parametrize("more", [b"x", OK, b"\r\n\r\n\r\nGET"])
+async def test_bytes_behind_the_end_cost_the_connection_and_not_the_reply(
+    server: ScriptedServer, upstream: Upstream, more: bytes
+) -> None:
+    """Nobody asked for them: they must never become the next caller's answer."""
+    server.respond_with(OK + more)
+
+    assert await fetch(upstream) == (200, b"ok")
+
+    server.respond_with(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+
+    assert await fetch(upstream) == (200, b"mine")
+    assert server.connections == 2
+
+
+async def test_a_reply_nobody_asked_for_is_never_given_to_the_next_caller(
+    server: ScriptedServer, upstream: Upstream
+) -> None:
+    """It comes while the connection lies idle."""
+
+    async def script(side: ServerSide) -> None:
+        await server.receive(side)
+        await side.send(OK)
+        await asked.wait()
+        await side.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen")
+        await side.closed()
+        gone.set()
+
+    asked, gone = asyncio.Event(), asyncio.Event()
+    server.script = script
+    await fetch(upstream)
+    asked.set()
+    async with asyncio.timeout(5):
+        await gone.wait()
+    server.respond_with(OK)
+
+    assert await fetch(upstream) == (200, b"ok")
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"]
+)
+async def test_a_connection_that_is_announced_to_close_is_not_used_again(
+    server: ScriptedServer, upstream: Upstream, head: bytes
+) -> None:
+    """Even if it is still open when the next request comes."""
+    for _ in range(2):
+        server.respond_with(head + b"Content-Length: 2\r\n\r\nok")
+
+        assert await fetch(upstream) == (200, b"ok")
+
+    assert server.connections == 2
+
+
+async def test_an_early_answer_to_a_request_that_nobody_reads_costs_the_connection(
+    server: ScriptedServer, upstream: Upstream
+) -> None:
+    """The rest of the old request would be read as the beginning of the next one."""
+
+    async def script(side: ServerSide) -> None:
+        await side.reader.readuntil(b"\r\n\r\n")
+        await side.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await closed.wait()
+
+    closed = asyncio.Event()
+    server.script = script
+
+    assert await fetch(upstream, Outgoing("POST", POST.path, bytes(16 << 20))) == (413, b"no")
+
+    closed.set()
+    server.respond_with(OK)
+
+    assert await fetch(upstream) == (200, b"ok")
+    assert server.connections == 2
+
+
+# The reading side, without a network.
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[tuple[Connection, FakeTransport, Reply]]:
+    """A response whose head has come."""
+    connection, transport, reply = connected()
+    connection.data_received(HEAD)
+    yield connection, transport, reply
+    connection.close()
+    transport.close()
+
+
+Exchange = tuple[Connection, FakeTransport, Reply]
+
+
+async def test_bytes_that_came_together_are_read_together(exchange: Exchange) -> None:
+    """Everything since the last call, in order."""
+    connection, _, reply = exchange
+    connection.data_received(b"a")
+    connection.data_received(b"b")
+
+    assert await reply.read() == b"ab"
+
+
+async def test_an_error_is_raised_after_the_bytes_before_it(exchange: Exchange) -> None:
+    """Nothing that came is lost to what came after it; and it is raised each time."""
+    connection, _, reply = exchange
+    connection.data_received(b"half a comp")
+    connection.connection_lost(None)
+
+    assert await reply.read() == b"half a comp"
+    with pytest.raises(UpstreamIncomplete):
+        await reply.read()
+    with pytest.raises(UpstreamIncomplete):
+        await reply.read()
+    assert not reply.complete
+
+
+async def test_the_first_failure_is_the_cause(exchange: Exchange) -> None:
+    """What follows from it does not hide it."""
+    connection, _, reply = exchange
+    reply.fail(UpstreamProtocolError())
+    connection.connection_lost(None)
+
+    with pytest.raises(UpstreamProtocolError):
+        await reply.read()
+
+
+async def test_a_connection_that_closes_after_the_end_is_no_failure() -> None:
+    """The response was complete."""
+    connection, transport, reply = connected()
+    connection.data_received(OK)
+    connection.connection_lost(None)
+    transport.close()
+
+    assert (await reply.read(), await reply.read()) == (b"ok", b"")
+
+
+async def test_reading_is_paused_above_the_high_water_and_resumed_by_reading(
+    exchange: Exchange,
+) -> None:
+    """Once each, however many pieces it takes."""
+    connection, transport, reply = exchange
+    connection.data_received(bytes(HIGH_WATER))
+    below = list(transport.told)
+    connection.data_received(b"a")
+    connection.data_received(b"b")
+
+    assert (below, transport.told) == ([], ["pause"])
+
+    assert len(await reply.read()) == HIGH_WATER + 2
+    assert transport.told == ["pause", "resume"]
+
+
+async def test_bytes_wake_the_reading_task(exchange: Exchange) -> None:
+    """As soon as they come."""
+    connection, _, reply = exchange
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(reply.read())
+        await asyncio.sleep(0)
+        connection.data_received(b"x")
+
+    assert reading.result() == b"x"
+
+
+async def test_a_cancelled_read_leaves_the_bytes_to_the_next_one(exchange: Exchange) -> None:
+    """And there is nobody to wake."""
+    connection, _, reply = exchange
+    reading = asyncio.get_running_loop().create_task(reply.read())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    connection.data_received(b"x")
+
+    assert await reply.read() == b"x"
+
+
+async def test_repr_shows_how_far_a_reply_is(exchange: Exchange) -> None:
+    """Open, complete or failed, and how much was not read yet."""
+    connection, _, reply = exchange
+    connection.data_received(b"abc")
+    told = [repr(reply)]
+    connection.data_received(bytes(999_997))
+    told.append(repr(reply))
+
+    assert told == [
+        "<Reply 200 open, 3 bytes unread>",
+        "<Reply 200 complete, 1000000 bytes unread>",
+    ]
+
+
+async def test_headers_are_found_by_name_in_any_case(exchange: Exchange) -> None:
+    """The first of that name; an absent one is empty."""
+    _, _, reply = exchange
+    reply.headers = [("Content-Type", "a"), ("content-type", "b")]
+
+    assert reply.header("content-type") == "a"
+    assert reply.header("content-length") == ""
