@@ -20,13 +20,11 @@ from gateway.models.catalog import Catalog
 from gateway.models.source import ShowReply
 from gateway.proxy.guard import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
+from gateway.proxy.replay import FailureReplay
 from gateway.public.discovery import Discovery
-from gateway.public.handler import AccessControl, RequestHandler
-from gateway.public.inference import BodyLimits, Inference
-from gateway.public.keepalive import KeepAlive
+from gateway.public.handler import RequestHandler
+from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
-from gateway.public.writer import Pace
-from gateway.request_policy import keep_alive_settings_from
 from gateway.scheduler import Limits, Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -170,28 +168,20 @@ def _front(
     observer: "_Observer",
 ) -> RequestHandler:
     now = asyncio.get_running_loop().time
-    timeouts, limits = settings.timeouts, settings.limits
-    failures = Failures(limits.failures_per_minute, clock=now)
-    trusted = [TrustedProxy(row.address, row.header) for row in settings.proxies.trusted]
+    failures = Failures(settings.limits.failures_per_minute, clock=now)
     return RequestHandler(
-        access_control=AccessControl(
-            authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
-            rates=Rates(lambda: keys.names),
-            trusted=trusted,
-        ),
+        settings=settings,
+        authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
+        rates=Rates(lambda: keys.names),
+        trusted_proxies=[TrustedProxy(row.address, row.header) for row in settings.proxies.trusted],
         inference=Inference(
+            settings=settings,
             catalog=catalog,
             pipeline=pipeline,
-            limits=BodyLimits(limits.body_bytes, timeouts.body_timeout),
-            keep_alive=KeepAlive(keep_alive_settings_from(settings), now=now),
-            whole_prompts=settings.integrity.truncated_prompt == "error",
+            failure_replay=FailureReplay(now=now),
         ),
-        discovery=Discovery(
-            catalog, full=settings.catalog.show == "full", body_timeout=timeouts.body_timeout
-        ),
-        memory_budget=MemoryBudget(limits.buffered_bytes),
-        pace=Pace(write_timeout=timeouts.write_timeout, answer_bytes=limits.read_ahead_bytes),
-        late_object=settings.tunnel.late_error == "object",
+        discovery=Discovery(catalog, settings=settings),
+        memory_budget=MemoryBudget(settings.limits.buffered_bytes),
         observer=observer,
         now=now,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from gateway.app import Gateway
-from gateway.public.connection import ConnectionLimits, Server
+from gateway.public.connection import Server
 from gateway.settings import Address
 
 _AFTER_CUT = 1.0
@@ -45,20 +45,14 @@ async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Ser
         PortInUse: an address cannot be listened on.
     """
     settings = gateway.settings
-    timeouts = settings.timeouts
-    limits = ConnectionLimits(
-        connections=settings.limits.connections,
-        head_timeout=timeouts.head_timeout,
-        keepalive_timeout=timeouts.keepalive_timeout,
-    )
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
         server = Server(
             gateway.handler.handle,
-            limits=limits,
-            unreadable=gateway.handler.unreadable,
-            crashed=gateway.handler.crashed,
+            settings=settings,
+            record_bad_request=gateway.handler.record_bad_request,
+            record_crash=gateway.handler.record_crash,
         )
         public = await _listen(loop, server, settings.listen.public, "listen.public")
         stack.push_async_callback(server.shutdown, _AFTER_CLOSE)
@@ -72,9 +66,9 @@ async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Ser
         admin_server = Server(
             runner.server.request_handler,
             request_factory=runner.server.request_factory,
-            limits=limits,
-            unreadable=gateway.handler.unreadable,
-            crashed=gateway.handler.crashed,
+            settings=settings,
+            record_bad_request=gateway.handler.record_bad_request,
+            record_crash=gateway.handler.record_crash,
         )
         stack.push_async_callback(admin_server.shutdown, _AFTER_CLOSE)
         private = await _listen(loop, admin_server, settings.listen.admin, "listen.admin")
@@ -92,11 +86,11 @@ async def drain(gateway: Gateway) -> None:
     gateway.scheduler.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.timeouts.drain_timeout):
-            await gateway.handler.quiet.wait()
-    gateway.handler.cut_all()
+            await gateway.handler.idle.wait()
+    gateway.handler.abort_all()
     with suppress(TimeoutError):
         async with asyncio.timeout(_AFTER_CUT):
-            await gateway.handler.quiet.wait()
+            await gateway.handler.idle.wait()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ async def gateway(sim: Simulator, tmp_path: Path) -> AsyncIterator[Running]:
 async def left_empty(gateway: Running) -> None:
     """After whatever happened, nobody holds a place, waits for one, or has a task left."""
     async with asyncio.timeout(5):
-        await gateway.gateway.handler.quiet.wait()
+        await gateway.gateway.handler.idle.wait()
     limits = gateway.gateway.settings.scheduler
 
     assert repr(gateway.gateway.scheduler) == (

@@ -11,18 +11,17 @@ import gateway
 ROOT = Path(gateway.__file__).parent
 
 VALUES = {"errors", "files", "estimate", "settings"}
-PURE = {"dialects", "timeouts", "client_timeout"}
+PURE = {"dialects", "timeouts"}
 SIDE_BY_SIDE = {"upstream", "auth", "models", "telemetry"}
 BELOW_PROXY = SIDE_BY_SIDE | {"scheduler"}
 LISTENERS = {"public", "admin"}
-TOP = {"app", "learning", "server", "request_policy", "cli", "settings"}
+TOP = {"app", "learning", "server", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "estimate": set(),
     "timeouts": {"estimate", "settings"},
-    "client_timeout": {"timeouts"},
     "dialects": VALUES,
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
     "scheduler": VALUES | PURE | {"models"},
@@ -30,12 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "public": VALUES | PURE | BELOW_PROXY | {"proxy"},
     "settings": set(),
     "learning": VALUES | {"models", "settings", "telemetry"},
-    "request_policy": VALUES | PURE | {"proxy", "public", "settings"},
-    "app": VALUES
-    | PURE
-    | BELOW_PROXY
-    | {"proxy", "public", "learning", "settings", "request_policy"},
-    "admin": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "settings", "request_policy", "app"},
+    "app": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "learning", "settings"},
+    "admin": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "settings", "app"},
     "server": {"app", "public", "settings"},
     "cli": VALUES | PURE | BELOW_PROXY | LISTENERS | TOP | {"proxy", "simulator"},
     "simulator": set(),

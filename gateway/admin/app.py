@@ -249,7 +249,7 @@ class _Admin:
                 statistics=gateway.learning.statistics.snapshot(),
                 context_windows=gateway.learning.contexts,
                 recent=gateway.recent.snapshot(),
-                in_flight=gateway.handler.under_way(),
+                in_flight=gateway.handler.active_requests(),
             )
         )
 

@@ -31,8 +31,8 @@ from gateway.models.listing import Model
 from gateway.models.names import rule_for
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
-from gateway.public.context import UnderWay
-from gateway.request_policy import deadlines_extended
+from gateway.public.context import ActiveRequest
+from gateway.public.heartbeat import deadlines_extended, heartbeat_schedule
 from gateway.scheduler import Snapshot
 from gateway.settings import Settings
 from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
@@ -70,7 +70,7 @@ class StatusInputs:
     statistics: Mapping[str, ModelStats]
     context_windows: ContextWindows = field(default_factory=ContextWindows)
     recent: Mapping[str, Any]
-    in_flight: Sequence[UnderWay] = ()
+    in_flight: Sequence[ActiveRequest] = ()
 
 
 def not_ready_reason(
@@ -184,7 +184,7 @@ def _scheduler(inputs: StatusInputs) -> SchedulerStatus:
     )
 
 
-def _in_flight(request: UnderWay) -> RequestInFlight:
+def _in_flight(request: ActiveRequest) -> RequestInFlight:
     return RequestInFlight(
         request_id=request.request_id,
         route=request.route,
@@ -296,7 +296,9 @@ def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) ->
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         streaming=streaming,
-        extended=deadlines_extended(settings),
+        extended=deadlines_extended(
+            settings.tunnel, None, heartbeat_schedule({}, None, settings.tunnel)
+        ),
         learned=LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service),
     )
     loaded = model.name in inputs.residency.confirmed

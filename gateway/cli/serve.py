@@ -104,7 +104,7 @@ async def _serve(loaded: "Loaded") -> int:
     stop = asyncio.Event()
     try:
         # Outermost: another Ctrl-C while the listeners close has no effect.
-        with signals(first=stop.set, second=gateway.handler.cut_all):
+        with signals(first=stop.set, second=gateway.handler.abort_all):
             async with serving(gateway, admin_app(gateway)) as listening:
                 relax_garbage_collection()
                 log.info(

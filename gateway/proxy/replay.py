@@ -85,6 +85,14 @@ class FailureReplay:
         if failure.is_small:
             self._kept.append(_Kept(fingerprint, retry, self._now(), failure))
 
+    def may_concern(self, retry: int | None) -> bool:
+        """Return True if some failure waits for a request that says this about retries.
+
+        Only then is it worth hashing the request for ``take``.
+        """
+        now = self._now()
+        return any(kept.is_asked_for(retry, now) for kept in self._kept)
+
     def take(self, fingerprint: bytes, *, retry: int | None) -> ReplayableFailure | None:
         """What a call that comes now is told instead of being served, once for each failure.
 

@@ -1,8 +1,8 @@
-"""Reading a request's body: under its clock, inside its limits, after the caller is known."""
+"""Reads the body of a request within its time, size and memory limits."""
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.errors import (
     ClientDisconnected,
@@ -14,32 +14,44 @@ from gateway.public.memory import Reservation
 
 
 async def read_body(
-    request: web.BaseRequest, share: Reservation, *, limit: int, body_timeout: float
+    request: web.BaseRequest, reservation: Reservation, *, limit: int, body_timeout: float
 ) -> bytearray:
-    """The whole body as it was sent.
+    """Return the complete body as it was sent.
 
-    Nothing is read, and no ``100 Continue`` sent, before size and encoding are known to be
-    acceptable and the budget has room.
+    Nothing is read, and no ``100 Continue`` sent, before the declared size and encoding are known
+    to be acceptable and the memory budget has room.
+
+    Args:
+        request: whose body is read; its client is known already.
+        reservation: grows by the size of the body.
+        limit: bytes.
+        body_timeout: seconds for the arrival of the complete body.
 
     Raises:
-        UnsupportedEncoding: compressed; Ollama would inflate some encodings and we none.
+        UnsupportedEncoding: compressed; Ollama would inflate some encodings, the gateway none.
         RequestTooLarge: more than ``limit`` bytes, declared or sent.
-        Overloaded: all callers together hold too much already.
-        RequestBodyTimeout: not complete within ``body_timeout`` seconds.
+        Overloaded: the memory budget is used up.
+        RequestBodyTimeout: not complete in time.
+        ClientDisconnected: the connection closed before the end of the body.
     """
-    _refuse_encoded(request)
+    _reject_encoded(request)
     declared = request.content_length
     if declared is not None:
         if declared > limit:
             raise _too_large(limit)
-        share.reserve(declared)
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
-        await _invite(request)
-    if request.content.is_eof():  # It came together with its head: there is nothing to time.
-        return await _collect(request, share, limit)
+        reservation.reserve(declared)
+    if request.version >= HttpVersion11 and (
+        request.headers.get("Expect", "").lower() == "100-continue"
+    ):
+        # RFC 9110, section 10.1.1.
+        if request.transport is None:
+            raise ClientDisconnected
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if request.content.is_eof():  # The body came together with the head.
+        return await _collect(request, reservation, limit)
     try:
         async with asyncio.timeout(body_timeout):
-            return await _collect(request, share, limit)
+            return await _collect(request, reservation, limit)
     except TimeoutError:
         raise RequestBodyTimeout(
             f"The body did not arrive within {body_timeout:g} s. Check the connection; "
@@ -47,42 +59,36 @@ async def read_body(
         ) from None
 
 
-def _refuse_encoded(request: web.BaseRequest) -> None:
-    """Whatever a header says of the body besides its framing, wherever in its list it stands."""
-    contents = ",".join(request.headers.getall("Content-Encoding", ()))
-    if contents and any(
-        each.strip().lower() not in ("", "identity") for each in contents.split(",")
+def _reject_encoded(request: web.BaseRequest) -> None:
+    encodings = request.headers.getall("Content-Encoding", ())
+    if encodings and any(
+        encoding.strip().lower() not in ("", "identity")
+        for encoding in ",".join(encodings).split(",")
     ):
         raise UnsupportedEncoding
-    # The parser unpacks `chunked` and ignores what stands before it (RFC 9112, section 6.1).
+    # aiohttp decodes `chunked` and ignores other codings in front of it (RFC 9112, section 6.1).
     if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
         raise UnsupportedEncoding
 
 
-async def _invite(request: web.BaseRequest) -> None:
-    """RFC 9110, section 10.1.1: tell the caller that his body is wanted."""
-    if request.transport is None:
-        raise ClientDisconnected
-    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _collect(request: web.BaseRequest, share: Reservation, limit: int) -> bytearray:
-    # One buffer of the size that was declared: pieces and their sum would be the body twice, and
-    # many that grow side by side leave holes in the heap.
-    body = bytearray(share.held)
+async def _collect(request: web.BaseRequest, reservation: Reservation, limit: int) -> bytearray:
+    # One buffer of the declared size: a list of pieces and their sum would be the body twice, and
+    # many buffers that grow side by side leave holes in the heap.
+    body = bytearray(reservation.size)
     size = 0
+    content = request.content
     try:
-        while not request.content.at_eof():
-            data = await request.content.readany()
+        while not content.at_eof():
+            data = await content.readany()
             end = size + len(data)
             if end > limit:
                 raise _too_large(limit)
-            if end > share.held:
-                share.reserve(end - share.held)
+            if end > reservation.size:
+                reservation.reserve(end - reservation.size)
             body[size:end] = data
             size = end
     except (web.RequestPayloadError, ConnectionError):
-        raise ClientDisconnected("The connection closed before the whole body came.") from None
+        raise ClientDisconnected("The connection closed before the end of the body.") from None
     return body
 
 

@@ -1,5 +1,6 @@
-"""One request on its way in: what came, what goes back, and what is noted of it."""
+"""The one object that describes a request while it is served."""
 
+import asyncio
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -11,33 +12,42 @@ from gateway.public.response import Response
 from gateway.public.routes import Route
 from gateway.telemetry.record import RequestRecord
 
+ANONYMOUS = Principal(key="", scopes=frozenset())
+"""Who sends a request to a route that needs no key, and every request before authentication."""
 
-class RequestContext(Struct, frozen=True, kw_only=True):
-    """A request of which nothing is known yet but its head. ``token`` is that of ``/k/{token}``."""
+
+class RequestContext(Struct, kw_only=True, eq=False):
+    """One request, its response and what is known about it.
+
+    Args:
+        request: aiohttp's.
+        token: the key in a path ``/k/{token}/...``, or None.
+        route: the row of the route table.
+        path_model: the model's name in the path; mostly empty.
+        record: what is logged and counted.
+        reservation: this request's part of the memory budget.
+        response: what is sent to the client.
+        task: the task that serves this request.
+
+    Mutable state: ``principal`` (set by authentication) and ``is_shut_down`` (the drain's time has
+    run out and ``task`` was cancelled for it).
+    """
 
     request: web.BaseRequest
-    path: str
     token: str | None
-    answer: Response
-    record: RequestRecord
-    share: Reservation
-
-
-class AuthorizedRequest(Struct, frozen=True, kw_only=True):
-    """A request whose caller and route are known; ``model`` is what varies in its path."""
-
-    request: web.BaseRequest
-    answer: Response
-    record: RequestRecord
-    share: Reservation
     route: Route
-    principal: Principal
-    model: str | None = None
+    path_model: str
+    record: RequestRecord
+    reservation: Reservation
+    response: Response
+    task: "asyncio.Task[object]"
+    principal: Principal = ANONYMOUS
+    is_shut_down: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnderWay:
-    """A request that is being served: for ``duration`` seconds, and ``phase`` is what it is at."""
+class ActiveRequest:
+    """What the status shows of a request that is being served; ``duration`` is in seconds."""
 
     request_id: str
     route: str

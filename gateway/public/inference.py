@@ -1,147 +1,218 @@
-"""The routes that make Ollama work: from a request to a call, and the call through the pipeline."""
+"""Serves the inference routes: from a request to what the pipeline takes, and around the pipeline.
+
+Around it are the heartbeats, and the failures that could not be reported to an earlier attempt.
+"""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
+from typing import Final
 
-from gateway.auth.principal import Principal
-from gateway.errors import CloudNotAllowed, ModelNotFound, NoModelsPulled
+from aiohttp import HttpVersion11
+
+from gateway.errors import (
+    ClientDisconnected,
+    ClientWriteTimeout,
+    CloudNotAllowed,
+    GatewayError,
+    InternalError,
+    ModelNotFound,
+    NoModelsPulled,
+    UpstreamFailed,
+)
+from gateway.models.catalog import Catalog
 from gateway.models.listing import Model
 from gateway.models.names import is_cloud_name, name_key
 from gateway.proxy.inference import Call, Target
 from gateway.proxy.pipeline import Pipeline
-from gateway.proxy.request import Asked, understand
+from gateway.proxy.replay import FailureReplay, ReplayableFailure
+from gateway.proxy.request import understand
 from gateway.public.body import read_body
-from gateway.public.context import AuthorizedRequest
-from gateway.public.keepalive import KeepAlive
+from gateway.public.context import RequestContext
+from gateway.public.heartbeat import HeartbeatTimer, deadlines_extended, heartbeat_schedule
+from gateway.public.response import ResponseKind
+from gateway.settings import Settings
 from gateway.telemetry.record import Phase
 from gateway.timeouts import ClientTimeout, declared_client_timeout
 
+_NO_RETRY: Final = ("x-should-retry", "false")
+_REPLAYED: Final = "x-gateway-replayed"
+"""Names the request that failed: its line in the log says more."""
 
-class Resolver(Protocol):
-    """The catalogue, as far as a call needs it."""
-
-    async def resolve(self, name: str, may_use: "MayUse") -> Model: ...
-
-
-class MayUse(Protocol):
-    def __call__(self, model: str, /) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """``size`` in bytes for one body, ``timeout`` in seconds for its arrival."""
-
-    size: int
-    timeout: float
+_OF_THAT_ATTEMPT: Final = frozenset(
+    {"retry-after", "retry-after-ms", "x-should-retry", "server-timing"}
+)
 
 
 class Inference:
-    """Serves every route of scope inference, each in its dialect."""
+    """Serves the inference routes. Mutable state: the failures that could not be reported."""
 
     def __init__(
         self,
         *,
-        catalog: Resolver,
+        settings: Settings,
+        catalog: Catalog,
         pipeline: Pipeline,
-        limits: BodyLimits,
-        keep_alive: KeepAlive,
-        whole_prompts: bool,
+        failure_replay: FailureReplay,
     ) -> None:
-        """``whole_prompts``: Ollama is told not to cut a prompt, where it can be told."""
+        self._settings = settings
         self._catalog = catalog
         self._pipeline = pipeline
-        self._limits = limits
-        self._holding = keep_alive
-        self._whole_prompts = whole_prompts
+        self._failure_replay = failure_replay
 
-    async def serve(self, asking: AuthorizedRequest) -> None:
-        """Read, understand, resolve, perform. Raises a GatewayError for every way to fail."""
-        client_timeout = declared_client_timeout(asking.request.headers)
-        pulse = self._holding.pulse(asking.request, client_timeout)
-        held = self._holding.extends(client_timeout, pulse)
-        call = await self._call(asking, client_timeout, held=held)
-        missed = self._holding.missed(call, asking.record)
-        if missed is not None:
-            await self._holding.replay(missed, asking)
+    async def serve(self, context: RequestContext) -> None:
+        """Read, parse, resolve, and let the pipeline do the rest.
+
+        Raises a GatewayError for every way to fail.
+        """
+        request, record, response = context.request, context.record, context.response
+        settings = self._settings
+        client_timeout = declared_client_timeout(request.headers)
+        schedule = None
+        if request.version >= HttpVersion11:  # HTTP/1.0 has no chunks, so it gets no heartbeats.
+            schedule = heartbeat_schedule(request.headers, client_timeout, settings.tunnel)
+        extended = deadlines_extended(settings.tunnel, client_timeout, schedule)
+        call = await self._read(context, client_timeout, extended=extended)
+        if await self._replay(context, call):
             return
+        timer = HeartbeatTimer(
+            response,
+            schedule,
+            kind=ResponseKind.STREAM if call.streaming else ResponseKind.COMPLETE,
+            since=record.arrived_at or record.started,
+            record=record,
+        )
         try:
-            with self._holding.heartbeat(call, asking, pulse):
-                await self._pipeline.perform(call, asking.answer, asking.record)
-        except Exception as error:
-            # Before the cut: the caller may come again at once.
-            self._holding.failed(error, call, asking)
+            with timer:
+                await self._pipeline.perform(call, response, record)
+        except (ClientDisconnected, ClientWriteTimeout):
             raise
-        finally:
-            asking.record.heartbeats = asking.answer.heartbeats
+        except Exception as error:
+            if response.cannot_report_errors:
+                # Remember it before the connection closes: the client may retry at once.
+                failure = _replayable(error, context)
+                self._failure_replay.remember(call.fingerprint(), failure, retry=record.retry)
+            raise
 
-    async def _call(
-        self, asking: AuthorizedRequest, client_timeout: ClientTimeout | None, *, held: bool
+    async def _read(
+        self, context: RequestContext, client_timeout: ClientTimeout | None, *, extended: bool
     ) -> Call:
-        """The frozen call. What was parsed is let go of here, before anybody waits."""
-        record = asking.record
-        route = asking.route
+        """Return the frozen request. What was parsed is dropped here, before anything waits."""
+        request, record, route = context.request, context.record, context.route
+        record.phase = Phase.BODY
+        data = await read_body(
+            request,
+            context.reservation,
+            limit=self._settings.limits.body_bytes,
+            body_timeout=self._settings.timeouts.body_timeout,
+        )
+        record.arrived_at = asyncio.get_running_loop().time()
+        record.bytes_in = len(data)
+        record.phase = Phase.PARSE
         target = Target(route.template, route.dialect, can_stream=route.can_stream)
-        asked = await self._understood(asking, target)
+        asked = understand(
+            data,
+            target,
+            context.principal,
+            whole_prompts=self._settings.integrity.truncated_prompt == "error",
+        )
         record.streaming = asked.streaming
         if asked.dropped:
-            asking.answer.headers["x-gateway-dropped"] = ", ".join(asked.dropped)
+            context.response.headers["x-gateway-dropped"] = ", ".join(asked.dropped)
         record.phase = Phase.RESOLVE
-        model = await self._resolve(asked.model, asking.principal)
+        model = await self._resolve(context, asked.model)
         record.model = model.name if model.raw else None
         body = asked.body_for(model.name)
-        asking.share.shrink_to(len(body))
+        context.reservation.shrink_to(len(body))
         return Call(
             request_id=record.request_id,
-            principal=asking.principal,
+            principal=context.principal,
             target=target,
             model=model,
             streaming=asked.streaming,
             client_timeout=None if client_timeout is None else client_timeout.seconds,
             body=body,
             prompt=asked.prompt,
-            held=held,
+            held=extended,
             dropped=asked.dropped,
         )
 
-    async def _understood(self, asking: AuthorizedRequest, target: Target) -> Asked:
-        record = asking.record
-        record.phase = Phase.BODY
-        limits = self._limits
-        data = await read_body(
-            asking.request, asking.share, limit=limits.size, body_timeout=limits.timeout
-        )
-        record.arrived_at = asyncio.get_running_loop().time()
-        record.bytes_in = len(data)
-        record.phase = Phase.PARSE
-        return understand(data, target, asking.principal, whole_prompts=self._whole_prompts)
-
-    async def _resolve(self, name: str, principal: Principal) -> Model:
-        """The model that Ollama would run, if this key may use it and it stays where it may."""
-        spelt = name_key(name) or name
-        if is_cloud_name(name) and not principal.may_reach_cloud(spelt):
-            raise _stays_here()
+    async def _resolve(self, context: RequestContext, name: str) -> Model:
+        """Return the model that Ollama would run, if this key may use it where it runs."""
+        principal = context.principal
+        canonical = name_key(name) or name
+        is_cloud = is_cloud_name(name)
+        if is_cloud and not principal.may_reach_cloud(canonical):
+            raise _cloud_not_allowed()
         try:
             model = await self._catalog.resolve(name, principal.may_use)
         except (ModelNotFound, NoModelsPulled):
-            # Ollama runs a cloud model that was never pulled.
-            if is_cloud_name(name) and principal.may_use(spelt):
-                return _unlisted(spelt)
+            if is_cloud and principal.may_use(canonical):
+                # Ollama runs a cloud model that was never pulled.
+                return Model(
+                    name=canonical,
+                    digest="",
+                    size_bytes=None,
+                    parameters=None,
+                    remote=True,
+                    created=0,
+                    raw={},
+                )
             raise
         if model.leaves_the_machine and not principal.may_reach_cloud(model.name):
-            raise _stays_here()
+            raise _cloud_not_allowed()
         return model
 
+    async def _replay(self, context: RequestContext, call: Call) -> bool:
+        """Answer with the failure of an earlier attempt, if this request is its retry.
 
-def _unlisted(name: str) -> Model:
-    return Model(
-        name=name, digest="", size_bytes=None, parameters=None, remote=True, created=0, raw={}
-    )
+        Raises ClientDisconnected, ClientWriteTimeout.
+        """
+        record, response = context.record, context.response
+        if not self._failure_replay.may_concern(record.retry):
+            # Hashing a large body takes a while.
+            return False
+        failure = self._failure_replay.take(call.fingerprint(), retry=record.retry)
+        if failure is None:
+            return False
+        record.outcome, record.error = failure.outcome, failure.words
+        record.replayed = True
+        await response.send(failure.status, failure.headers, failure.body)
+        await response.end()
+        return True
 
 
-def _stays_here() -> CloudNotAllowed:
+def _cloud_not_allowed() -> CloudNotAllowed:
     return CloudNotAllowed(
-        "This model runs on ollama.com, on the account of this machine's owner, which this key "
-        "may not. Use a model that runs here, or ask the owner for a key made with `--cloud`.",
+        "This model runs on ollama.com, on the account of this machine's owner, which this key is "
+        "not allowed to use. Use a model that runs here, or ask the owner for a key made with "
+        "`--cloud`.",
         param="model",
     )
+
+
+def _replayable(error: Exception, context: RequestContext) -> ReplayableFailure:
+    """Return the complete response that reports ``error`` to the retry."""
+    request_id = context.record.request_id
+    reported = error if isinstance(error, GatewayError) else InternalError()
+    body = context.route.dialect.error_body(reported, request_id)
+    json, origin = ("Content-Type", "application/json"), (_REPLAYED, request_id)
+    if not isinstance(reported, UpstreamFailed):
+        headers = _for_retry((json, origin, *reported.headers.items()))
+        return ReplayableFailure(reported.status, headers, body, reported.code, reported.message)
+    reply = reported.reply
+    as_sent = ReplayableFailure(
+        reply.status,
+        _for_retry((origin, *reply.headers)),
+        reply.body,
+        reported.code,
+        reported.message,
+    )
+    if reply.body and as_sent.is_small:
+        return as_sent
+    return replace(as_sent, headers=_for_retry((json, origin)), body=body)
+
+
+def _for_retry(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Replace advice about retrying: the client has retried already and must report this."""
+    kept = (header for header in headers if header[0].lower() not in _OF_THAT_ATTEMPT)
+    return (*kept, _NO_RETRY)

@@ -1,4 +1,4 @@
-"""How many bytes all callers together may keep in memory."""
+"""A budget for the bytes that all requests together may keep in memory."""
 
 from typing import Self
 
@@ -6,7 +6,7 @@ from gateway.errors import Overloaded
 
 
 class MemoryBudget:
-    """A budget of bytes. Mutable state: ``used``."""
+    """A budget of ``limit`` bytes. Mutable state: ``used``."""
 
     __slots__ = ("limit", "used")
 
@@ -15,51 +15,51 @@ class MemoryBudget:
         self.used = 0
 
     def __repr__(self) -> str:
-        return f"<Buffers {self.used}/{self.limit} bytes>"
+        return f"<MemoryBudget {self.used}/{self.limit} bytes>"
 
     def reservation(self) -> "Reservation":
-        """A part of the budget, empty at first, given back when its block ends."""
+        """Return an empty reservation; what it reserves returns to the budget with its block."""
         return Reservation(self)
 
 
 class Reservation:
-    """What one request holds of the budget."""
+    """The part of the budget that one request uses. Mutable state: ``size``, in bytes."""
 
-    __slots__ = ("_buffers", "held")
+    __slots__ = ("_budget", "size")
 
-    def __init__(self, memory_budget: MemoryBudget) -> None:
-        self._buffers = memory_budget
-        self.held = 0
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.size = 0
 
     def try_reserve(self, size: int) -> bool:
-        """Take ``size`` bytes more if they are there; otherwise change nothing."""
-        if self._buffers.used + size > self._buffers.limit:
+        """Reserve ``size`` more bytes if the budget has them; otherwise change nothing."""
+        budget = self._budget
+        if budget.used + size > budget.limit:
             return False
-        self._buffers.used += size
-        self.held += size
+        budget.used += size
+        self.size += size
         return True
 
     def reserve(self, size: int) -> None:
-        """Take ``size`` bytes more.
+        """Reserve ``size`` more bytes.
 
         Raises:
-            Overloaded: they are not there.
+            Overloaded: the budget does not have them.
         """
         if not self.try_reserve(size):
             raise Overloaded(
-                "The gateway already holds as many requests in memory as it may. "
+                "The gateway already has as many requests in memory as it may. "
                 "Try again later, or send smaller ones.",
                 retry_after=5.0,
             )
 
     def shrink_to(self, size: int) -> None:
-        """Hold only ``size`` bytes from now on."""
-        self._buffers.used -= self.held - size
-        self.held = size
+        """Keep only ``size`` bytes."""
+        self._budget.used -= self.size - size
+        self.size = size
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._buffers.used -= self.held
-        self.held = 0
+        self.shrink_to(0)

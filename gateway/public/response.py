@@ -1,19 +1,34 @@
-"""The answer: the only place that writes to a caller, with the only state that says how far it is.
+"""The response to one request: its state, and what may be written to the client in each state."""
 
-    pending -> committed -> ended | aborted
-
-Pending, nothing was sent and every failure is an honest status. Committed, the status is gone: a
-failure is told inside the stream, where the dialect has a way and an event may stand, and then the
-connection is closed without the end of the body, so that no client takes a part for the whole.
-
-An answer commits with its first byte. That is Ollama's, or a heartbeat where Ollama is silent for
-long: then nothing is known yet but that it will be a stream or one piece.
-"""
+# States of a response
+#
+# "Committed" means that the status line has left (or leaves with the next byte): from then on no
+# failure can change the status. A response is committed by its first byte. That is Ollama's, or a
+# heartbeat if Ollama is silent for long; a heartbeat promises only whether a stream or a complete
+# response follows (``ResponseKind``).
+#
+#   state      event                  next       what the client sees
+#   ---------  ---------------------  ---------  ----------------------------------------------
+#   pending    send, begin_stream     committed  Ollama's status and headers
+#   pending    send_heartbeat         committed  status 200 and the first heartbeat
+#   pending    fail                   ended      status and body of the error
+#   pending    abort                  aborted    a closed connection
+#   committed  write, send_heartbeat  committed  bytes of the body
+#   committed  end                    ended      the end of the body
+#   committed  fail                   aborted    an error event where one may stand in the stream,
+#                                                then a body that does not end
+#   committed  fail (see below)       ended      the body of the error, with status 200
+#   committed  abort                  aborted    a closed connection
+#   ended, aborted: final
+#
+# A failure after heartbeats of a complete response of which nothing was written ends it with the
+# error's JSON, if ``tunnel.late_error`` is "object". Otherwise nothing can be reported to this
+# client: its retry gets the failure (``cannot_report_errors``, gateway.proxy.replay).
 
 from collections.abc import Iterable
-from typing import cast
+from enum import StrEnum
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from gateway.dialects import Dialect, Scanner
 from gateway.errors import (
@@ -25,41 +40,57 @@ from gateway.errors import (
 )
 from gateway.proxy.headers import STREAM_HEADERS
 from gateway.public.memory import Reservation
-from gateway.public.state import ResponseKind, State
-from gateway.public.writer import LOW_WATER, Pace, ResponseWriter
+from gateway.public.writer import ResponseWriter
+from gateway.settings import Settings
 
 Headers = Iterable[tuple[str, str]]
 
+_JSON = ("Content-Type", "application/json")
+
 _OTHER_KIND = (
-    "Ollama answered in one piece what was asked for as a stream, or the other way round, or in a "
-    "compressed form, after the answer had begun."
+    "Ollama sent a complete response to a request for a stream, or the other way round, or a "
+    "compressed one, after the response had begun."
 )
 
 
-class _Head(web.StreamResponse):
-    """A response whose head leaves together with its first bytes, in one packet."""
+class State(StrEnum):
+    """How far a response is; see the table above."""
 
-    _send_headers_immediately = False
+    PENDING = "pending"
+    COMMITTED = "committed"
+    ENDED = "ended"
+    ABORTED = "aborted"
+
+
+class ResponseKind(StrEnum):
+    """What a heartbeat promises before Ollama has sent anything."""
+
+    STREAM = "stream"
+    COMPLETE = "complete"
 
 
 class Response:
-    """What goes back for one request. All mutable state of an answer is here and in its outlet.
+    """The response to one request.
 
-    ``headers`` go out with whatever the answer becomes. ``share`` is this request's part of the
-    gateway's memory; a long whole answer is read ahead only as far as there is room in it.
-    ``heartbeats`` is their number, and in no other count. With ``late_object`` an answer in one
-    piece that fails after them ends with the error's JSON instead of a cut.
+    Mutable state, besides its writer's:
+
+    * ``state``, ``status`` (None while pending)
+    * ``headers``: go out with the head, whatever the response becomes
+    * ``_early_headers``: go out only with a head that a heartbeat commits
+    * ``_promised``: what a heartbeat has promised; None if none committed the response
+    * ``_scanner``: follows a stream; tells where something of ours may stand between its events
+    * ``_has_begun``: bytes of Ollama's, or of an error, follow the heartbeats
+    * ``heartbeats``: how many were sent; ``bytes_out``: bytes of the body without them
     """
 
     __slots__ = (
-        "_announced",
-        "_begun",
-        "_late_object",
-        "_outlet",
+        "_early_headers",
+        "_has_begun",
         "_promised",
-        "_request",
-        "_response",
+        "_request_id",
         "_scanner",
+        "_settings",
+        "_writer",
         "bytes_out",
         "dialect",
         "headers",
@@ -73,221 +104,222 @@ class Response:
         request: web.BaseRequest,
         dialect: Dialect,
         *,
-        share: Reservation,
-        pace: Pace,
-        late_object: bool = False,
+        request_id: str,
+        reservation: Reservation,
+        settings: Settings,
     ) -> None:
-        self._request = request
-        self._outlet = ResponseWriter(request, share=share, pace=pace)
-        self._late_object = late_object
-        self._response: web.StreamResponse | None = None
+        self._writer = ResponseWriter(request, reservation=reservation, settings=settings)
+        self._settings = settings
+        self._request_id = request_id
         self._scanner: Scanner | None = None
         self._promised: ResponseKind | None = None
-        self._begun = False
-        self._announced: list[tuple[str, str]] = []
+        self._has_begun = False
+        self._early_headers: list[tuple[str, str]] = []
         self.dialect = dialect
-        self.headers: dict[str, str] = {}
+        self.headers = {"x-request-id": request_id}
         self.state = State.PENDING
         self.status: int | None = None
         self.heartbeats = 0
         self.bytes_out = 0
 
     def __repr__(self) -> str:
-        return f"<Answer {self.state} {self.status or ''}, {self.bytes_out} bytes>"
+        return f"<Response {self.state} {self.status or ''}, {self.bytes_out} bytes>"
 
     @property
-    def response(self) -> web.StreamResponse:
+    def aiohttp_response(self) -> web.StreamResponse:
         """What aiohttp wants back from the handler."""
-        return self._response or web.Response(status=500)
+        return self._writer.aiohttp_response
 
     @property
     def wrote_at(self) -> float | None:
-        """When bytes were last written, by the loop's clock."""
-        return self._outlet.wrote_at
+        """When bytes were last written, in seconds of the loop's clock."""
+        return self._writer.wrote_at
 
     @property
     def cannot_report_errors(self) -> bool:
-        """Whether a failure can only be told by a cut: whoever comes again wants to know why."""
-        if self.state is not State.COMMITTED or self._streams:
+        """Return True if a failure now can only abort the response, without a word about it."""
+        if self.state is not State.COMMITTED or self._is_stream:
             return False
-        return self._begun or not self._late_object
+        return self._has_begun or self._settings.tunnel.late_error != "object"
 
-    # The pipeline's side.
+    # For the pipeline (gateway.proxy.response.Response).
 
     def add_header(self, name: str, value: str) -> None:
-        """A header of an answer whose head must go before Ollama's is there."""
-        self._announced.append((name, value))
+        """Add a header to a head that a heartbeat commits, before Ollama's is known."""
+        self._early_headers.append((name, value))
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """Commit to an answer that is all there, and to its length.
+        """Commit to a complete response and write it; ``end`` sees it off.
 
         Raises:
             UpstreamFailed: it is no success, and its status can no longer be sent.
-            UpstreamProtocolError: a stream was promised.
-            ClientDisconnected, ClientWriteTimeout: as ``write``.
+            UpstreamProtocolError: a heartbeat has promised a stream.
+            ClientDisconnected: the client is gone.
         """
-        if self._promised is not None:
-            body = self._kept_promise(status, headers, body)
-        else:
+        if self._promised is None:
             self._commit(status, headers, length=len(body))
-        self._begun = True
-        if len(body) > LOW_WATER:
-            self._outlet.allow_ahead(len(body))
-        if self._request.method != "HEAD":
-            await self.write(body)
+        else:
+            body = self._after_heartbeat(status, headers, body)
+        self._has_begun = True
+        if self._writer.has_body:
+            self.bytes_out += len(body)
+        self._writer.write_now(body)
 
     async def begin_stream(
         self, status: int, headers: Headers, *, length: int | None, scanner: Scanner | None
     ) -> None:
-        """Commit to an answer whose bytes follow; with a ``scanner`` it is a stream.
+        """Commit to a response whose bytes follow.
 
-        Raises what ``whole`` raises.
+        Args:
+            status: Ollama's.
+            headers: the head's, besides those for every response.
+            length: bytes that Ollama declared, or None.
+            scanner: follows a stream; None for a complete response that arrives in pieces.
+
+        Raises as ``send``.
         """
         if self._promised is None:
-            if length is not None:
-                self._outlet.expect(length)
             self._commit(status, headers, length=length)
+            if length is not None:
+                self._writer.expect(length)
         elif status != 200:
             raise UpstreamFailed.of(AsSent(status, tuple(headers), b""))
-        elif (scanner is not None) is not (self._promised is ResponseKind.STREAM) or _encoded(
+        elif (scanner is not None) is not (self._promised is ResponseKind.STREAM) or _is_encoded(
             headers
         ):
             raise UpstreamProtocolError(_OTHER_KIND)
         self._scanner = scanner
-        self._begun = True
-        self._outlet.allow_ahead()
+        self._has_begun = True
 
     async def write(self, data: bytes) -> None:
-        """Send bytes. Waits only when more than the read-ahead is already on its way.
+        """Write bytes. Waits only while more than the read-ahead is unsent.
 
         Raises:
-            ClientDisconnected: the caller is gone.
-            ClientWriteTimeout: he has taken nothing for ``write_timeout`` seconds.
+            ClientDisconnected: the client is gone.
+            ClientWriteTimeout: the client took nothing for ``timeouts.write_timeout``.
         """
         self.bytes_out += len(data)
-        # A stream comes no faster than the model speaks and has its share.
-        await self._outlet.write(data, run_ahead=self._scanner is None)
+        # A stream comes no faster than the model generates: its fixed read-ahead is enough.
+        await self._writer.write(data, extend_read_ahead=self._scanner is None)
 
     async def end(self) -> None:
-        """End properly, and see the last byte off: nothing of this request is kept after it.
+        """End the body, and wait until nearly all of it has left the gateway's memory.
 
-        Raises what ``write`` raises.
+        Raises as ``write``.
         """
-        if self.state is not State.COMMITTED:
-            return
-        await self._outlet.end(cast("web.StreamResponse", self._response))
-        self.state = State.ENDED
+        if self.state is State.COMMITTED:
+            await self._writer.end()
+            self.state = State.ENDED
 
-    # The edge's side.
+    # For the request handler.
 
-    def send_heartbeat(self, shape: ResponseKind, note: str = "") -> None:
-        """Keep a silent answer alive: commit to one of this shape, or send a heartbeat in it.
+    def send_heartbeat(self, kind: ResponseKind, note: str = "") -> None:
+        """Keep a silent response alive: commit to one of this kind, or write a heartbeat.
 
-        Nothing happens where none may stand: inside an event, after the final one, in an answer in
-        one piece that has begun, or towards a caller who has not taken what was sent.
+        Nothing is written where no heartbeat may stand: inside an event, after the final one, in a
+        complete response that has begun; nor to a client that has not taken what was sent.
+
+        Args:
+            kind: what the request has asked for.
+            note: text for a comment, in dialects that have comments.
         """
         try:
             if self.state is State.PENDING:
-                kind = (
-                    self.dialect.stream_type if shape is ResponseKind.STREAM else "application/json"
-                )
-                self._promised = shape
-                head = [("Content-Type", kind), *STREAM_HEADERS, *self._announced]
+                self._promised = kind
+                is_stream = kind is ResponseKind.STREAM
+                content_type = self.dialect.stream_type if is_stream else "application/json"
+                head = [("Content-Type", content_type), *STREAM_HEADERS, *self._early_headers]
                 self._commit(200, head, length=None)
-            if self._may_beat():
-                self._outlet.put(self.dialect.heartbeat(streaming=self._streams, note=note))
+            if (
+                self.state is State.COMMITTED
+                and not self._writer.unsent
+                and self._is_between_events
+            ):
+                self._writer.write_now(self.dialect.heartbeat(streaming=self._is_stream, note=note))
                 self.heartbeats += 1
         except ClientDisconnected:
-            # Whoever serves him is told by his connection.
+            # The handler learns of it from the connection.
             return
 
-    async def fail(self, error: GatewayError, request_id: str) -> None:
-        """Tell the caller that the request failed, in the way that is left."""
+    async def fail(self, error: GatewayError) -> None:
+        """Report ``error`` in the way that the state leaves; see the table above.
+
+        Raises as ``write``.
+        """
         if self.state is State.PENDING:
-            await self._refuse(error, request_id)
+            body = self.dialect.error_body(error, self._request_id)
+            await self.send(error.status, [_JSON, *error.headers.items()], body)
+            await self.end()
         elif self.state is State.COMMITTED:
-            if self._promised is None or self._streams or self.cannot_report_errors:
-                self._cut(error, request_id)
+            if self._promised is None or self._is_stream or self.cannot_report_errors:
+                self._truncate(error)
             else:
-                await self._tell_in_ok(error, request_id)
+                await self._end_with_error(error)
 
     def abort(self) -> None:
-        """The caller is gone or takes nothing: let go of the connection at once."""
+        """Drop the connection: its client is gone, or takes nothing."""
         if self.state in (State.PENDING, State.COMMITTED):
             self.state = State.ABORTED
-        self._outlet.drop()
+        self._writer.abort()
 
-    async def _refuse(self, error: GatewayError, request_id: str) -> None:
-        body = self.dialect.error_body(error, request_id)
-        headers = [("Content-Type", "application/json"), *error.headers.items()]
-        await self.send(error.status, headers, body)
-        await self.end()
+    def _commit(self, status: int, headers: Headers, *, length: int | None) -> None:
+        common = self.headers
+        head = [header for header in headers if header[0] not in common]
+        head += common.items()
+        self._writer.begin(status, head, length=length)
+        self.status = status
+        self.state = State.COMMITTED
 
-    async def _tell_in_ok(self, error: GatewayError, request_id: str) -> None:
-        body = self.dialect.error_body(error, request_id)
-        if isinstance(error, UpstreamFailed) and self._failure_in(error.reply.body):
-            # Anything else could not be told from an answer, or not be read without its head.
+    def _truncate(self, error: GatewayError) -> None:
+        event = b""
+        if self._is_stream and self._is_between_events:
+            event = self.dialect.late_error(error, self._request_id)
+        self.state = State.ABORTED
+        self._writer.truncate(event)
+
+    async def _end_with_error(self, error: GatewayError) -> None:
+        body = self.dialect.error_body(error, self._request_id)
+        if isinstance(error, UpstreamFailed) and self._error_message(error.reply.body):
+            # Ollama's own JSON. Anything else could not be told from a generation.
             body = error.reply.body
-        self._begun = True
+        self._has_begun = True
         await self.write(body)
         await self.end()
 
-    def _cut(self, error: GatewayError, request_id: str) -> None:
-        self.state = State.ABORTED
-        event = b""
-        if self._streams and self._between_events:
-            event = self.dialect.late_error(error, request_id)
-        self._outlet.cut(event, cast("web.StreamResponse", self._response))
-
-    def _commit(self, status: int, headers: Headers, *, length: int | None) -> None:
-        ours = self.headers
-        theirs = (each for each in headers if each[0] not in ours)
-        response = _Head(status=status, headers=[*theirs, *ours.items()])
-        if length is not None:
-            response.content_length = length
-        response.headers["Server"] = "ollama-gateway"
-        closing = response.headers.get("Connection", "").lower() == "close"
-        if closing or self._request.version < HttpVersion11:
-            response.force_close()
-        self._response = response
-        self.status = status
-        self.state = State.COMMITTED
-        self._outlet.open(response)
-
     @property
-    def _streams(self) -> bool:
+    def _is_stream(self) -> bool:
         return self._scanner is not None or self._promised is ResponseKind.STREAM
 
-    def _may_beat(self) -> bool:
-        return self.state is State.COMMITTED and not self._outlet.unsent and self._between_events
-
     @property
-    def _between_events(self) -> bool:
-        """Whether something of ours may stand here: before the first event, or after a whole one
-        that is not the final one.
+    def _is_between_events(self) -> bool:
+        """Return True if bytes of ours may stand here: before Ollama's first byte if heartbeats
+        have begun the response, or after an event that is not the final one.
         """
         if self._scanner is not None:
             return self._scanner.at_boundary and not self._scanner.complete
-        return self._promised is not None and not self._begun
+        return self._promised is not None and not self._has_begun
 
-    def _kept_promise(self, status: int, headers: Headers, body: bytes) -> bytes:
-        """What is written of an answer in one piece, now that its head has gone."""
+    def _after_heartbeat(self, status: int, headers: Headers, body: bytes) -> bytes:
+        """Return what is written of a complete response whose head has left already."""
         if status != 200:
-            words = self._failure_in(body) or ""
-            raise UpstreamFailed.of(AsSent(status, tuple(headers), body), words)
-        whole = self._promised is ResponseKind.COMPLETE
-        kept = body if whole else self.dialect.complete_in_stream(body)
-        if kept is None or _encoded(headers):
+            message = self._error_message(body) or ""
+            raise UpstreamFailed.of(AsSent(status, tuple(headers), body), message)
+        if self._promised is ResponseKind.STREAM:
+            # Ollama answers some requests for a stream with one object, such as "model loaded".
+            converted = self.dialect.complete_in_stream(body)
+        else:
+            converted = body
+        if converted is None or _is_encoded(headers):
             raise UpstreamProtocolError(_OTHER_KIND)
-        return kept
+        return converted
 
-    def _failure_in(self, body: bytes) -> str | None:
-        """Ollama's words, where this is an error of its own."""
+    def _error_message(self, body: bytes) -> str | None:
+        """Return Ollama's message if ``body`` is an error of its own."""
         reading = self.dialect.body()
         reading.feed(body)
         return reading.failure
 
 
-def _encoded(headers: Headers) -> bool:
-    """Whether a head that can no longer be sent would have to say how the body is to be read."""
+def _is_encoded(headers: Headers) -> bool:
+    """Return True if a head that has left already would have had to name a content encoding."""
     return any(name.lower() == "content-encoding" for name, _ in headers)

@@ -1,117 +1,116 @@
-"""The positive list: what this gateway serves, and nothing else. Pure.
+"""The route table: everything that the gateway serves. Pure.
 
-Paths are matched as they were sent, byte for byte, and never forwarded: each row names a constant
-path of Ollama's. So no encoding, dot segment or doubled slash reaches anything, for it matches
-nothing. The one variable part, a model's name, is answered from the catalogue.
+Paths are matched byte for byte as they were sent, and never forwarded: each row names a constant
+path of Ollama's. No encoding, dot segment or doubled slash reaches Ollama, because it matches no
+row. The only variable part, a model's name, is answered from the catalog.
+
+To add a route, add a row to ``ROUTES``; a discovery route also needs its method in
+``gateway.public.discovery``.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 from urllib.parse import unquote
-
-from msgspec import Struct
 
 from gateway.auth.principal import Scope
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
-from gateway.errors import MethodNotAllowed, UnknownRoute
-
-
-class Page(StrEnum):
-    """What answers a route of discovery; inference has one answer for all its routes."""
-
-    HEALTH = "health"
-    ROOT = "root"
-    VERSION = "version"
-    TAGS = "tags"
-    SHOW = "show"
-    PS = "ps"
-    MODELS = "models"
-    MODEL = "model"
+from gateway.telemetry.record import UNKNOWN_ROUTE
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. ``template`` is its name in log and metrics; ``page`` None means inference.
+    """One row of the table.
 
-    One that cannot stream answers in one piece, whatever is asked for.
+    Args:
+        template: the path, Ollama's too; the route's name in log and metrics.
+        methods: those that are allowed; none for a path that is not in the table.
+        scope: what a key needs; None if no key is needed.
+        dialect: how requests and errors look.
+        can_stream: False if Ollama sends a complete response whatever is asked for.
     """
 
     template: str
     methods: tuple[str, ...]
     scope: Scope | None
     dialect: Dialect
-    page: Page | None = None
     can_stream: bool = True
 
-
-class Match(Struct, frozen=True):
-    """A row that fits, and the parts of the path that vary."""
-
-    route: Route
-    model: str | None = None
+    @property
+    def is_inference(self) -> bool:
+        """Whether Ollama computes something for it."""
+        return self.scope is Scope.INFERENCE
 
 
-_MODEL_PREFIX = "/v1/models/"
-_AUTHORITY_END = re.compile(r"[/?#]")
-
-
-def _inference(path: str, dialect: Dialect) -> Route:
-    return Route(path, ("POST",), Scope.INFERENCE, dialect)
-
-
-def _embedding(path: str, dialect: Dialect) -> Route:
-    return Route(path, ("POST",), Scope.INFERENCE, dialect, can_stream=False)
-
-
-def _discovery(path: str, methods: tuple[str, ...], dialect: Dialect, page: Page) -> Route:
-    return Route(path, methods, Scope.DISCOVERY, dialect, page)
-
+HEALTH: Final = "/healthz"
+MODEL: Final = "/v1/models/{model}"
 
 _READ = ("GET", "HEAD")
-ROUTES = (
-    Route("/healthz", _READ, None, OPENAI, Page.HEALTH),
-    _discovery("/", _READ, OLLAMA, Page.ROOT),
-    _discovery("/api/version", _READ, OLLAMA, Page.VERSION),
-    _discovery("/api/tags", _READ, OLLAMA, Page.TAGS),
-    _discovery("/api/show", ("POST",), OLLAMA, Page.SHOW),
-    _discovery("/api/ps", ("GET",), OLLAMA, Page.PS),
-    _discovery("/v1/models", ("GET",), OPENAI, Page.MODELS),
-    _discovery("/v1/models/{model}", ("GET",), OPENAI, Page.MODEL),
-    _inference("/v1/chat/completions", OPENAI),
-    _inference("/v1/completions", OPENAI),
-    _embedding("/v1/embeddings", OPENAI),
-    _inference("/v1/responses", RESPONSES),
-    _inference("/v1/messages", ANTHROPIC),
-    _inference("/api/chat", OLLAMA),
-    _inference("/api/generate", OLLAMA),
-    _embedding("/api/embed", OLLAMA),
-    _embedding("/api/embeddings", OLLAMA),
+_GET = ("GET",)
+_POST = ("POST",)
+
+ROUTES: Final = (
+    Route(HEALTH, _READ, None, OPENAI),
+    Route("/", _READ, Scope.DISCOVERY, OLLAMA),
+    Route("/api/version", _READ, Scope.DISCOVERY, OLLAMA),
+    Route("/api/tags", _READ, Scope.DISCOVERY, OLLAMA),
+    Route("/api/show", _POST, Scope.DISCOVERY, OLLAMA),
+    Route("/api/ps", _GET, Scope.DISCOVERY, OLLAMA),
+    Route("/v1/models", _GET, Scope.DISCOVERY, OPENAI),
+    Route(MODEL, _GET, Scope.DISCOVERY, OPENAI),
+    Route("/v1/chat/completions", _POST, Scope.INFERENCE, OPENAI),
+    Route("/v1/completions", _POST, Scope.INFERENCE, OPENAI),
+    Route("/v1/embeddings", _POST, Scope.INFERENCE, OPENAI, can_stream=False),
+    Route("/v1/responses", _POST, Scope.INFERENCE, RESPONSES),
+    Route("/v1/messages", _POST, Scope.INFERENCE, ANTHROPIC),
+    Route("/api/chat", _POST, Scope.INFERENCE, OLLAMA),
+    Route("/api/generate", _POST, Scope.INFERENCE, OLLAMA),
+    Route("/api/embed", _POST, Scope.INFERENCE, OLLAMA, can_stream=False),
+    Route("/api/embeddings", _POST, Scope.INFERENCE, OLLAMA, can_stream=False),
 )
+
+_UNKNOWN_OPENAI = Route(UNKNOWN_ROUTE, (), None, OPENAI)
+_UNKNOWN_NATIVE = Route(UNKNOWN_ROUTE, (), None, OLLAMA)
+
+_AUTHORITY_END = re.compile(r"[/?#]")
 
 
 def _by_path() -> Mapping[str, Route]:
     table = {route.template: route for route in ROUTES}
-    # Callers build these from a base_url with and without its /v1.
+    # Clients build these from a base URL with and without its /v1.
     aliases = {
         path.removeprefix("/v1"): route
         for path, route in table.items()
-        if path.startswith("/v1/") and "{" not in path
+        if path.startswith("/v1/") and route.template != MODEL
     }
     aliases["/v1/v1/models"] = table["/v1/models"]
     return MappingProxyType(table | aliases)
 
 
 _TABLE = _by_path()
-_MODEL_ROUTE = _TABLE["/v1/models/{model}"]
+_MODEL_ROUTE = _TABLE[MODEL]
+
+
+def find_route(path: str) -> tuple[Route, str]:
+    """Return the row for a path and the model's name in it, which is mostly empty.
+
+    For a path that is not in the table the row has no methods; its dialect is a guess.
+    """
+    route = _TABLE.get(path)
+    if route is not None and route is not _MODEL_ROUTE:
+        return route, ""
+    for prefix in ("/v1/models/", "/models/"):
+        if path.startswith(prefix) and len(path) > len(prefix):
+            return _MODEL_ROUTE, unquote(path[len(prefix) :])
+    return (_UNKNOWN_NATIVE if path.startswith("/api") else _UNKNOWN_OPENAI), ""
 
 
 def split_token(target: str) -> tuple[str, str | None]:
-    """A request target as sent, taken apart: its path without ``/k/{token}``, and the token.
+    """Split a request target as it was sent: its path without ``/k/{token}``, and the token.
 
-    The query is dropped; of an absolute-form target (RFC 9112, section 3.2.2) the path counts.
+    The query is dropped. Of an absolute-form target (RFC 9112, section 3.2.2) the path counts.
     What is neither, ``*`` or the authority of a CONNECT, stays as it is and matches no route.
     """
     path = _without_origin(target).partition("?")[0]
@@ -122,46 +121,12 @@ def split_token(target: str) -> tuple[str, str | None]:
 
 
 def _without_origin(target: str) -> str:
+    if target.startswith("/"):
+        return target
     scheme, mark, rest = target.partition("://")
-    if target.startswith("/") or not mark or scheme.lower() not in ("http", "https"):
+    if not mark or scheme.lower() not in ("http", "https"):
         return target
     # RFC 3986, section 3.2: the authority ends at the first of these, not at the first slash.
-    ends = _AUTHORITY_END.search(rest)
-    tail = "" if ends is None else rest[ends.start() :]
+    end = _AUTHORITY_END.search(rest)
+    tail = "" if end is None else rest[end.start() :]
     return tail if tail.startswith("/") else f"/{tail}"
-
-
-def match(method: str, path: str) -> Match:
-    """The row for a request.
-
-    Raises:
-        UnknownRoute: no row has this path.
-        MethodNotAllowed: one has, with other methods.
-    """
-    route, model = _find(path)
-    if route is None:
-        raise UnknownRoute
-    if method not in route.methods:
-        allowed = ", ".join(route.methods)
-        raise MethodNotAllowed(
-            f"{route.template} is called with {allowed}.", headers={"Allow": allowed}
-        )
-    return Match(route, model)
-
-
-def dialect_of(path: str) -> Dialect:
-    """How to speak to somebody who asked for this path, served or not."""
-    route, _ = _find(path)
-    if route is not None:
-        return route.dialect
-    return OLLAMA if path.startswith("/api") else OPENAI
-
-
-def _find(path: str) -> tuple[Route | None, str | None]:
-    route = _TABLE.get(path)
-    if route is not None and route is not _MODEL_ROUTE:
-        return route, None
-    for prefix in (_MODEL_PREFIX, "/models/"):
-        if path.startswith(prefix) and len(path) > len(prefix):
-            return _MODEL_ROUTE, unquote(path[len(prefix) :])
-    return None, None

@@ -13,7 +13,7 @@ from gateway.admin.status import KeyStatus, ModelStatus, QueueStatus, Status, To
 from gateway.models.context_window import ContextWindows
 from gateway.models.list_cache import CachedList
 from gateway.models.residency import Residency
-from gateway.public.context import UnderWay
+from gateway.public.context import ActiveRequest
 from gateway.scheduler.snapshot import LaneState
 from gateway.settings import ModelRule
 from gateway.telemetry.record import Phase
@@ -156,8 +156,8 @@ def test_queues_are_sorted_by_their_oldest_wait() -> None:
     assert (scheduler.queued, scheduler.oldest_wait) == (4, 61.0)
 
 
-def in_flight() -> UnderWay:
-    return UnderWay(
+def in_flight() -> ActiveRequest:
+    return ActiveRequest(
         request_id="req_9",
         route="/v1/chat/completions",
         key="agent",

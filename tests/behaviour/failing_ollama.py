@@ -50,7 +50,7 @@ async def buffers_are_full(scene: Scene) -> Told:
     async with caller(scene.gateway.port) as first:
         head = {**scene.gateway.bearer, "Content-Length": "1000"}
         first.send(request(scene.speech.path, b"{", headers=head))
-        memory_budget = scene.gateway.gateway.handler._buffers
+        memory_budget = scene.gateway.gateway.handler.memory_budget
         while memory_budget.used < 1000:  # noqa: ASYNC110  - the gateway raises no events for tests
             await asyncio.sleep(0.002)
         return await scene.ask()

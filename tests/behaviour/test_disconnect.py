@@ -35,7 +35,7 @@ async def test_while_he_uploads(tmp_path: Path, leave: Leave) -> None:
     async with scene(tmp_path) as here, caller(here.gateway.port) as one:
         data = request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer)
         one.send(data[:-10])
-        await until(lambda: "1 requests" in repr(here.gateway.gateway.handler))
+        await until(lambda: "1 active" in repr(here.gateway.gateway.handler))
         leave(one)
         await is_logged(here, "body")
 
@@ -45,7 +45,7 @@ async def test_while_he_uploads(tmp_path: Path, leave: Leave) -> None:
 async def test_while_he_uploads_megabytes(tmp_path: Path) -> None:
     """The memory that he was given is free again."""
     async with scene(tmp_path) as here, caller(here.gateway.port) as one:
-        memory_budget = here.gateway.gateway.handler._buffers
+        memory_budget = here.gateway.gateway.handler.memory_budget
         headers = {**here.gateway.bearer, "Content-Length": str(20 * MIB)}
         one.send(request(OPENAI.path, bytes(10 * MIB), headers=headers))
         await until(lambda: memory_budget.used == 20 * MIB)
@@ -189,4 +189,4 @@ async def test_while_the_end_is_flushed(tmp_path: Path, leave: Leave) -> None:
             leave(one)
             await is_logged(here, "relay")
 
-        assert still == "<Front 1 requests>"
+        assert still == "<RequestHandler 1 active>"

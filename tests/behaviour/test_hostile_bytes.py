@@ -205,7 +205,7 @@ async def test_a_body_that_breaks_off_its_framing_is_never_a_call(
     head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
     async with caller(gateway.port) as one:
         one.send(filled(head + CHUNKED.removesuffix(b"0\r\n\r\n"), gateway))
-        while not gateway.gateway.handler._active:  # noqa: ASYNC110  - no event for tests
+        while not gateway.gateway.handler.active_requests():  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
         one.send(b"KEY\r\n")
         one.writer.write_eof()

@@ -25,7 +25,7 @@ def chat(gateway: Running, **headers: str) -> bytes:
 async def until_read(gateway: Running, count: int = 1) -> None:
     """Until so many requests are under way."""
     async with asyncio.timeout(5):
-        while len(gateway.gateway.handler._active) < count:  # noqa: ASYNC110  - no event for tests
+        while len(gateway.gateway.handler.active_requests()) < count:  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
 
 
@@ -162,7 +162,7 @@ async def test_who_leaves_while_uploading_leaves_nothing(
         (line,) = await gateway.finished()
 
     assert (line["outcome"], line["phase"]) == ("client_disconnected", "body")
-    assert repr(gateway.gateway.handler._buffers) == "<Buffers 0/536870912 bytes>"
+    assert repr(gateway.gateway.handler.memory_budget) == "<MemoryBudget 0/536870912 bytes>"
     assert generations(sim) == 0
 
 
@@ -187,7 +187,7 @@ async def test_slow_uploads_end_at_their_clock_and_free_their_memory(
             await asyncio.sleep(0.02)
 
         assert {(await one.answer()).status for one in slow} == {408}
-        assert gateway.gateway.handler._buffers.used == 0
+        assert gateway.gateway.handler.memory_budget.used == 0
         await left_empty(gateway)
 
 
@@ -203,7 +203,7 @@ async def test_a_stranger_is_refused_before_his_body_is_read(
         rest = await one.hung_up()
 
     assert (told.status, rest) == (401, b"")
-    assert gateway.gateway.handler._buffers.used == 0
+    assert gateway.gateway.handler.memory_budget.used == 0
     assert generations(sim) == 0
 
 

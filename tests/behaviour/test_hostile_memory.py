@@ -149,7 +149,7 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
                 slow.send(request(PATH, CHAT, headers=gateway.bearer))
                 head = await slow.head()
                 await until_idle(gateway)
-                held = gateway.gateway.handler._buffers.used
+                held = gateway.gateway.handler.memory_budget.used
                 async with slow_reader(gateway.port) as next_one:
                     next_one.send(request(PATH, CHAT, headers=gateway.bearer))
                     assert (await next_one.answer()).status == 200
@@ -158,7 +158,7 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
             assert (head[0], body == text, ended) == (200, True, True)
             assert held > 6_000_000  # what he has not read counts, as bodies of requests do
             await left_empty(gateway)
-            assert gateway.gateway.handler._buffers.used == 0
+            assert gateway.gateway.handler.memory_budget.used == 0
 
     with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]  # either factory
         runner.run(scene())
@@ -203,7 +203,7 @@ async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
             (line,) = await gateway.finished()
 
         assert line["outcome"] == "client_write_timeout"
-        assert gateway.gateway.handler._buffers.used == 0
+        assert gateway.gateway.handler.memory_budget.used == 0
         await left_empty(gateway)
 
 
@@ -224,7 +224,7 @@ async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
             statuses.append((await one.head())[0])
 
         assert statuses == [200, 200, *[503] * 8]
-        assert gateway.gateway.handler._buffers.used <= limits["buffered_bytes"]
+        assert gateway.gateway.handler.memory_budget.used <= limits["buffered_bytes"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
             answer = await slow.answer()
 
         assert next_one.status == 200
-        assert still == "<Front 1 requests>"
+        assert still == "<RequestHandler 1 active>"
         assert (answer.whole, len(answer.body) > 12 * MIB) == (True, True)
 
 

@@ -236,9 +236,9 @@ async def test_being_told_twice_to_end_at_once(tmp_path: Path) -> None:
     """A second word while the first one is still taking effect changes nothing."""
     async with scene_of(tmp_path, OPENAI) as scene, scene.occupied() as (last, _):
         handler = scene.gateway.gateway.handler
-        handler.cut_all()
+        handler.abort_all()
         await asyncio.sleep(0)
-        handler.cut_all()
+        handler.abort_all()
         told = await last.answer()
 
     assert told.json()["error"]["code"] == "shutdown"

@@ -9,225 +9,235 @@ from gateway.errors import (
     QueueFull,
     UpstreamIncomplete,
 )
-from gateway.public import writer as outlet_module
+from gateway.public import writer as writer_module
 from gateway.public.response import Response
-from gateway.public.writer import Pace
 from tests.behaviour.wire import request
 
-from .stage import EVENT, MIB, SSE, Stage, staged, stream, told
+from .response_server import (
+    EVENT,
+    MIB,
+    SSE,
+    ResponseServer,
+    connected,
+    fetch,
+    settings_with,
+    stream,
+)
 
 # Pending: every failure is an honest status.
 
 
-async def test_a_failure_before_anything_was_sent_is_a_status_with_a_body() -> None:
-    """With the headers of the error, and those that every answer carries."""
+async def test_failure_of_a_pending_response_has_a_status_and_a_body() -> None:
+    """With the headers of the error and those that every response has."""
 
-    async def story(answer: Response) -> None:
-        await answer.fail(QueueFull("full", retry_after=7.0), "req_1")
+    async def script(response: Response) -> None:
+        await response.fail(QueueFull("full", retry_after=7.0))
 
-    answer = await told(story)
+    response = await fetch(script)
 
-    assert (answer.status, answer.whole) == (503, True)
-    assert answer.headers["retry-after"] == "7"
-    assert answer.headers["x-request-id"] == "req_1"
-    assert answer.json()["error"]["code"] == "queue_full"
-
-
-async def test_a_failure_speaks_the_dialect() -> None:
-    """Ollama's own API has one text for an error."""
-
-    async def story(answer: Response) -> None:
-        await answer.fail(QueueFull("full"), "req_1")
-
-    assert (await told(story, dialect=OLLAMA)).json() == {"error": "full"}
+    assert (response.status, response.whole) == (503, True)
+    assert response.headers["retry-after"] == "7"
+    assert response.headers["x-request-id"] == "req_1"
+    assert response.json()["error"]["code"] == "queue_full"
 
 
-async def test_nothing_is_there_to_be_ended_while_nothing_was_begun() -> None:
-    """The answer stays pending, and can still be a failure."""
+async def test_failure_is_rendered_in_the_dialect_of_the_route() -> None:
+    """Ollama's own API has a single text for an error."""
 
-    async def story(answer: Response) -> None:
-        await answer.end()
-        await answer.fail(QueueFull("full"), "req_1")
+    async def script(response: Response) -> None:
+        await response.fail(QueueFull("full"))
 
-    assert (await told(story)).status == 503
+    assert (await fetch(script, dialect=OLLAMA)).json() == {"error": "full"}
+
+
+async def test_end_of_a_pending_response_does_nothing() -> None:
+    """It stays pending and can still fail with a status."""
+
+    async def script(response: Response) -> None:
+        await response.end()
+        await response.fail(QueueFull("full"))
+
+    assert (await fetch(script)).status == 503
 
 
 # Committed: as it comes.
 
 
-async def test_a_whole_answer_has_its_length_and_our_headers_win() -> None:
-    """What was promised with ``headers`` is not replaced by what Ollama said."""
+async def test_complete_response_has_its_length_and_the_gateways_headers_win() -> None:
+    """``headers`` replace those of Ollama with the same name."""
 
-    async def story(answer: Response) -> None:
+    async def script(response: Response) -> None:
         headers = [("X-Request-Id", "theirs"), ("x-a", "1"), ("x-a", "2")]
-        answer.headers["X-Request-Id"] = answer.headers.pop("x-request-id")
-        await answer.send(201, headers, b"all of it")
-        await answer.end()
+        response.headers["X-Request-Id"] = response.headers.pop("x-request-id")
+        await response.send(201, headers, b"all of it")
+        await response.end()
 
-    answer = await told(story)
+    response = await fetch(script)
 
-    assert (answer.status, answer.body, answer.whole) == (201, b"all of it", True)
-    assert answer.headers["content-length"] == "9"
-    assert answer.headers["x-request-id"] == "req_1"
+    assert (response.status, response.body, response.whole) == (201, b"all of it", True)
+    assert response.headers["content-length"] == "9"
+    assert response.headers["x-request-id"] == "req_1"
 
 
-async def test_head_gets_the_length_and_no_body() -> None:
+async def test_head_request_gets_the_length_and_no_body() -> None:
     """RFC 9110, section 9.3.2."""
 
-    async def story(answer: Response) -> None:
-        await answer.send(200, [], b"all of it")
-        await answer.end()
+    async def script(response: Response) -> None:
+        await response.send(200, [], b"all of it")
+        await response.end()
 
-    async with staged(Stage(story)) as one:
+    async with connected(ResponseServer(script)) as client:
         for _ in range(2):  # a body would be read as the beginning of the second answer
-            one.send(request("/", None, method="HEAD"))
-            answer = await one.answer("HEAD")
+            client.send(request("/", None, method="HEAD"))
+            response = await client.answer("HEAD")
 
-            assert (answer.headers["content-length"], answer.body) == ("9", b"")
+            assert (response.headers["content-length"], response.body) == ("9", b"")
 
 
-async def test_each_piece_of_a_stream_leaves_when_it_is_written() -> None:
-    """In a chunk of its own: nothing is joined, nothing held back."""
+async def test_each_piece_of_a_stream_is_sent_when_it_is_written() -> None:
+    """In a chunk of its own: pieces are neither joined nor kept back."""
 
-    async def story(answer: Response) -> None:
-        await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
+    async def script(response: Response) -> None:
+        await response.begin_stream(200, SSE, length=None, scanner=response.dialect.scanner())
         for number in range(3):
-            await answer.write(b"piece %d" % number)
+            await response.write(b"piece %d" % number)
             await seen.wait()
             seen.clear()
-        await answer.end()
+        await response.end()
 
     seen = asyncio.Event()
-    async with staged(Stage(story)) as one:
-        one.send(request("/", {}))
-        status, headers = await one.head()
+    async with connected(ResponseServer(script)) as client:
+        client.send(request("/", {}))
+        status, headers = await client.head()
         pieces = []
         for _ in range(3):
-            pieces.append(await one.chunk())
+            pieces.append(await client.chunk())
             seen.set()
 
         assert (status, headers["transfer-encoding"]) == (200, "chunked")
         assert pieces == [b"piece 0", b"piece 1", b"piece 2"]
-        assert await one.rest() == (b"", True)
+        assert await client.rest() == (b"", True)
 
 
-async def test_it_tells_how_far_it_is() -> None:
-    """Its state and what went out."""
+async def test_repr_shows_state_status_and_size() -> None:
+    """The state table of the module, as a debugger sees it."""
     reprs = []
 
-    async def story(answer: Response) -> None:
-        reprs.append(repr(answer))
-        await answer.begin_stream(200, SSE, length=None, scanner=None)
-        await answer.write(b"12345")
-        reprs.append(repr(answer))
-        await answer.end()
-        reprs.append(repr(answer))
+    async def script(response: Response) -> None:
+        reprs.append(repr(response))
+        await response.begin_stream(200, SSE, length=None, scanner=None)
+        await response.write(b"12345")
+        reprs.append(repr(response))
+        await response.end()
+        reprs.append(repr(response))
 
-    await told(story)
+    await fetch(script)
 
     assert reprs == [
-        "<Answer pending , 0 bytes>",
-        "<Answer committed 200, 5 bytes>",
-        "<Answer ended 200, 5 bytes>",
+        "<Response pending , 0 bytes>",
+        "<Response committed 200, 5 bytes>",
+        "<Response ended 200, 5 bytes>",
     ]
 
 
 # Committed, and failing: the truth, and no end.
 
 
-async def test_a_late_failure_is_told_in_the_stream_and_then_it_is_cut() -> None:
-    """An error event where an event may stand, then no end of the body."""
-    answer = await told(stream(EVENT, UpstreamIncomplete("half")))
+async def test_late_failure_of_a_stream_is_an_error_event_and_no_end() -> None:
+    """An error event where an event may stand; then the body does not end."""
+    response = await fetch(stream(EVENT, UpstreamIncomplete("half")))
 
-    assert answer.status == 200
-    assert not answer.whole
-    assert answer.body.startswith(EVENT + b"data: ")
-    assert b'"upstream_incomplete"' in answer.body
-
-
-async def test_inside_an_event_nothing_is_said_and_it_is_cut() -> None:
-    """An error in the middle of another event would be read by nobody."""
-    answer = await told(stream(EVENT, EVENT[:10], UpstreamIncomplete("half")))
-
-    assert (answer.body, answer.whole) == (EVENT + EVENT[:10], False)
+    assert response.status == 200
+    assert not response.whole
+    assert response.body.startswith(EVENT + b"data: ")
+    assert b'"upstream_incomplete"' in response.body
 
 
-async def test_a_failure_before_the_first_byte_of_a_committed_stream_still_sends_its_head() -> None:
+async def test_late_failure_inside_an_event_only_aborts() -> None:
+    """No client would read an error in the middle of another event."""
+    response = await fetch(stream(EVENT, EVENT[:10], UpstreamIncomplete("half")))
+
+    assert (response.body, response.whole) == (EVENT + EVENT[:10], False)
+
+
+async def test_failure_of_a_committed_stream_without_bytes_still_sends_its_head() -> None:
     """The head waits for the first bytes; an event without it would not be HTTP."""
-    answer = await told(stream(UpstreamIncomplete("none")))
+    response = await fetch(stream(UpstreamIncomplete("none")))
 
-    assert (answer.status, answer.whole) == (200, False)
-    assert b'"upstream_incomplete"' in answer.body
-
-
-async def test_a_late_failure_of_an_answer_that_is_no_stream_is_a_cut() -> None:
-    """There is no place for an error in it: it ends short of its length."""
-
-    async def story(answer: Response) -> None:
-        await answer.begin_stream(200, [], length=100, scanner=None)
-        await answer.write(b"half")
-        await answer.fail(UpstreamIncomplete("half"), "req_1")
-
-    answer = await told(story)
-
-    assert (answer.body, answer.whole) == (b"half", False)
+    assert (response.status, response.whole) == (200, False)
+    assert b'"upstream_incomplete"' in response.body
 
 
-async def test_the_first_ending_counts() -> None:
-    """Nothing can fail after the end, nor be ended after a cut."""
-    whole = await told(stream(EVENT, None, UpstreamIncomplete("late")))
-    cut = await told(stream(EVENT, UpstreamIncomplete("half"), None))
+async def test_late_failure_of_a_complete_response_aborts_it() -> None:
+    """It has no place for an error: it ends short of its declared length."""
+
+    async def script(response: Response) -> None:
+        await response.begin_stream(200, [], length=100, scanner=None)
+        await response.write(b"half")
+        await response.fail(UpstreamIncomplete("half"))
+
+    response = await fetch(script)
+
+    assert (response.body, response.whole) == (b"half", False)
+
+
+async def test_an_ended_or_aborted_response_stays_so() -> None:
+    """Nothing fails after the end, and nothing ends after a failure."""
+    whole = await fetch(stream(EVENT, None, UpstreamIncomplete("late")))
+    cut = await fetch(stream(EVENT, UpstreamIncomplete("half"), None))
 
     assert (whole.body, whole.whole) == (EVENT, True)
     assert cut.whole is False
 
 
-async def test_a_cut_is_finished_for_one_who_takes_nothing(
+async def test_aborted_response_to_a_client_that_reads_nothing_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was written is given a moment; then the connection is dropped."""
-    monkeypatch.setattr(outlet_module, "_LINGER", 0.1)
+    """The client gets a moment to read; then the connection is reset."""
+    monkeypatch.setattr(writer_module, "_LINGER", 0.1)
 
-    async def story(answer: Response) -> None:
-        await answer.begin_stream(200, SSE, length=None, scanner=answer.dialect.scanner())
-        await answer.write(bytes(32 * MIB))
-        await answer.fail(UpstreamIncomplete("half"), "req_1")
+    async def script(response: Response) -> None:
+        await response.begin_stream(200, SSE, length=None, scanner=response.dialect.scanner())
+        await response.write(bytes(32 * MIB))
+        await response.fail(UpstreamIncomplete("half"))
         await asyncio.Event().wait()  # until the connection is lost, which cancels us
 
-    stage = Stage(story, pace=Pace(write_timeout=9, answer_bytes=64 * MIB))
-    async with staged(stage) as one:
-        one.send(request("/", {}))
-        await stage.is_over()
+    server = ResponseServer(
+        script, settings=settings_with(write_timeout=9, read_ahead_bytes=64 * MIB)
+    )
+    async with connected(server) as client:
+        client.send(request("/", {}))
+        await server.wait_until_over()
 
-    assert [type(error) for error in stage.errors] == [asyncio.CancelledError]
+    assert [type(error) for error in server.errors] == [asyncio.CancelledError]
 
 
 # HTTP/1.0, where closing is how an answer ends.
 
 
-async def test_an_old_client_gets_its_stream_unchunked_and_closed() -> None:
-    """RFC 9112, section 6.3: until the connection closes."""
-    async with staged(Stage(stream(EVENT, EVENT, None))) as one:
-        one.send(b"GET / HTTP/1.0\r\n\r\n")
-        _, headers = await one.head()
+async def test_http_1_0_client_gets_a_stream_without_chunks() -> None:
+    """RFC 9112, section 6.3: the body ends when the connection closes."""
+    async with connected(ResponseServer(stream(EVENT, EVENT, None))) as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        _, headers = await client.head()
 
         assert "transfer-encoding" not in headers
-        assert await one.hung_up() == EVENT + EVENT
+        assert await client.hung_up() == EVENT + EVENT
 
 
-async def test_a_cut_of_an_old_clients_stream_is_a_reset() -> None:
-    """Closing politely would say that it was whole."""
+async def test_failed_stream_to_an_http_1_0_client_is_a_reset() -> None:
+    """A normal close would say that the stream was complete."""
 
-    async def story(answer: Response) -> None:
-        await stream(EVENT)(answer)
+    async def script(response: Response) -> None:
+        await stream(EVENT)(response)
         await read.wait()
-        await answer.fail(UpstreamIncomplete("half"), "req_1")
+        await response.fail(UpstreamIncomplete("half"))
 
     read = asyncio.Event()
-    async with staged(Stage(story)) as one:
-        one.send(b"GET / HTTP/1.0\r\n\r\n")
-        await one.head()
-        await one.reader.readexactly(len(EVENT))
+    async with connected(ResponseServer(script)) as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        await client.head()
+        await client.reader.readexactly(len(EVENT))
         read.set()
         with pytest.raises(ConnectionResetError):
-            await one.reader.readexactly(1000)
+            await client.reader.readexactly(1000)
