@@ -204,7 +204,7 @@ class _Admin:
         except (UpstreamUnreachable, UpstreamProtocolError) as error:
             failure = error
         if cached is not None and cached.stale:
-            # The kept list is not what was asked for.
+            # The kept list is not a new one.
             failure = UpstreamUnreachable(
                 f"Ollama does not respond at {self._gateway.settings.ollama.url}; the list is the "
                 "last one that it sent. Check that Ollama runs."

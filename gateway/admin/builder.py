@@ -47,7 +47,7 @@ class StatusInputs:
 
     Attributes:
         now, started_at: Aware datetimes.
-        upstream_up: Ollama answered when it was last asked.
+        upstream_up: The last request for the model list got a response.
         model_list: The list by which requests are decided; None without one.
         model_list_error: Why there is no list.
         key_file_error: Why the key file cannot be read; the keys are then the last valid ones.

@@ -320,7 +320,7 @@ _OUTCOMES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "upstream_timeout": ("Ollama did not complete the response in time.", _TIMEOUTS),
         "upstream_4xx": (
             "Ollama rejected the request.",
-            "Correct the client; the error holds Ollama's own words.",
+            "Correct the client; the error has Ollama's own message.",
         ),
         "upstream_5xx": ("Ollama failed.", "Look at Ollama's log."),
         "client_disconnected": (

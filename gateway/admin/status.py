@@ -41,11 +41,11 @@ class OllamaStatus(Struct, frozen=True, kw_only=True):
     """Ollama as the gateway sees it.
 
     Attributes:
-        up: Ollama answered when it was last asked.
+        up: The last request for the model list got a response.
         error: Why there is no model list, null if there is one.
         model_count: The number of models in the list, null without a list.
-        list_age: Seconds since Ollama was asked for the list, null without a list.
-        stale: Ollama could not be asked for a newer list.
+        list_age: Seconds since the list was requested, null without a list.
+        stale: Ollama does not respond, so the list may be outdated.
         resident: The models that are loaded or being loaded.
         max_loaded: How many models may be loaded at once, null if the owner did not set it.
         coresident: Sets of models that were in memory at the same time.
@@ -209,7 +209,7 @@ class FailedRequest(RecentRequest, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """The whole status.
+    """The content of ``/status.json``.
 
     Attributes:
         uptime: Seconds since ``started_at``.

@@ -79,7 +79,7 @@ class AdminClient:
         """Send a request and return the response, whatever its status except 401, 403 and 429.
 
         Raises:
-            AdminFailed: There was no response, it was not a gateway's, or access was refused.
+            AdminFailed: There was no response, it was not a gateway's, or it rejected the request.
         """
         headers = {"Accept": "application/json"}
         if self.key is not None:
@@ -96,7 +96,7 @@ class AdminClient:
         finally:
             connection.close()
         if reply.status in (401, 403, 429):
-            raise self.refused(reply)
+            raise self.rejected(reply)
         return reply
 
     @property
@@ -124,12 +124,14 @@ class AdminClient:
             f"version. Check the port, and restart `{self._serve_command}` if it was updated."
         )
 
-    def refused(self, reply: Reply) -> AdminFailed:
+    def rejected(self, reply: Reply) -> AdminFailed:
         """Return the error for a response with an error status."""
         if not reply.message:
             return self.not_a_gateway()
         hint = " Pass it with --key-file FILE, or `-` for stdin." if reply.status == 401 else ""
-        return AdminFailed(f"the gateway at {self._location} refuses: {reply.message}{hint}")
+        return AdminFailed(
+            f"the gateway at {self._location} rejects the request: {reply.message}{hint}"
+        )
 
 
 def client_for(loaded: "Loaded", *, config: Path | None, key: str | None) -> AdminClient:
@@ -159,7 +161,7 @@ def read_key(source: str) -> str:
     processes inherit.
 
     Raises:
-        AdminFailed: The file cannot be read, or holds something else.
+        AdminFailed: The file cannot be read, or is not one key.
     """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")

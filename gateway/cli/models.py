@@ -89,7 +89,7 @@ def _decode_status(client: "AdminClient", reply: "Reply") -> "Status":
     from gateway.cli.admin_client import UNREADABLE  # noqa: PLC0415  - the same
 
     if reply.status != 200:
-        raise client.refused(reply)
+        raise client.rejected(reply)
     try:
         return msgspec.json.decode(reply.body, type=Status)
     except UNREADABLE:
@@ -171,7 +171,7 @@ def freshness(ollama: "OllamaStatus") -> str:
 def _freshness(ollama: "OllamaStatus") -> Iterator[str]:
     count = ollama.model_count
     if count is None or ollama.list_age is None:
-        yield f"There is no model list: {ollama.error or 'Ollama was not asked yet.'}"
+        yield f"There is no model list: {ollama.error or 'Ollama was not contacted yet.'}"
         return
     models = f"{count} model{'' if count == 1 else 's'}"
     yield f"{models}, as Ollama listed them {ollama.list_age:.0f} s ago."
@@ -188,19 +188,19 @@ def format_size(size_bytes: int | None) -> str:
     for unit, name in _SIZES:
         if size_bytes >= unit:
             number = size_bytes / unit
-            return f"{number:.1f} {name}" if number < 10 else f"{number:.0f} {name}"
+            return f"{number:.1f} {name}" if number < 9.95 else f"{number:.0f} {name}"
     return f"{size_bytes} B"
 
 
 def format_duration(seconds: float) -> str:
     """Format a measured time as ``40 ms``, ``1.2 s`` or ``95 s``."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:,.0f} s"
 
 
 def format_limit(seconds: float) -> str:
-    """Format a timeout as ``90 s``, or ``10 min`` for whole minutes from five on."""
+    """Format a timeout as ``90 s``, or ``10 min`` for full minutes from five on."""
     if seconds >= 300 and seconds % 60 == 0:
         return f"{seconds / 60:.0f} min"
     return f"{round(seconds, 2):g} s"
@@ -208,7 +208,7 @@ def format_limit(seconds: float) -> str:
 
 def format_rate(per_second: float) -> str:
     """Format a rate as ``4.8``, ``48`` or ``1,200``."""
-    return f"{per_second:.1f}" if per_second < 10 else f"{per_second:,.0f}"
+    return f"{per_second:.1f}" if per_second < 9.95 else f"{per_second:,.0f}"
 
 
 def _printable(text: str) -> str:

@@ -129,11 +129,11 @@ async def test_the_status_shows_what_happens_now(
     async with httpx.AsyncClient(
         base_url=gateway.url, headers=gateway.bearer, trust_env=False
     ) as client:
-        refused = await client.post("/v1/chat/completions", json={**CHAT, "model": "nope"})
-        async with asyncio.TaskGroup() as calls:
+        rejected = await client.post("/v1/chat/completions", json={**CHAT, "model": "nope"})
+        async with asyncio.TaskGroup() as tasks:
             with sim.hold() as hold:
                 for _ in range(2):
-                    calls.create_task(client.post("/v1/chat/completions", json=CHAT))
+                    tasks.create_task(client.post("/v1/chat/completions", json=CHAT))
                 await sim.wait_for(lambda: hold.waiting == 1)
                 status = await queue_length(admin, 1)
 
@@ -148,7 +148,7 @@ async def test_the_status_shows_what_happens_now(
     assert model.timeouts is not None
     assert model.timeouts.total.seconds == 1800.0
     assert status.outcomes == {"model_not_found": 1}
-    assert status.failures[0].request_id == refused.headers["x-request-id"]
+    assert status.failures[0].request_id == rejected.headers["x-request-id"]
 
 
 async def test_no_key_is_in_any_page(gateway: Running, admin: httpx.AsyncClient) -> None:
@@ -283,8 +283,8 @@ async def test_a_rebound_name_and_a_foreign_page_are_rejected(admin: httpx.Async
     assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "foreign_origin")
 
 
-async def test_an_open_listener_asks_for_an_admin_key(sim: Simulator, tmp_path: Path) -> None:
-    """From everybody, on every page but health asked from this machine; names can be added."""
+async def test_off_loopback_an_admin_key_is_needed(sim: Simulator, tmp_path: Path) -> None:
+    """On every path except a health check from this machine; names can be added."""
     listen = {"admin": "0.0.0.0:0", "admin_hosts": ["gateway"]}
     async with running(sim.url, tmp_path, listen=listen) as gateway:
         url = f"http://127.0.0.1:{gateway.serving.admin.port}"

@@ -83,7 +83,7 @@ def test_not_ready_has_a_reason_on_one_line(changes: dict[str, Any], begins: str
     assert "\n" not in reason
 
 
-# The whole.
+# The status as a tree.
 
 
 def test_a_healthy_gateway_has_no_problems() -> None:

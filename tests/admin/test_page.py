@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from gateway.app import Gateway
+from gateway.auth.principal import Scope
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
 from gateway.simulator import SimulatedModel, Simulator
 from tests.admin.fakes import failed_request, model_stats
-from tests.harness import Running
+from tests.harness import Running, running
 
 STATIC = files("gateway.admin") / "static"
 HTML = STATIC.joinpath("status.html").read_text()
@@ -179,3 +180,15 @@ async def test_the_page_says_why_it_has_no_status(
     page = Elements(await rendered(f"{gateway.admin_url}/status", tmp_path))
 
     assert "The status could not be read: The gateway could not make this page." in page.text
+
+
+@needs_chromium
+async def test_the_page_works_with_a_key(sim: Simulator, tmp_path: Path) -> None:
+    """Off loopback, with the key in the URL, as a browser keeps it after its login dialog."""
+    async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
+        await gateway.gateway.catalog.refresh()
+        key = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
+        url = f"http://owner:{key}@127.0.0.1:{gateway.serving.admin.port}/status"
+        page = Elements(await rendered(url, tmp_path))
+
+    assert "ready: Ollama gateway" in page.text

@@ -172,7 +172,15 @@ def test_a_limit_is_exact(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0 ms"), (0.0404, "40 ms"), (1.24, "1.2 s"), (95.2, "95 s"), (1_800.0, "1,800 s")],
+    [
+        (0.0, "0 ms"),
+        (0.0404, "40 ms"),
+        (0.9996, "1.0 s"),
+        (1.24, "1.2 s"),
+        (9.96, "10 s"),
+        (95.2, "95 s"),
+        (1_800.0, "1,800 s"),
+    ],
 )
 def test_a_duration_has_about_two_digits(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

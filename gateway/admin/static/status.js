@@ -28,7 +28,7 @@ function count(amount, noun) {
 function size(bytes) {
   if (bytes === null) return "-";
   for (const [unit, name] of [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
-    if (bytes >= unit) return `${(bytes / unit).toFixed(bytes / unit < 10 ? 1 : 0)} ${name}`;
+    if (bytes >= unit) return `${(bytes / unit).toFixed(bytes / unit < 9.95 ? 1 : 0)} ${name}`;
   }
   return `${bytes} B`;
 }
@@ -43,8 +43,8 @@ function span(seconds) {
 
 /** "40 ms", "1.2 s", "95 s": a measured time. */
 function duration(seconds) {
-  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
-  return `${seconds < 10 ? seconds.toFixed(1) : number.format(Math.round(seconds))} s`;
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
+  return `${seconds < 9.95 ? seconds.toFixed(1) : number.format(Math.round(seconds))} s`;
 }
 
 /** "90 s", "10 min": a time limit, exact. */
@@ -54,7 +54,7 @@ function limit(seconds) {
 }
 
 function rate(perSecond) {
-  return perSecond < 10 ? perSecond.toFixed(1) : number.format(Math.round(perSecond));
+  return perSecond < 9.95 ? perSecond.toFixed(1) : number.format(Math.round(perSecond));
 }
 
 /** "2030-01-31 12:00 UTC", of a moment in RFC 3339. */
@@ -152,7 +152,7 @@ function row(columns, cells) {
   return made;
 }
 
-// One function for each section. Each gets the whole status.
+// One function for each section. Each gets the complete status.
 
 function renderHeader(status) {
   const word = status.ready ? "ready" : "not ready";
@@ -258,7 +258,7 @@ function renderModels({ models, now }) {
     requestsAndFailed(model.totals),
     quantity(model.totals.tokens_out),
   ]);
-  table("models", rows, { empty: "Ollama has no models, or was not asked yet." });
+  table("models", rows, { empty: "Ollama has no models, or was not contacted yet." });
 }
 
 function modelSize(model) {
@@ -339,8 +339,8 @@ function renderFailures({ failures, now }) {
 function progress({ status, heartbeats, phase, replayed }) {
   if (replayed) return `${status}, replayed to the retry of a request that failed after heartbeats`;
   const sent = status === undefined ? "" : `${status}, `;
-  const beats = heartbeats ? `after ${count(heartbeats, "heartbeat")}, ` : "";
-  return `${sent}${beats}in phase ${phase}`;
+  const sentBefore = heartbeats ? `after ${count(heartbeats, "heartbeat")}, ` : "";
+  return `${sent}${sentBefore}in phase ${phase}`;
 }
 
 function renderOutcomes({ requests, outcomes }) {
@@ -395,7 +395,8 @@ let timer = null;
 
 /** A response's JSON. An error becomes an exception with the gateway's own message. */
 async function request(path, options = {}) {
-  const response = await fetch(path, {
+  // Not relative to the page's own address: fetch rejects one that holds a key.
+  const response = await fetch(new URL(path, location.origin), {
     cache: "no-store",
     headers: { Accept: "application/json" },
     signal: AbortSignal.timeout(TIMEOUT_MILLISECONDS),
