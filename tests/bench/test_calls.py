@@ -32,4 +32,4 @@ def test_report_names_every_kind_and_its_functions(counted: dict[str, Calls]) ->
     text = report(counted, functions=1)
 
     assert all(kind in text for kind in LIMITS)
-    assert "public/" in text
+    assert "public " in text
