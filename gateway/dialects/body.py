@@ -162,12 +162,22 @@ class _Counts(Struct):
     output_tokens: Raw = NOTHING
 
 
+class _IntegerCounts(Struct):
+    """The same where all of them are integers."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
 class _UsageField(Struct):
     usage: Raw = NOTHING
 
 
 _error_detail: Final = msgspec.json.Decoder(_ErrorDetail)
 _counts: Final = msgspec.json.Decoder(_Counts)
+_integer_counts: Final = msgspec.json.Decoder(_IntegerCounts)
 _usage_field: Final = msgspec.json.Decoder(_UsageField)
 _text: Final = msgspec.json.Decoder(str)
 _integer: Final = msgspec.json.Decoder(int)
@@ -200,10 +210,17 @@ def usage_of(usage: Raw) -> Usage:
     """Read the ``usage`` object of any ``/v1`` route."""
     if not filled(usage):
         return UNKNOWN_USAGE
-    counts = decode(_counts, usage) or _Counts()
+    # As it always is, by one decoding; or field by field, if a field has another type.
+    counts = decode(_integer_counts, usage)
+    if counts is not None:
+        tokens_in = counts.prompt_tokens or counts.input_tokens
+        tokens_out = counts.completion_tokens or counts.output_tokens
+        if 0 <= tokens_in <= _MAX_TOKENS and 0 <= tokens_out <= _MAX_TOKENS:
+            return Usage(tokens_in or None, tokens_out or None)
+    fields = decode(_counts, usage) or _Counts()
     return Usage(
-        token_count(counts.prompt_tokens) or token_count(counts.input_tokens),
-        token_count(counts.completion_tokens) or token_count(counts.output_tokens),
+        token_count(fields.prompt_tokens) or token_count(fields.input_tokens),
+        token_count(fields.completion_tokens) or token_count(fields.output_tokens),
     )
 
 

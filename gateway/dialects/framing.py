@@ -239,6 +239,8 @@ class EventScanner(Scanner):
                 name, value = parse_event(frame.head)
                 if value is not None and self._read_tail is not None:
                     self._read_tail(self, name, frame.tail)
+            elif frame.startswith(b"data: ") and b"\n" not in frame:
+                self._read(self, b"", frame[6:])
             else:
                 name, value = parse_event(frame)
                 if value is not None:

@@ -58,31 +58,33 @@ class Reply:
         status: 0 until the head is there.
         headers: in order, with duplicates.
         content_length: as declared, if it was.
-        first_byte_at: when the first byte of the body came, in seconds of the loop's clock.
+        first_byte_at, last_byte_at: when bytes of the body came, in seconds of the loop's time.
+            Resuming counts as a byte.
         complete: the response has ended as its framing says.
+        over: nothing more will come: it is complete or has failed.
         paused: reading is paused, because the client takes the response more slowly than it comes.
+        unread, unread_bytes: what came and was not read yet.
+        error: why it ended before its end.
     """
 
-    # All mutable state of one response: the attributes above and
-    # _chunks, _size   bytes that came and were not read yet
-    # _error           why it ended before its end; at most one of _error and complete is set
-    # _waiter          what the reading task waits for, while it does
-    # _last_byte_at    when the last byte of the body came, or reading was resumed
+    # All mutable state of one response: the attributes above, and `_waiter`, what the reading task
+    # waits for, while it does.
     __slots__ = (
-        "_chunks",
         "_connection",
         "_deadlines",
-        "_error",
-        "_last_byte_at",
         "_sent_at",
-        "_size",
         "_waiter",
         "complete",
         "content_length",
+        "error",
         "first_byte_at",
         "headers",
+        "last_byte_at",
+        "over",
         "paused",
         "status",
+        "unread",
+        "unread_bytes",
     )
 
     def __init__(self, connection: "Connection", deadlines: Deadlines, *, sent_at: float) -> None:
@@ -90,25 +92,19 @@ class Reply:
         self.headers: list[tuple[str, str]] = []
         self.content_length: int | None = None
         self.first_byte_at: float | None = None
-        self.complete = False
-        self.paused = False
+        self.last_byte_at = sent_at
+        self.complete = self.over = self.paused = False
+        self.unread: list[bytes] = []
+        self.unread_bytes = 0
+        self.error: GatewayError | None = None
         self._connection = connection
         self._deadlines = deadlines
         self._sent_at = sent_at
-        self._last_byte_at = sent_at
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        state = "failed" if self._error else "complete" if self.complete else "open"
-        return f"<Reply {self.status} {state}, {self._size} bytes unread>"
-
-    @property
-    def over(self) -> bool:
-        """Return True if nothing more will come."""
-        return self.complete or self._error is not None
+        state = "failed" if self.error else "complete" if self.complete else "open"
+        return f"<Reply {self.status} {state}, {self.unread_bytes} bytes unread>"
 
     def header(self, name: str) -> str:
         """Return the first header of that lower-case name, or an empty text."""
@@ -125,8 +121,8 @@ class Reply:
             UpstreamFirstByteTimeout, UpstreamTimeout: a deadline passed first.
         """
         while not self.status:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             await self._wait()
 
     async def read(self) -> bytes:
@@ -137,15 +133,16 @@ class Reply:
             UpstreamProtocolError: its framing broke.
             UpstreamFirstByteTimeout, UpstreamIdleTimeout, UpstreamTimeout: a deadline passed.
         """
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
+        unread = self.unread
+        while not unread:
+            if self.error is not None:
+                raise self.error
             if self.complete:
                 return b""
             await self._wait()
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._size = 0
+        data = unread[0] if len(unread) == 1 else b"".join(unread)
+        unread.clear()
+        self.unread_bytes = 0
         if self.paused:
             self._connection.resume()
         return data
@@ -162,26 +159,12 @@ class Reply:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def append(self, data: bytes, now: float) -> None:
-        """Add bytes of the body."""
-        if self.first_byte_at is None:
-            self.first_byte_at = now
-        self._last_byte_at = now
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > HIGH_WATER and not self.paused:
-            self._connection.pause()
-
     def fail(self, error: GatewayError) -> None:
         """End the response with an error. The first failure is the cause; later ones follow."""
         if not self.over:
-            self._error = error
+            self.error = error
+            self.over = True
         self.wake()
-
-    def resumed(self, now: float) -> None:
-        """Restart the idle timeout: Ollama may send again from now on."""
-        self.paused = False
-        self._last_byte_at = now
 
     # Deadlines: three timeouts, of which the earliest counts.
     # 1. total, from the request on, always.
@@ -198,7 +181,7 @@ class Reply:
             return min(total, self._sent_at + deadlines.first_byte)
         if self.paused:
             return total
-        return min(total, self._last_byte_at + deadlines.idle)
+        return min(total, self.last_byte_at + deadlines.idle)
 
     def overdue(self, now: float) -> GatewayError | None:
         """Return the timeout that has passed at the instant ``now``, if one has."""
@@ -220,7 +203,7 @@ class Reply:
                 + _ALLOW_LONGER.format("first_byte_timeout")
             )
         # 3.
-        if self.paused or now < self._last_byte_at + deadlines.idle:
+        if self.paused or now < self.last_byte_at + deadlines.idle:
             return None
         return UpstreamIdleTimeout(
             f"Ollama stopped in the middle of the response and sent nothing for "
@@ -337,7 +320,8 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         """Read again: the reply was read."""
         if self._transport is not None and self._reply is not None and not self.closed:
-            self._reply.resumed(self._loop.time())
+            self._reply.paused = False
+            self._reply.last_byte_at = self._loop.time()  # Ollama may send from now on
             self._transport.resume_reading()
             self._arm(self._reply)
 
@@ -424,7 +408,13 @@ class Connection(asyncio.Protocol):
             self.reusable = False
             return
         self._bytes_since_body = 0
-        reply.append(body, self._loop.time())
+        reply.last_byte_at = self._loop.time()
+        if reply.first_byte_at is None:
+            reply.first_byte_at = reply.last_byte_at
+        reply.unread.append(body)
+        reply.unread_bytes += len(body)
+        if reply.unread_bytes > HIGH_WATER and not reply.paused:
+            self.pause()
 
     def on_message_complete(self) -> None:
         if self._interim:
@@ -433,7 +423,7 @@ class Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self.reusable = False
         if self._reply is not None:
-            self._reply.complete = True
+            self._reply.complete = self._reply.over = True
 
     # The timer of the deadlines
 

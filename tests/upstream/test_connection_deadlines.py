@@ -238,7 +238,7 @@ def reply_sent_at(
     # Nothing here touches its connection.
     reply = Reply(cast("Connection", None), limits, sent_at=sent_at)
     if last_byte_at is not None:
-        reply.append(b"x", last_byte_at)
+        reply.first_byte_at = reply.last_byte_at = last_byte_at
         reply.paused = paused
     return reply
 
@@ -290,7 +290,7 @@ def test_a_byte_never_brings_the_deadline_closer(reply: Reply, later: float) -> 
     """Once bytes come, each one moves the deadline on, up to the total one."""
     if reply.first_byte_at is not None:
         before = reply.next_deadline()
-        reply.append(b"x", reply.first_byte_at + later)
+        reply.last_byte_at += later
 
         assert reply.next_deadline() >= before
 
