@@ -31,7 +31,6 @@ from gateway.telemetry import Telemetry
 from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.telemetry.record import FinishedRequest
 from gateway.upstream import Probes, Upstream
 
 KEYS_EVERY = 1.0
@@ -40,7 +39,10 @@ KEYS_EVERY = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """Everything that runs, made and wired; ``running`` brings it to life."""
+    """All parts of a running gateway, made and wired; ``running`` starts its background work.
+
+    Without ``watch_residency`` Ollama is only asked what requests need, never for what is loaded.
+    """
 
     settings: Settings
     version: str
@@ -53,17 +55,20 @@ class Gateway:
     metrics: Metrics
     recent: Recent
     log: Logger
+    watch_residency: bool = True
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Own the background work: the catalogue that keeps itself fresh, the key file watched."""
+        """Run the background tasks inside the block: refresh, watch and save."""
         async with self.upstream:
             tasks = [
                 asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
                 asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
-                asyncio.create_task(self._look_at_memory()),  # noqa: TID251 - owned right here
                 asyncio.create_task(self.learning.keep()),  # noqa: TID251 - owned right here
             ]
+            if self.watch_residency:
+                watch = self._watch_residency()
+                tasks.append(asyncio.create_task(watch))  # noqa: TID251 - owned right here
             try:
                 yield
             finally:
@@ -72,9 +77,9 @@ class Gateway:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self.learning.save()
 
-    async def _look_at_memory(self) -> None:
+    async def _watch_residency(self) -> None:
         queue = self.scheduler
-        # What is seen there may let somebody go who waits for nothing else.
+        # A change in what is loaded may let a queued request start.
         await self.learning.watch(
             self.catalog, busy=lambda: not queue.idle, looked=queue.look_again
         )
@@ -89,10 +94,19 @@ def build(
     log: Logger | None = None,
     lines: LineWriter | None = None,
     order: Order = decide,
+    watch_residency: bool = True,
 ) -> Gateway:
     """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet.
 
-    Without a ``state_file`` what was learned is forgotten at the end. ``order`` is who goes next.
+    Args:
+        settings: all of them.
+        keys_file: where the keys are.
+        version: of the gateway, for metrics and pages.
+        state_file: where statistics are kept; without it they are forgotten at the end.
+        log: without it one is made that writes to ``lines``.
+        lines: where the log is written; without it nowhere.
+        order: which request runs next.
+        watch_residency: see ``Gateway``; tests count the requests that Ollama gets.
     """
     now = asyncio.get_running_loop().time
     lines = lines or LineWriter(_Nowhere())
@@ -127,7 +141,6 @@ def build(
         metrics=metrics,
         recent=recent,
     )
-    observer = _Observer(telemetry, metrics, log)
     pipeline = Pipeline(
         queue=scheduler,
         upstream=upstream,
@@ -143,7 +156,28 @@ def build(
         unreachable=_unreachable_report(catalog, learning),
         now=now,
     )
-    handler = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
+    handler = RequestHandler(
+        settings=settings,
+        authenticator=Authenticator(
+            keys,
+            Failures(settings.limits.failures_per_minute, clock=now),
+            now=lambda: datetime.now(UTC),
+        ),
+        rates=Rates(lambda: keys.names),
+        trusted_proxies=[TrustedProxy(row.address, row.header) for row in settings.proxies.trusted],
+        inference=Inference(
+            settings=settings,
+            catalog=catalog,
+            pipeline=pipeline,
+            failure_replay=FailureReplay(now=now),
+        ),
+        discovery=Discovery(catalog, settings=settings),
+        memory_budget=MemoryBudget(settings.limits.buffered_bytes),
+        telemetry=telemetry,
+        metrics=metrics,
+        log=log,
+        now=now,
+    )
     return Gateway(
         settings=settings,
         version=version,
@@ -156,34 +190,7 @@ def build(
         metrics=metrics,
         recent=recent,
         log=log,
-    )
-
-
-def _front(
-    settings: Settings,
-    *,
-    keys: KeyStore,
-    catalog: Catalog,
-    pipeline: Pipeline,
-    observer: "_Observer",
-) -> RequestHandler:
-    now = asyncio.get_running_loop().time
-    failures = Failures(settings.limits.failures_per_minute, clock=now)
-    return RequestHandler(
-        settings=settings,
-        authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
-        rates=Rates(lambda: keys.names),
-        trusted_proxies=[TrustedProxy(row.address, row.header) for row in settings.proxies.trusted],
-        inference=Inference(
-            settings=settings,
-            catalog=catalog,
-            pipeline=pipeline,
-            failure_replay=FailureReplay(now=now),
-        ),
-        discovery=Discovery(catalog, settings=settings),
-        memory_budget=MemoryBudget(settings.limits.buffered_bytes),
-        observer=observer,
-        now=now,
+        watch_residency=watch_residency,
     )
 
 
@@ -273,21 +280,6 @@ class _Source:
     async def show(self, model: str, verbose: bool) -> ShowReply:  # noqa: FBT001 - the catalogue's signature
         status, body = await self._show(model, verbose=verbose)
         return ShowReply(status, body)
-
-
-class _Observer:
-    """Where the edge's facts go."""
-
-    def __init__(self, telemetry: Telemetry, metrics: Metrics, log: Logger) -> None:
-        self._telemetry = telemetry
-        self._log = log
-        self.auth_failed = metrics.auth_failed
-
-    def finished(self, facts: FinishedRequest) -> None:
-        self._telemetry.finished(facts)
-
-    def crashed(self, request_id: str, error: Exception) -> None:
-        self._log.error("request.crashed", request_id=request_id, exc_info=error)
 
 
 class _Nowhere:

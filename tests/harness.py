@@ -75,14 +75,14 @@ async def running(
     folder: Path,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    watching: bool = False,
+    watch_residency: bool = False,
     state_file: Path | None = None,
     **more: Any,
 ) -> AsyncIterator[Running]:
     """Start a gateway in front of ``ollama_url``; ``settings`` are tables of gateway.toml.
 
-    Only one that is ``watching`` asks Ollama by itself what is loaded: elsewhere each request that
-    Ollama sees is one that the test has caused.
+    By default the gateway does not ask Ollama by itself what is loaded: each request that Ollama
+    gets is one that the test has caused.
     """
     tables: dict[str, Any] = {
         "listen": {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"},
@@ -105,12 +105,7 @@ async def running(
         version="test",
         log=log,
         lines=lines,
+        watch_residency=watch_residency,
     )
-    if not watching:
-        gateway.learning.watch = _look_nowhere  # type: ignore[method-assign]  # see above
     async with serving(gateway, admin_app(gateway)) as listening:
         yield Running(gateway, listening, keys_file, key, discovery, output)
-
-
-async def _look_nowhere(*_: object, **__: object) -> None:
-    """Instead of looking at what Ollama has loaded."""

@@ -121,7 +121,7 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
     """By default Ollama is asked what is loaded, after a load and from time to time."""
     async with (
         Simulator(time_scale=0, num_parallel=8, max_loaded_models=room) as sim,
-        running(sim.url, tmp_path, watching=True) as gateway,
+        running(sim.url, tmp_path, watch_residency=True) as gateway,
     ):
         learning = gateway.gateway.learning
         both = frozenset({MODEL, OTHER})
