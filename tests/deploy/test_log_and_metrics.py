@@ -23,7 +23,7 @@ def test_every_field_of_the_log_is_told() -> None:
 
 def test_every_phase_is_told() -> None:
     """A phase says what somebody was waiting for."""
-    assert first_column("`phase` | it waited for, or was at") == {phase.value for phase in Phase}
+    assert first_column("`phase` | the request waited for, or was at") == {phase.value for phase in Phase}
 
 
 def test_every_metric_is_told() -> None:
