@@ -17,7 +17,6 @@ from gateway.auth.rates import Rates
 from gateway.auth.store import Change, KeyStore
 from gateway.learning import Learning
 from gateway.models.catalog import Catalog
-from gateway.models.source import ShowReply
 from gateway.proxy.guard import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.replay import FailureReplay
@@ -117,7 +116,7 @@ def build(
     learning = Learning(settings, state_file=state_file, log=log, now=now)
     learning.load()
     catalog = Catalog(
-        _Source(Probes(upstream)),
+        Probes(upstream),
         ttl=settings.catalog.ttl,
         stale_limit=settings.catalog.stale_limit,
         now=now,
@@ -150,8 +149,8 @@ def build(
             settings.integrity,
             contexts=learning.contexts,
             statistics=learning.statistics,
-            ps=partial(catalog.ps, within=0.0),
-            show=partial(catalog.show, verbose=False),
+            ps=partial(catalog.ps, max_age=0.0),
+            show=catalog.show,
         ),
         unreachable=_unreachable_report(catalog, learning),
         now=now,
@@ -255,7 +254,7 @@ def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], N
 
 def _unreachable_report(catalog: Catalog, learning: Learning) -> Callable[[], None]:
     def report() -> None:
-        catalog.doubt()
+        catalog.mark_suspect()
         # A place was given for the model, and it was never asked for.
         learning.residency_tracker.forget()
 
@@ -266,20 +265,6 @@ async def _watch(keys: KeyStore) -> None:
     while True:
         await asyncio.sleep(KEYS_EVERY)
         keys.reload_if_changed()
-
-
-class _Source:
-    """What the catalogue asks, answered by the upstream's probes."""
-
-    def __init__(self, probes: Probes) -> None:
-        self.tags = probes.tags
-        self.version = probes.version
-        self.ps = probes.ps
-        self._show = probes.show
-
-    async def show(self, model: str, verbose: bool) -> ShowReply:  # noqa: FBT001 - the catalogue's signature
-        status, body = await self._show(model, verbose=verbose)
-        return ShowReply(status, body)
 
 
 class _Nowhere:

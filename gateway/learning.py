@@ -52,7 +52,7 @@ class Learning:
 
         async def ask() -> bytes:
             body = await catalog.ps()
-            self.contexts.listed(body)
+            self.contexts.update_from_ps(body)
             return body
 
         watcher = ResidencyWatcher(

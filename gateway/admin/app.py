@@ -28,7 +28,7 @@ from gateway.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from gateway.models.list_cache import CachedList
+from gateway.models.catalog import CachedList
 
 _STATIC_FILES: Final = MappingProxyType(
     {
@@ -200,7 +200,7 @@ class _Admin:
         failure: GatewayError | None = None
         cached: CachedList | None = None
         try:
-            cached = await self._gateway.catalog.refresh()
+            cached = await self._gateway.catalog.get(max_age=0.0)
         except (UpstreamUnreachable, UpstreamProtocolError) as error:
             failure = error
         if cached is not None and cached.stale:
@@ -226,7 +226,7 @@ class _Admin:
         model_list: CachedList | None = None
         error: str | None = None
         try:
-            model_list = await gateway.catalog.listing()
+            model_list = await gateway.catalog.get()
         except (UpstreamUnreachable, UpstreamProtocolError) as failure:
             error = failure.message
         # From here on nothing is awaited: all parts are of the same moment. Whether Ollama is up

@@ -25,8 +25,8 @@ from gateway.admin.status import (
 )
 from gateway.auth.keys import Key, State
 from gateway.auth.principal import Scope
+from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
-from gateway.models.list_cache import CachedList
 from gateway.models.listing import Model
 from gateway.models.names import rule_for
 from gateway.models.residency import Residency
@@ -308,7 +308,7 @@ def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) ->
 def _context(model: Model, inputs: StatusInputs) -> ContextStatus:
     windows = inputs.context_windows
     counts = _prompt_counts(model.name, inputs)
-    window, max_window = windows.in_force(model), windows.longest(model)
+    window, max_window = windows.in_force(model), windows.maximum(model)
     longest_prompt = windows.longest_prompt(model)
     remedy = None
     if counts["last_too_long_at"] is not None:

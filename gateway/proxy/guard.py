@@ -12,9 +12,9 @@ from typing import Final, Protocol
 from gateway.dialects import Body
 from gateway.errors import ContextLengthExceeded, GatewayError, UpstreamIncomplete
 from gateway.estimate import Estimate
+from gateway.models.catalog import ShowReply
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
-from gateway.models.source import ShowReply
 from gateway.proxy.inference import Call
 from gateway.proxy.prompt import Prompt
 from gateway.proxy.response import Headers
@@ -89,14 +89,14 @@ class TruncationGuard:
         if model.leaves_the_machine:
             return False
         if prompt.num_ctx is not None:
-            self._contexts.tuned(model)
+            self._contexts.note_custom_context(model)
         density = self._learned.density(model.name)
         context = self._known(call) or _SMALLEST_CONTEXT
         if not is_too_long(prompt, context, density):
             return False
         await self._surely(call)
-        most = self._contexts.at_most(model, num_ctx=prompt.num_ctx)
-        context = most or self._contexts.longest(model) or 0
+        most = self._contexts.upper_bound(model, num_ctx=prompt.num_ctx)
+        context = most or self._contexts.maximum(model) or 0
         if not context or not is_too_long(prompt, context, density):
             return False
         if self._fails(call):
@@ -160,7 +160,7 @@ class TruncationGuard:
         if model.leaves_the_machine:
             return None
         if prompt.num_ctx is None:
-            self._contexts.plain(model)
+            self._contexts.note_default_context(model)
         context = self._known(call)
         if context is None and _is_worth_asking(call, tokens):
             context = await self._surely(call)
@@ -181,7 +181,7 @@ class TruncationGuard:
         """For the owner, who may want to make room for such a prompt."""
         tokens = tokens_at_most(call.prompt, density)
         if tokens is not None:
-            self._contexts.too_long(call.model, tokens)
+            self._contexts.note_overlong_prompt(call.model, tokens)
 
     def _known(self, call: Call) -> int | None:
         return self._contexts.in_force(call.model, num_ctx=call.prompt.num_ctx)
@@ -194,7 +194,7 @@ class TruncationGuard:
     ) -> GatewayError:
         holds = "" if context is None else f", which holds {context} tokens"
         about = "" if tokens is None else f" It has at least {tokens:.0f} by its bytes."
-        longest = self._contexts.longest(call.model)
+        longest = self._contexts.maximum(call.model)
         remedy = "Send less, or use a model with a larger context."
         if context is None or longest is None or context < longest:
             remedy = (
@@ -210,13 +210,13 @@ class TruncationGuard:
         """The context as Ollama tells it now; where it does not answer, what is known."""
         contexts, model = self._contexts, call.model
         with suppress(GatewayError):
-            contexts.listed(await self._ps())
-        if not contexts.knows(model):
+            contexts.update_from_ps(await self._ps())
+        if not contexts.knows_params(model):
             with suppress(GatewayError):
                 reply = await self._show(model)
                 # One that fails now may answer the next time.
                 if reply.status < 500:
-                    contexts.shown(model, reply.body if reply.status == 200 else b"")
+                    contexts.update_from_show(model, reply.body if reply.status == 200 else b"")
         return self._known(call)
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.admin.builder import StatusInputs
 from gateway.estimate import Estimate
-from gateway.models.list_cache import CachedList
+from gateway.models.catalog import CachedList
 from gateway.models.listing import Listing, parse_listing
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats

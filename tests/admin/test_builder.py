@@ -10,8 +10,8 @@ import pytest
 
 from gateway.admin.builder import build_status, not_ready_reason
 from gateway.admin.status import KeyStatus, ModelStatus, QueueStatus, Status, Totals
+from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
-from gateway.models.list_cache import CachedList
 from gateway.models.residency import Residency
 from gateway.public.context import ActiveRequest
 from gateway.scheduler.snapshot import LaneState
@@ -379,9 +379,9 @@ def context_windows(window: int = 4096, max_window: int = 131_072) -> ContextWin
     assert model is not None
     known = ContextWindows()
     entry = {"name": MODEL, "digest": model.digest, "context_length": window}
-    known.listed(json.dumps({"models": [entry]}).encode())
+    known.update_from_ps(json.dumps({"models": [entry]}).encode())
     info = {"llama.context_length": max_window}
-    known.shown(model, json.dumps({"model_info": info}).encode())
+    known.update_from_show(model, json.dumps({"model_info": info}).encode())
     return known
 
 
@@ -442,8 +442,8 @@ def test_the_remedy_is_for_the_longest_prompt() -> None:
     model = listing(MODEL).find(MODEL)
     assert model is not None
     known = context_windows()
-    known.too_long(model, 9150)
-    known.too_long(model, 5000)
+    known.note_overlong_prompt(model, 9150)
+    known.note_overlong_prompt(model, 5000)
     context = only_model(context_windows=known, recent=recent(TRUNCATED)).context
 
     assert context.longest_prompt == 9150

@@ -131,7 +131,7 @@ async def test_the_page_shows_the_status(
 ) -> None:
     """Every section, with hostile names as text."""
     sim.pull(SimulatedModel("llama3.2:3b", "3.2B", 2_000_000_000))
-    await gateway.gateway.catalog.refresh()
+    await gateway.gateway.catalog.get(max_age=0.0)
     make_busy(gateway.gateway, monkeypatch)
     page = Elements(await rendered(f"{gateway.admin_url}/status", tmp_path))
     text = " ".join(page.text.split())

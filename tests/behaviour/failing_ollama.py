@@ -62,7 +62,7 @@ async def while_draining(scene: Scene) -> Told:
 
 
 async def ollama_is_away(scene: Scene) -> Told:
-    await scene.gateway.gateway.catalog.listing()
+    await scene.gateway.gateway.catalog.get()
     await scene.sim.stop()
     return await scene.ask()
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamProtocolError
-from gateway.models.listing import parse_listing
+from gateway.models.listing import parameter_count, parse_listing
 from tests.models.fakes import tags_of
 from tests.models.recorded import TAGS_0_24, TAGS_0_33
 
@@ -207,3 +207,75 @@ def _encodable(value: object) -> bool:
     except (OverflowError, UnicodeError):
         return False
     return True
+
+
+# Parameter counts.
+
+
+@pytest.mark.parametrize(
+    ("text", "billions"),
+    [
+        ("70.6B", 70.6),
+        ("8.0B", 8.0),
+        ("1.2B", 1.2),
+        ("405B", 405.0),
+        ("494.03M", 0.49403),
+        ("152K", 0.000152),
+        ("8x7B", 56.0),
+        ("8X22b", 176.0),
+        ("1.04T", 1040.0),
+        ("480000000000", 480.0),
+        ("999", 9.99e-7),
+        (" 7 B ", 7.0),
+    ],
+)
+def test_parameter_counts_as_ollama_writes_them(text: str, billions: float) -> None:
+    """Every form of Ollama's own is read as the number that it means."""
+    assert billions == pytest.approx(parameter_count(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "B",
+        "x7B",
+        "8x",
+        "0B",
+        "0x7B",
+        "-7B",
+        "7Q",
+        "7B5",
+        "1e3B",
+        "infB",
+        "nan",
+        "\u0667B",
+        "7.B",
+        ".5B",
+        "999999T",
+        "9" * 100_000,
+        "9" * 30,
+    ],
+)
+def test_implausible_parameter_counts_are_unknown(text: str) -> None:
+    """Empty, garbled and absurd texts are no number."""
+    assert parameter_count(text) is None
+
+
+@given(st.text())
+def test_any_text_is_a_plausible_parameter_count_or_none(text: str) -> None:
+    """Nothing that Ollama could send raises, or yields a number that no timeout can use."""
+    billions = parameter_count(text)
+
+    assert billions is None or 0.0 < billions <= 100_000.0
+
+
+@given(st.integers(1, 999), st.integers(0, 99), st.sampled_from("KMB"))
+def test_units_of_parameter_counts(whole: int, part: int, unit: str) -> None:
+    """The unit alone decides the scale."""
+    scale = {"K": 1e-6, "M": 1e-3, "B": 1.0}[unit]
+
+    assert (whole + part / 100) * scale == pytest.approx(
+        parameter_count(f"{whole}.{part:02}{unit}")
+    )

@@ -9,7 +9,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.models.single_flight import Latest, Stamped
+from gateway.models.single_flight import SingleFlight, Stamped
 from tests.models.virtual import now, ticks, virtual_time
 
 
@@ -21,7 +21,9 @@ class Question:
         self.error: Exception | None = None
         self.asked = 0
         self.ended: list[GatewayError | None] = []
-        self.latest: Latest[int] = Latest(self.ask, now=now, timeout=2.0, on_end=self.ended.append)
+        self.flight: SingleFlight[int] = SingleFlight(
+            self.ask, now=now, timeout=2.0, on_end=self.ended.append
+        )
 
     async def ask(self, _: float) -> int:
         self.asked += 1
@@ -32,7 +34,7 @@ class Question:
         return number
 
     async def since(self, moment: float = math.inf) -> int:
-        return (await self.latest.since(min(moment, now()))).value
+        return (await self.flight.since(min(moment, now()))).value
 
 
 @virtual_time
@@ -41,7 +43,7 @@ async def test_an_answer_young_enough_is_not_asked_for_again() -> None:
     question = Question()
     question.latency = 0.5
 
-    assert await question.latest.since(0.0) == Stamped(1, 1000.0)
+    assert await question.flight.since(0.0) == Stamped(1, 1000.0)
     assert await question.since(1000.0) == 1
     assert await question.since(1000.1) == 2
 
@@ -105,8 +107,8 @@ async def test_a_failure_keeps_the_last_answer() -> None:
     question.error = UpstreamUnreachable()
     await _failure(question)
 
-    assert question.latest.stamped == Stamped(1, 1000.0)
-    assert repr(question.latest) == "<Latest an answer of 1000, 1 failures>"
+    assert question.flight.stamped == Stamped(1, 1000.0)
+    assert repr(question.flight) == "<SingleFlight a response of 1000, 1 failures>"
 
 
 @virtual_time
@@ -117,7 +119,7 @@ async def test_silence_is_ollama_being_out_of_reach() -> None:
 
     assert "did not answer within 2 s" in await _failure(question)
     assert now() == 1002.0
-    assert not question.latest.asking
+    assert not question.flight.in_flight
 
 
 @virtual_time
@@ -187,7 +189,7 @@ async def test_a_cancelled_asker_does_not_fail_the_others(steps: int) -> None:
         first.cancel()
 
     assert {task.result() for task in others} <= {1, 2}
-    assert not question.latest.asking
+    assert not question.flight.in_flight
     assert await question.since() <= 3
 
 
@@ -203,7 +205,7 @@ async def test_a_cancelled_waiter_does_not_fail_the_others(steps: int) -> None:
         callers[2].cancel()
 
     assert {task.result() for task in callers if task is not callers[2]} == {1}
-    assert not question.latest.asking
+    assert not question.flight.in_flight
 
 
 @virtual_time

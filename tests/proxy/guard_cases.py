@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import UpstreamUnreachable
+from gateway.models.catalog import ShowReply
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
-from gateway.models.source import ShowReply
 from gateway.models.statistics import Statistics
 from gateway.proxy.guard import TruncationGuard
 from gateway.settings import IntegritySettings

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import ContextLengthExceeded, UpstreamIncomplete
 from gateway.estimate import Estimate
+from gateway.models.catalog import ShowReply
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
-from gateway.models.source import ShowReply
 from gateway.models.statistics import Statistics
 from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.inference import Call, Target
@@ -165,7 +165,7 @@ async def test_or_it_is_refused_after_all() -> None:
 async def test_a_belief_that_is_out_of_date_raises_no_alarm() -> None:
     """The model was loaded anew, with a longer context, since anybody looked."""
     contexts = ContextWindows()
-    contexts.listed(await loaded(2048).ps())
+    contexts.update_from_ps(await loaded(2048).ps())
     record = an_answered_exchange(2048)
     guard = a_truth(loaded(8192), contexts=contexts)
     await guard.conclude(a_call(prompt=MIDDLE), record)
@@ -176,7 +176,7 @@ async def test_a_belief_that_is_out_of_date_raises_no_alarm() -> None:
 async def test_a_belief_that_an_answer_contradicts_is_corrected() -> None:
     """Somebody else had loaded the model with a shorter context; ours has loaded it anew."""
     contexts = ContextWindows()
-    contexts.listed(await loaded(512).ps())
+    contexts.update_from_ps(await loaded(512).ps())
     call = a_call(prompt=MIDDLE)
     await a_truth(loaded(8192), contexts=contexts).conclude(call, an_answered_exchange(2000))
 
