@@ -19,7 +19,7 @@ import aiohttp
 from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
-from gateway.auth.keys import NewKey
+from gateway.auth.keys import KeySpec
 from gateway.server import serving
 from gateway.settings import Settings
 from gateway.simulator import Simulator
@@ -76,7 +76,7 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
         listen = {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         settings = Settings.model_validate({"listen": listen, "ollama": {"url": ollama.url}})
         keys = folder / f"{version}{path.replace('/', '-')}.toml"
-        key = create_key(keys, NewKey(name="bench"), datetime.now(UTC))
+        key = create_key(keys, KeySpec(name="bench"), datetime.now(UTC))
         gateway = build(settings, keys_file=keys, version="bench")
         async with (
             serving(gateway, admin_app(gateway)) as listening,

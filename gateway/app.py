@@ -11,10 +11,8 @@ from pathlib import Path
 from yarl import URL
 
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.client_address import TrustedProxy
-from gateway.auth.failures import Failures
-from gateway.auth.rates import Rates
-from gateway.auth.store import Change, KeyStore
+from gateway.auth.limits import FailureLimiter, KeyRateLimiter
+from gateway.auth.store import KeyFileStatus, KeyStore
 from gateway.learning import Learning
 from gateway.models.catalog import Catalog
 from gateway.proxy.guard import TruncationGuard
@@ -159,11 +157,11 @@ def build(
         settings=settings,
         authenticator=Authenticator(
             keys,
-            Failures(settings.limits.failures_per_minute, clock=now),
+            FailureLimiter(settings.limits.failures_per_minute, now=now),
             now=lambda: datetime.now(UTC),
         ),
-        rates=Rates(lambda: keys.names),
-        trusted_proxies=[TrustedProxy(row.address, row.header) for row in settings.proxies.trusted],
+        rates=KeyRateLimiter(now=now),
+        trusted_proxies=settings.proxies.trusted,
         inference=Inference(
             settings=settings,
             catalog=catalog,
@@ -229,14 +227,14 @@ def _telemetry_report(log: Logger) -> Callable[[str, int, Exception], None]:
     return report
 
 
-def _key_report(log: Logger) -> Callable[[Change], None]:
-    def report(change: Change) -> None:
-        if change.broken is not None:
-            log.error("keys.broken", reason=change.broken, kept=change.keys)
-        elif change.warning is not None:
-            log.warning("keys.loaded", keys=change.keys, warning=change.warning)
+def _key_report(log: Logger) -> Callable[[KeyFileStatus], None]:
+    def report(status: KeyFileStatus) -> None:
+        if status.broken is not None:
+            log.error("keys.broken", reason=status.broken, kept=status.keys)
+        elif status.warning is not None:
+            log.warning("keys.loaded", keys=status.keys, warning=status.warning)
         else:
-            log.info("keys.loaded", keys=change.keys, missing=change.missing)
+            log.info("keys.loaded", keys=status.keys, missing=status.missing)
 
     return report
 

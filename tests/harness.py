@@ -13,8 +13,7 @@ from typing import Any
 from gateway.admin.app import admin_app
 from gateway.app import Gateway, build
 from gateway.auth.keyfile import create_key
-from gateway.auth.keys import NewKey
-from gateway.auth.principal import Scope
+from gateway.auth.keys import KeySpec, Scope
 from gateway.server import Serving, serving
 from gateway.settings import Settings
 from gateway.telemetry.log import LineWriter, make_logger
@@ -52,7 +51,7 @@ class Running:
     def new_key(self, name: str, **terms: Any) -> str:
         """Make one more key, in force at once."""
         terms.setdefault("scopes", BOTH)
-        secret = create_key(self.keys_file, NewKey(name=name, **terms), datetime.now(UTC))
+        secret = create_key(self.keys_file, KeySpec(name=name, **terms), datetime.now(UTC))
         self.gateway.keys.reload_if_changed()
         return secret
 
@@ -92,9 +91,9 @@ async def running(
         tables[table] = {**tables.get(table, {}), **values} if isinstance(values, dict) else values
     keys_file = folder / "keys.toml"
     now = datetime.now(UTC)
-    key = create_key(keys_file, NewKey(name="tester", scopes=BOTH), now)
+    key = create_key(keys_file, KeySpec(name="tester", scopes=BOTH), now)
     looking = frozenset({Scope.DISCOVERY})
-    discovery = create_key(keys_file, NewKey(name="looker", scopes=looking), now)
+    discovery = create_key(keys_file, KeySpec(name="looker", scopes=looking), now)
     output = io.BytesIO()
     lines = LineWriter(output)
     log = make_logger(lines, level="debug", log_format="json")

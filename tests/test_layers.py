@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "estimate": set(),
     "timeouts": {"estimate", "settings"},
-    "dialects": VALUES,
+    "dialects": VALUES - {"settings"},
     **dict.fromkeys(SIDE_BY_SIDE, VALUES | PURE),
     "scheduler": VALUES | PURE | {"models"},
     "proxy": VALUES | PURE | BELOW_PROXY,

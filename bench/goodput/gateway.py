@@ -21,7 +21,7 @@ from bench.goodput.world import TENANTS
 from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
-from gateway.auth.keys import NewKey
+from gateway.auth.keys import KeySpec
 from gateway.scheduler import Order, decide
 from gateway.scheduler.policy import Decision, Head, Standing
 from gateway.server import serving
@@ -60,7 +60,7 @@ def first_come(heads: Iterable[H], standing: Standing) -> Decision[H]:
 def _made_keys(folder: Path) -> list[str]:
     now = datetime.now(UTC)
     file = folder / "keys.toml"
-    return [create_key(file, NewKey(name=f"tenant-{one}"), now) for one in range(TENANTS)]
+    return [create_key(file, KeySpec(name=f"tenant-{one}"), now) for one in range(TENANTS)]
 
 
 async def _serve(folder: Path, config: Path, order: Order) -> None:

@@ -19,7 +19,7 @@ from gateway.admin.guard import HEALTH, AdminGuard, AdminRequest
 from gateway.admin.status import ErrorInfo, RefreshResult, Status
 from gateway.app import Gateway
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.failures import Failures
+from gateway.auth.limits import FailureLimiter
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -101,7 +101,7 @@ class _Admin:
         settings = gateway.settings
         # It counts failures of its own: those of the public listener say nothing about clients of
         # this one.
-        failures = Failures(settings.limits.failures_per_minute)
+        failures = FailureLimiter(settings.limits.failures_per_minute)
         self._guard = AdminGuard(
             listen_host=settings.listen.admin.host,
             hosts=frozenset(settings.listen.admin_hosts),

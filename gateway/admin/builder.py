@@ -23,8 +23,7 @@ from gateway.admin.status import (
     Timeout,
     Totals,
 )
-from gateway.auth.keys import Key, State
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Key, KeyState, Scope
 from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
@@ -88,7 +87,7 @@ def not_ready_reason(
     """
     if draining:
         return "draining: the gateway is shutting down"
-    if not any(key.state(now) is State.ACTIVE for key in keys):
+    if not any(key.state(now) is KeyState.ACTIVE for key in keys):
         advice = "create one with `ollama-gateway keys create NAME`"
         return f"no valid key: {key_file_error or advice}"
     if not upstream_up:

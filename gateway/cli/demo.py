@@ -118,14 +118,13 @@ def _address(port: int) -> str:
 def _keys(folder: Path) -> tuple[str, str]:
     """Create a key that may run models and one that may only list them. Return their secrets."""
     from gateway.auth.keyfile import create_key  # noqa: PLC0415  - see _demo
-    from gateway.auth.keys import NewKey  # noqa: PLC0415  - see _demo
-    from gateway.auth.principal import Scope  # noqa: PLC0415  - see _demo
+    from gateway.auth.keys import KeySpec, Scope  # noqa: PLC0415  - see _demo
 
     file, now = folder / "keys.toml", datetime.now(UTC)
     both = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
     discovery = frozenset({Scope.DISCOVERY})
-    key = create_key(file, NewKey(name="demo", scopes=both), now)
-    return key, create_key(file, NewKey(name="demo-discovery", scopes=discovery), now)
+    key = create_key(file, KeySpec(name="demo", scopes=both), now)
+    return key, create_key(file, KeySpec(name="demo-discovery", scopes=discovery), now)
 
 
 def _welcome(listening: "Serving", key: str, discovery: str) -> str:

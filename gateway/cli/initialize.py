@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.auth.keyfile import KeyFileError, create_key, load
-from gateway.auth.keys import NewKey
-from gateway.auth.principal import Scope
+from gateway.auth.keys import KeySpec, Scope
 from gateway.cli import DONE, FAILED
 from gateway.cli.config import new_config_text
 from gateway.cli.new_files import hand_over, make_file
@@ -31,8 +30,8 @@ from gateway.settings import load as load_settings
 INFERENCE_KEY: Final = "engramia"
 DISCOVERY_KEY: Final = "engramia-discovery"
 KEYS: Final = (
-    NewKey(name=INFERENCE_KEY, scopes=frozenset({Scope.INFERENCE, Scope.DISCOVERY})),
-    NewKey(name=DISCOVERY_KEY, scopes=frozenset({Scope.DISCOVERY})),
+    KeySpec(name=INFERENCE_KEY, scopes=frozenset({Scope.INFERENCE, Scope.DISCOVERY})),
+    KeySpec(name=DISCOVERY_KEY, scopes=frozenset({Scope.DISCOVERY})),
 )
 
 PROBE_TIMEOUT: Final = 2.0

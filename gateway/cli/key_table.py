@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from gateway.auth.keys import Key, State
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Key, KeyState, Scope
 
 _HEADINGS: Final = ("NAME", "SCOPES", "MODELS", "LIMITS", "CREATED", "STATE")
 _GAP: Final = "  "
@@ -103,9 +102,9 @@ def _row(key: Key, now: datetime) -> tuple[str, ...]:
 
 def _state(key: Key, now: datetime) -> str:
     state = key.state(now)
-    if state is State.REVOKED and key.revoked is not None:
+    if state is KeyState.REVOKED and key.revoked is not None:
         return f"revoked {minute(key.revoked)}"
-    if state is State.EXPIRED and key.expires is not None:
+    if state is KeyState.EXPIRED and key.expires is not None:
         return f"expired {minute(key.expires)}"
     overlap = key.overlap_end(now)
     expires = f", expires {minute(key.expires)}" if key.expires is not None else ""

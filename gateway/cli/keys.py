@@ -12,9 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.auth.globs import EVERY
-from gateway.auth.keys import DEFAULT_SCOPES, Key, NewKey
-from gateway.auth.principal import Scope
+from gateway.auth.keys import ALL_MODELS, DEFAULT_SCOPES, Key, KeySpec, Scope
 from gateway.cli import DONE, FAILED, WRONG_USAGE
 from gateway.cli import durations as spans
 from gateway.cli import key_table as keyviews
@@ -130,7 +128,7 @@ def _scopes(text: str) -> list[Scope]:
 
 def run_create(arguments: argparse.Namespace) -> int:
     from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
-    from gateway.auth.keytable import InvalidKey  # noqa: PLC0415  - the same
+    from gateway.auth.keyfile import InvalidKey  # noqa: PLC0415  - the same
     from gateway.cli.new_files import hand_over  # noqa: PLC0415  - the same
 
     path, now = _keys_file(arguments), datetime.now(UTC)
@@ -203,11 +201,11 @@ def _keys_file(arguments: argparse.Namespace) -> Path:
     return settings.load(arguments.config).keys_file
 
 
-def _spec(arguments: argparse.Namespace, now: datetime) -> NewKey:
-    return NewKey(
+def _spec(arguments: argparse.Namespace, now: datetime) -> KeySpec:
+    return KeySpec(
         name=arguments.name,
         scopes=frozenset(arguments.scope or DEFAULT_SCOPES),
-        models=tuple(arguments.models or EVERY),
+        models=tuple(arguments.models or ALL_MODELS),
         cloud=tuple(arguments.cloud or ()),
         tune=arguments.tune,
         rpm=arguments.rpm,
@@ -218,7 +216,7 @@ def _spec(arguments: argparse.Namespace, now: datetime) -> NewKey:
     )
 
 
-def _made(arguments: argparse.Namespace, spec: NewKey) -> Iterator[str]:
+def _made(arguments: argparse.Namespace, spec: KeySpec) -> Iterator[str]:
     yield f"The key {spec.name} is made. It is shown this once; only its digest is kept."
     yield f"  scopes   {', '.join(keyviews.scope_names(spec))}"
     yield f"  models   {' '.join(spec.models)}"

@@ -4,7 +4,7 @@ import hashlib
 
 from msgspec import Struct
 
-from gateway.auth.principal import Principal
+from gateway.auth.keys import Principal
 from gateway.dialects import Dialect
 from gateway.models.listing import Model
 from gateway.proxy.prompt import UNKNOWN, Prompt

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Struct
 
-from gateway.auth.principal import Principal
+from gateway.auth.keys import Principal
 from gateway.dialects import Dialect
 from gateway.errors import InvalidRequestBody
 from gateway.proxy.fields import Fields, build, model_name, parse

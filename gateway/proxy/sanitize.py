@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from gateway.auth.principal import Principal
+from gateway.auth.keys import Principal
 from gateway.errors import CloudNotAllowed, InvalidRequestBody, TuningNotAllowed
 from gateway.proxy.fields import Fields
 

@@ -7,9 +7,9 @@ from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gateway.auth.authenticator import Authenticator, require
-from gateway.auth.client_address import TrustedProxy, client_address
-from gateway.auth.rates import Rates
+from gateway.auth.authenticator import Authenticator, require_scope
+from gateway.auth.client_address import client_address
+from gateway.auth.limits import KeyRateLimiter
 from gateway.errors import (
     BadRequest,
     ClientDisconnected,
@@ -29,7 +29,7 @@ from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response, State
 from gateway.public.routes import HEALTH, find_route, split_token
-from gateway.settings import Settings
+from gateway.settings import Settings, TrustedProxy
 from gateway.telemetry import Phase, RequestRecord, Telemetry
 from gateway.telemetry.log import Logger
 from gateway.telemetry.metrics import Metrics
@@ -49,7 +49,7 @@ class RequestHandler:
         *,
         settings: Settings,
         authenticator: Authenticator,
-        rates: Rates,
+        rates: KeyRateLimiter,
         trusted_proxies: Sequence[TrustedProxy],
         inference: Inference,
         discovery: Discovery,
@@ -164,7 +164,7 @@ class RequestHandler:
         record = context.record
         record.phase = Phase.AUTHENTICATE
         try:
-            principal = self._authenticator.identify(
+            principal = self._authenticator.authenticate(
                 context.request.headers, path_token=context.token, client=record.client or ""
             )
         except (InvalidApiKey, TooManyFailures) as error:
@@ -176,8 +176,8 @@ class RequestHandler:
         record.key = principal.key
         context.principal = principal
         if context.route.scope is not None:
-            require(principal, context.route.scope)
-        await self._rates.take(principal)
+            require_scope(principal, context.route.scope)
+        self._rates.take(principal)
 
     async def _fail(self, context: RequestContext, error: GatewayError) -> None:
         response, record = context.response, context.record

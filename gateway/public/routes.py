@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.telemetry.record import UNKNOWN_ROUTE
 

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.admin.app import admin_app
 from gateway.admin.status import Status
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.errors import QueueFull
 from gateway.simulator import SimulatedModel, Simulator
 from gateway.telemetry.recent import Recent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import Gateway
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.scheduler import Snapshot
 from gateway.scheduler.snapshot import LaneState
 from gateway.simulator import SimulatedModel, Simulator

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import SimulatedModel, Simulator
 from tests.behaviour.wire import Told, ask
 from tests.harness import Running, running

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import Simulator
 from tests.behaviour.wire import Told, ask, caller, request
 from tests.harness import Running, running

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.auth.principal import Principal, Scope
+from gateway.auth.keys import Principal, Scope
 from gateway.dialects import OLLAMA
 from gateway.errors import InvalidRequestBody, TuningNotAllowed
 from gateway.proxy.inference import Target

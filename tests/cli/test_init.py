@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import keyfile
-from gateway.auth.keys import NewKey, digest_of
-from gateway.auth.principal import Scope
+from gateway.auth.keys import KeySpec, Scope, digest_of
 from gateway.cli import init, initialize, serve
 from gateway.cli import new_files as newfile
 from gateway.cli.config import new_config_text
@@ -445,7 +444,7 @@ def test_a_created_key_is_shown_even_if_the_next_one_fails(
     """Its secret is nowhere else; the next run creates the other one."""
     create_key = keyfile.create_key
 
-    def fail_for_discovery(path: Path, spec: NewKey, now: datetime) -> str:
+    def fail_for_discovery(path: Path, spec: KeySpec, now: datetime) -> str:
         if spec.name == "engramia-discovery":
             raise keyfile.KeyFileError("disk full")
         return create_key(path, spec, now)

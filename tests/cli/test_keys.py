@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.keyfile import load
-from gateway.auth.keys import Key, digest_of
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Key, Scope, digest_of
 from gateway.cli import keys as keys_command
 from gateway.cli.key_table import table
 from gateway.settings import SettingsError
@@ -130,8 +129,8 @@ def test_an_expiry_by_date(keys: Command) -> None:
         (["n", "--rpm", "many"], "invalid int value: 'many'"),
         (["n", "--weight", "nan"], "key n: weight must be a number from 0.01 to 100"),
         (["n", "--class", "bulk"], "invalid choice: 'bulk'"),
-        (["n", "--models", "a b"], "key n: models must hold model names"),
-        (["a b"], "'a b' cannot name a key: a name is 1 to 64 characters out of"),
+        (["n", "--models", "a b"], "key n: models must be a list of one or more model names"),
+        (["a b"], "'a b' is not a valid name for a key: use 1 to 64 characters from"),
         ([], "the following arguments are required: NAME"),
     ],
 )
@@ -152,7 +151,7 @@ def test_a_name_that_is_taken(keys: Command, name: str) -> None:
     ended = keys("create", name)
 
     assert (ended.code, ended.out) == (1, "")
-    expected = f"there is a key laptop already; {keys.hint('rotate laptop')} gives it a new secret"
+    expected = f"the key laptop already exists; {keys.hint('rotate laptop')} gives it a new secret"
     assert ended.err == f"ollama-gateway: {expected}\n"
 
 
@@ -315,7 +314,7 @@ def test_a_file_that_others_can_read_is_warned_about(keys: Command, words: list[
     ended = keys(*words)
 
     assert ended.code == 0
-    assert f"warning: {keys.file} has mode 0644: others can reach it" in ended.err
+    assert f"warning: {keys.file} has mode 0644: other users can access it" in ended.err
     assert keys.file.stat().st_mode & 0o777 == 0o644
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.cli import main
 from gateway.cli.admin_client import AdminFailed, read_key
 from gateway.simulator import SimulatedModel, Simulator

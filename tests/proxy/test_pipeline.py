@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.auth.principal import Principal, Scope
+from gateway.auth.keys import Principal, Scope
 from gateway.dialects import OPENAI
 from gateway.errors import (
     ClientDisconnected,

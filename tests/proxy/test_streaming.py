@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Principal, Scope
+from gateway.auth.keys import Principal, Scope
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.errors import InvalidRequestBody
 from gateway.proxy.inference import Target
