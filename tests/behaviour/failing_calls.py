@@ -193,8 +193,8 @@ def _too_much(name: str, code: str, provoke: Any, *says: str, **more: Any) -> Ro
 
 ROWS = (
     _unauthorised("no key", no_key, "Authorization: Bearer <key>", "keys create NAME"),
-    _unauthorised("placeholder", placeholder_key, "`ollama`, the placeholder", "`ogw_`"),
-    _unauthorised("unknown key", unknown_key, "copied whole"),
+    _unauthorised("placeholder", placeholder_key, "`ollama`, a placeholder", "`ogw_`"),
+    _unauthorised("unknown key", unknown_key, "copied completely"),
     _too_much(
         "too many unknown keys",
         "too_many_failures",
