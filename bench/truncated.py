@@ -23,7 +23,7 @@ from gateway.auth.keys import KeySpec
 from gateway.server import serving
 from gateway.settings import Settings
 from gateway.simulator import Simulator
-from gateway.simulator.asked import Message
+from gateway.simulator.params import Message
 from gateway.simulator.text import TEMPLATE_TOKENS, prompt_tokens
 
 CONTEXT = 4096
@@ -88,9 +88,9 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
                 body = {"model": "llama3.2:1b", **body_of(path, messages)}
                 data = json.dumps(body, ensure_ascii=chance.random() < 0.5)
                 url = f"http://{listening.public}{path}"
-                async with client.post(url, data=data.encode()) as answer:
-                    await answer.read()
-                    told = "x-gateway-prompt-truncated" in answer.headers
+                async with client.post(url, data=data.encode()) as response:
+                    await response.read()
+                    told = "x-gateway-prompt-truncated" in response.headers
                 tokens = tokens_of(messages)
                 was = "cut" if tokens > CONTEXT else "exactly" if tokens == CONTEXT else "whole"
                 found[was, told] += 1

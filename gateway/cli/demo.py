@@ -78,7 +78,7 @@ async def _demo() -> int:
         # Outermost: a second Ctrl-C must not leave the folder behind.
         stack.enter_context(signals(first=stop.set, second=stop.set))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-gateway-")))
-        simulator = await stack.enter_async_context(Simulator(models, answer_tokens=40))
+        simulator = await stack.enter_async_context(Simulator(models, output_tokens=40))
         settings = _settings(simulator.url)
         lines = LineWriter(sys.stderr.buffer)
         log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)

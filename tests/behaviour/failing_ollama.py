@@ -114,7 +114,7 @@ async def repeats_itself(scene: Scene) -> Told:
 
 
 async def stream_is_cut(scene: Scene) -> Told:
-    return await scene.provoked(Fault.cut(after_tokens=2), stream=True)
+    return await scene.provoked(Fault.abort(after_tokens=2), stream=True)
 
 
 async def stream_turns_to_garbage(scene: Scene) -> Told:

@@ -123,7 +123,7 @@ async def test_a_broken_stream_is_broken_for_the_caller(
 ) -> None:
     """Our last words pass, and the missing end stays missing, whatever the proxy's protocol."""
     async with house(product, tmp_path) as here:
-        here.sim.fault(Fault.cut(after_tokens=2))
+        here.sim.fault(Fault.abort(after_tokens=2))
         body = speech.body(stream=True)
         told = await ask(here.proxy.port, speech.path, body, headers=here.gateway.bearer)
 

@@ -133,7 +133,7 @@ async def test_two_identical_calls_at_once(tmp_path: Path) -> None:
         openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client,
         asyncio.TaskGroup() as group,
     ):
-        sim.fault(Fault.cut(after_tokens=1))
+        sim.fault(Fault.abort(after_tokens=1))
         with sim.hold() as hold:
             calls = [group.create_task(_outcome(client)) for _ in range(2)]
             await sim.wait_for(lambda: hold.waiting == 2)

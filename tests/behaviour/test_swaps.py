@@ -27,7 +27,7 @@ async def one_gpu(folder: Path, **scheduler: Any) -> AsyncIterator[tuple[Simulat
     models = [replace(model, load_time=8.0, tokens_per_second=4.0) for model in USUAL_MODELS]
     tables = {"scheduler": {**ROOM_FOR_ONE, **scheduler}}
     async with (
-        Simulator(models, time_scale=0.002, max_loaded_models=1, answer_tokens=8) as sim,
+        Simulator(models, time_scale=0.002, max_loaded_models=1, output_tokens=8) as sim,
         running(sim.url, folder, settings=tables) as gateway,
     ):
         yield sim, gateway

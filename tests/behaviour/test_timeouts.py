@@ -192,7 +192,7 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
     """The idle clock begins anew with every byte."""
     models = [model.at_speed(load_time=0.0, tokens_per_second=20.0) for model in USUAL_MODELS]
     async with (
-        Simulator(models, answer_tokens=16) as sim,
+        Simulator(models, output_tokens=16) as sim,
         running(sim.url, tmp_path, timeouts={"idle_timeout": 0.5}) as gateway,
     ):
         told = await Scene(sim, gateway, OPENAI).ask(stream=True)

@@ -68,7 +68,7 @@ async def test_an_answer_takes_as_long_as_its_row_says() -> None:
     """The prompt is as long as the simulated model's speed supposes, and so is the answer."""
     spec = Spec(row=WHOLE, way=Way.DIRECT, scale=0.0)
     model = spec.simulated
-    async with Simulator([model], time_scale=0, answer_tokens=TOKENS) as sim:
+    async with Simulator([model], time_scale=0, output_tokens=TOKENS) as sim:
         body = {"model": model.name, "messages": [{"role": "user", "content": prompt(7)}]}
         usage = (await answer(sim, CHAT, body))["usage"]
 

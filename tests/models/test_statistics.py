@@ -105,7 +105,7 @@ def test_ollamas_own_durations() -> None:
         "service": 5.5,
         "prompt_rate": 200.0,
         "generation_rate": 30.0,
-        "answer_tokens": 90.0,
+        "output_tokens": 90.0,
     }
 
 
@@ -117,7 +117,7 @@ def test_ollamas_own_load_in_a_stream() -> None:
         "load": 8.0,
         "first_byte": 2.0,
         "service": 6.0,
-        "answer_tokens": 101.0,
+        "output_tokens": 101.0,
     }
 
 
@@ -128,7 +128,7 @@ def test_a_stream_of_a_loaded_model() -> None:
         "service": 6.0,
         "prompt_rate": 50.0,
         "generation_rate": 25.0,
-        "answer_tokens": 101.0,
+        "output_tokens": 101.0,
     }
 
 
@@ -143,7 +143,7 @@ def test_a_stream_of_a_model_that_had_to_be_loaded() -> None:
             "service": 7.0,
             "prompt_rate": 50.0,
             "generation_rate": 25.0,
-            "answer_tokens": 101.0,
+            "output_tokens": 101.0,
         }
     )
 
@@ -158,7 +158,7 @@ def test_a_first_stream_that_had_to_be_loaded() -> None:
 
 def test_an_answer_in_one_piece_of_a_loaded_model() -> None:
     """All that it tells is how long it took and how long it is."""
-    assert means(figures_after(whole(4.0, tokens=80))) == {"service": 4.0, "answer_tokens": 80.0}
+    assert means(figures_after(whole(4.0, tokens=80))) == {"service": 4.0, "output_tokens": 80.0}
 
 
 def test_an_answer_in_one_piece_of_a_model_that_had_to_be_loaded() -> None:
@@ -550,7 +550,7 @@ def test_it_holds_models_and_numbers(kept: Kept, path: Path) -> None:
             "slot_time_cold": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "prompt_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "generation_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
-            "answer_tokens": {"mean": 0.0, "deviation": 0.0, "count": 0},
+            "output_tokens": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "bytes_per_token": {"mean": 0.0, "deviation": 0.0, "count": 0},
         }
     }

@@ -64,15 +64,15 @@ async def test_garbage_in_a_stream_breaks_its_framing() -> None:
 
 async def test_cut_closes_without_an_end() -> None:
     """A stream ends after its tokens without the last chunk."""
-    reply = await met(Fault.cut(after_tokens=3), stream=True)
+    reply = await met(Fault.abort(after_tokens=3), stream=True)
 
     assert (len(reply.chunks or []), reply.terminated, reply.closed) == (3, False, True)
 
 
 async def test_cut_at_once_leaves_the_head() -> None:
     """At 0 tokens a stream has a head and nothing else, a whole answer has nothing."""
-    streamed = await met(Fault.cut(after_tokens=0), stream=True)
-    whole = await met(Fault.cut(after_tokens=0))
+    streamed = await met(Fault.abort(after_tokens=0), stream=True)
+    whole = await met(Fault.abort(after_tokens=0))
 
     assert (streamed.status_line, streamed.chunks) == ("HTTP/1.1 200 OK", [])
     assert (whole.status_line, whole.closed) == ("", True)
@@ -214,13 +214,13 @@ async def test_comments_only_never_says_anything() -> None:
             sim.release()
             rest = await reader.readuntil(b"0\r\n\r\n")
 
-    assert all(b": nothing to say" in part for part in got)
+    assert all(b": no event" in part for part in got)
     assert b"data:" not in rest
 
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [(Fault.die(), "500"), (Fault.cut(), ""), (Fault.stall(seconds=0), "200")],
+    [(Fault.die(), "500"), (Fault.abort(), ""), (Fault.stall(seconds=0), "200")],
 )
 async def test_embeddings_meet_faults_too(fault: Fault, status: str) -> None:
     """Faults that speak of tokens mean the whole of an embedding."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.simulator.guard import Origin, host_is_local, judge_origin
+from gateway.simulator.guard import Origin, classify_origin, host_is_local
 from gateway.simulator.routes import Destination, Found, Moved, Unknown, WrongMethod, find
 
 
@@ -68,4 +68,4 @@ def test_hosts_are_local_or_foreign(host: str, local: bool) -> None:
 )
 def test_origins_are_judged(origin: str | None, verdict: Origin) -> None:
     """Local pages and apps may ask, pages of strangers may not."""
-    assert judge_origin(origin, "localhost") == verdict
+    assert classify_origin(origin, "localhost") == verdict

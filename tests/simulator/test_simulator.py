@@ -26,7 +26,7 @@ async def test_same_prompt_same_words_on_every_route() -> None:
 
 async def test_max_tokens_is_how_many_are_said() -> None:
     """A limit is used up, and is the reason for the end; without one the default is."""
-    async with Simulator(answer_tokens=5) as sim:
+    async with Simulator(output_tokens=5) as sim:
         limited = await answer(sim, CHAT, chat(max_tokens=20))
         free = await answer(sim, CHAT, chat())
 
@@ -127,7 +127,7 @@ async def test_hold_lets_tokens_pass_one_by_one() -> None:
 async def test_only_one_hold_at_a_time() -> None:
     """A second hold is a mistake of the test."""
     async with Simulator() as sim:
-        with sim.hold() as hold, pytest.raises(RuntimeError, match="held already"):
+        with sim.hold() as hold, pytest.raises(RuntimeError, match="a hold already"):
             sim.hold()
 
         assert isinstance(hold, Hold)

@@ -6,22 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator.asked import Ask, Message
 from gateway.simulator.dialects.native import seconds, wrong_option
 from gateway.simulator.models import canonical, is_cloud, parameter_count
-from gateway.simulator.text import embedding, plan, prompt_tokens, renormalised, rounded, shortest
+from gateway.simulator.params import GenerateParams, Message
+from gateway.simulator.text import (
+    embedding,
+    plan_text,
+    prompt_tokens,
+    renormalised,
+    rounded,
+    shortest,
+)
 from gateway.simulator.usual import USUAL_MODELS
 from gateway.simulator.versions import wire
 
 
-def asked(text: str, *, max_tokens: int | None = None, stop: tuple[str, ...] = ()) -> Ask:
-    return Ask("x", (Message("user", text),), max_tokens=max_tokens, stop=stop)
+def asked(
+    text: str, *, max_tokens: int | None = None, stop: tuple[str, ...] = ()
+) -> GenerateParams:
+    return GenerateParams("x", (Message("user", text),), max_tokens=max_tokens, stop=stop)
 
 
 @given(st.text(min_size=1), st.integers(0, 60))
 def test_limits_hold_for_every_prompt(text: str, limit: int) -> None:
     """No prompt makes a model say more than it may, and each says all of it unless told what."""
-    said = plan(asked("about " + text, max_tokens=limit), USUAL_MODELS[0], answer_tokens=5)
+    said = plan_text(asked("about " + text, max_tokens=limit), USUAL_MODELS[0], output_tokens=5)
 
     assert said.tokens == limit
     assert said.reason == "length"
@@ -31,7 +40,7 @@ def test_limits_hold_for_every_prompt(text: str, limit: int) -> None:
 def test_spoken_words_make_the_text(words: list[str]) -> None:
     """Taken together the tokens are what the test wanted said, spaces included."""
     text = "x" + "".join(words)
-    said = plan(asked("SAY: " + text), USUAL_MODELS[0], answer_tokens=5)
+    said = plan_text(asked("SAY: " + text), USUAL_MODELS[0], output_tokens=5)
 
     assert "".join(piece.content for piece in said.pieces) == text
 
@@ -41,7 +50,7 @@ def test_spoken_words_make_the_text(words: list[str]) -> None:
 )
 def test_stop_words_are_not_said(stop: tuple[str, ...], said: str) -> None:
     """The text ends before the first stop word, even in the middle of a token."""
-    planned = plan(asked("SAY: one two three", stop=stop), USUAL_MODELS[0], answer_tokens=5)
+    planned = plan_text(asked("SAY: one two three", stop=stop), USUAL_MODELS[0], output_tokens=5)
 
     assert "".join(piece.content for piece in planned.pieces) == said
     assert planned.reason == "stop"

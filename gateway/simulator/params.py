@@ -1,4 +1,4 @@
-"""What a request asks for, whatever its dialect."""
+"""The parameters and the result of a generation, independent of the dialect."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +12,11 @@ Task = Literal["chat", "generate"]
 
 
 class Refusal(Exception):
-    """An answer without a generation.
+    """An error response instead of a generation.
 
-    ``early`` ones come from before the handler: ``/v1`` writes them in another way. Those
-    ``in_stream`` come from a stream that had not yet said anything.
+    Args:
+        early: it comes from the layer before the handler, which ``/v1`` formats differently.
+        in_stream: it comes from a stream that has not sent anything yet.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One generation. ``messages`` empty means: only load, or with ``keep_alive`` 0 unload."""
+class GenerateParams:
+    """One generation. Without ``messages`` the model is only loaded; unloaded at keep_alive 0."""
 
     model: str
     messages: tuple[Message, ...]
@@ -48,17 +49,17 @@ class Ask:
     num_ctx: int | None = None
     keep_alive: float | None = None
     tools: tuple[str, ...] = ()
-    """The names of the tools on offer."""
+    """The names of the tools in the request."""
     think: bool | None = None
     format: Any = None
     """None, ``"json"``, or a JSON schema."""
     logprobs: int | None = None
-    """How many alternatives to tell for each token; None tells nothing."""
+    """Alternatives to return for each token; None returns no log probabilities."""
     truncate: bool = True
     suffix: bool = False
     include_usage: bool = False
     wrong_option: str = ""
-    """What is wrong with its options; Ollama says so only after it has found the model."""
+    """What is wrong with its options; Ollama reports it only after it has found the model."""
 
     @property
     def prompt(self) -> str:
@@ -85,7 +86,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One thing said: a token, or a tool call whole."""
+    """One generated token, or one complete tool call."""
 
     content: str = ""
     thinking: str = ""
@@ -95,7 +96,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """How a generation ended and what it took. Durations are nanoseconds."""
+    """How a generation ended, its tokens and durations. Durations are nanoseconds."""
 
     reason: str
     prompt_tokens: int
@@ -107,8 +108,8 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """Everything said, for an answer in one piece; without ``final`` it broke off."""
+class Completion:
+    """A complete generation, for a non-streaming response; without ``final`` it was broken off."""
 
     content: str
     thinking: str
@@ -117,8 +118,8 @@ class Whole:
     final: Final | None
 
 
-def gathered(pieces: list[Piece], final: Final | None) -> Whole:
-    return Whole(
+def completion_of(pieces: list[Piece], final: Final | None) -> Completion:
+    return Completion(
         content="".join(piece.content for piece in pieces),
         thinking="".join(piece.thinking for piece in pieces),
         tool_calls=tuple(call for piece in pieces for call in piece.tool_calls),

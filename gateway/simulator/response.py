@@ -1,4 +1,4 @@
-"""What a client is sent."""
+"""Writing one response to a client."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from email.utils import formatdate
 from gateway.simulator.http import Framing, Head, Headers, render_head
 
 BUFFERED_BODY = 2048
-"""Bytes that Go's server gathers before it gives up on announcing a length."""
+"""Bytes that Go's server buffers before it sends a head without Content-Length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,11 @@ class Request:
     body: bytes
 
 
-class Answer:
-    """The one way to write to a client.
+class Response:
+    """One response. Either ``send`` alone, or ``begin_stream``, ``chunk``… and ``end``.
 
-    Its mutable state: what was begun, whether the connection can be used again, and what a fault
-    wants to see changed. ``stream`` is followed by ``chunk`` and ``end``, ``whole`` by nothing.
+    Mutable state: whether it has begun, whether the connection can be reused, and what a fault
+    changes. ``blocked`` is called with 1 when writing must wait for the client, then with -1.
     """
 
     def __init__(
@@ -30,28 +30,28 @@ class Answer:
         self._head = head
         self._transport = transport
         self._blocked = blocked
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._pending = b""
         self._framing: Framing = "none"
         self.begun = False
-        self.stays = head.wants_to_stay
+        self.reusable = head.wants_keep_alive
         self.missing_bytes = 0
-        """How many bytes fewer than announced a whole body is to have."""
-        self.least_bytes = 0
-        """A whole body is filled up with spaces to this length."""
+        """How many bytes fewer than its Content-Length a non-streaming body has."""
+        self.min_bytes = 0
+        """A non-streaming body is padded with spaces to this length."""
         self.extra_headers: Headers = ()
 
     def pause(self) -> None:
-        self._flowing.clear()
+        self._writable.clear()
 
     def resume(self) -> None:
-        self._flowing.set()
+        self._writable.set()
 
-    def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
-        """Answer at once; above Go's buffer without a length, as one chunk."""
+    def send(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        """Send a complete response; a body larger than Go's buffer is one chunk, without length."""
         self.begun = True
-        body = body.ljust(self.least_bytes)
+        body = body.ljust(self.min_bytes)
         announced = len(body) + self.missing_bytes
         if status in (204, 304):
             self._write_head(status, headers, "none")
@@ -63,11 +63,11 @@ class Answer:
             self._transport.write(self._pending + (b"" if self._is_head else body))
             self._pending = b""
         if self.missing_bytes:
-            self.cut()
+            self.abort()
         self._flush()
 
-    def stream(self, status: int, headers: Headers) -> None:
-        """Prepare a head; it leaves with the first chunk, as it does in Go."""
+    def begin_stream(self, status: int, headers: Headers) -> None:
+        """Prepare a head; it is sent with the first chunk, as in Go."""
         self.begun = True
         self._write_head(status, headers, "chunked" if self._head.minor else "close")
 
@@ -80,13 +80,13 @@ class Answer:
     def flush_head(self) -> None:
         self._flush()
 
-    async def room(self) -> None:
-        """Wait while the client takes nothing: a generation stops then, too."""
-        if self._flowing.is_set():
+    async def drain(self) -> None:
+        """Wait while the client does not read: a generation stops then, too."""
+        if self._writable.is_set():
             return
         self._blocked(1)
         try:
-            await self._flowing.wait()
+            await self._writable.wait()
         finally:
             self._blocked(-1)
 
@@ -96,20 +96,20 @@ class Answer:
         self._flush()
 
     def verbatim(self, data: bytes) -> None:
-        """Write bytes that are framed already; instead of everything else here."""
+        """Write bytes that are already framed; used instead of all other methods."""
         self.begun = True
         self._transport.write(data)
 
     def raw(self, data: bytes) -> None:
-        """Write bytes that are no HTTP, and close."""
+        """Write bytes that are not HTTP, and close."""
         self.begun = True
         self._transport.write(self._pending + data)
         self._pending = b""
-        self.cut()
+        self.abort()
 
-    def cut(self) -> None:
-        """Close without an end; what was written still leaves."""
-        self.stays = False
+    def abort(self) -> None:
+        """Close without an end; what was written is still sent."""
+        self.reusable = False
         self._flush()
         self._transport.close()
 
@@ -119,9 +119,9 @@ class Answer:
 
     def _write_head(self, status: int, headers: Headers, framing: Framing, length: int = 0) -> None:
         self._framing = framing
-        closes = not self.stays
+        closes = not self.reusable
         if framing == "close":
-            self.stays = False
+            self.reusable = False
         self._pending = render_head(
             status=status,
             minor=self._head.minor,
