@@ -8,12 +8,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from yarl import URL
-
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.limits import FailureLimiter, KeyRateLimiter
 from gateway.auth.store import KeyFileStatus, KeyStore
-from gateway.learning import Learning
+from gateway.host import Host
 from gateway.models.catalog import Catalog
 from gateway.proxy.guard import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
@@ -22,13 +20,13 @@ from gateway.public.discovery import Discovery
 from gateway.public.handler import RequestHandler
 from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
-from gateway.scheduler import Limits, Order, Scheduler, decide
+from gateway.scheduler import Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.upstream import Probes, Upstream
+from gateway.upstream import Upstream
 
 KEYS_EVERY = 1.0
 """Seconds between two looks at the key file."""
@@ -36,50 +34,39 @@ KEYS_EVERY = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """All parts of a running gateway, made and wired; ``running`` starts its background work.
-
-    Without ``watch_residency`` Ollama is only asked what requests need, never for what is loaded.
-    """
+    """All parts of a running gateway, made and wired; ``running`` starts its background work."""
 
     settings: Settings
     version: str
     keys: KeyStore
-    catalog: Catalog
-    scheduler: Scheduler
-    learning: Learning
-    upstream: Upstream
+    host: Host
     handler: RequestHandler
     metrics: Metrics
     recent: Recent
     log: Logger
-    watch_residency: bool = True
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.host.catalog
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.host.scheduler
+
+    @property
+    def upstream(self) -> Upstream:
+        return self.host.upstream
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the background tasks inside the block: refresh, watch and save."""
-        async with self.upstream:
-            tasks = [
-                asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
-                asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
-                asyncio.create_task(self.learning.keep()),  # noqa: TID251 - owned right here
-            ]
-            if self.watch_residency:
-                watch = self._watch_residency()
-                tasks.append(asyncio.create_task(watch))  # noqa: TID251 - owned right here
+        """Run the background tasks inside the block."""
+        async with self.host.running():
+            watch = asyncio.create_task(_watch(self.keys))  # noqa: TID251 - owned right here
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                self.learning.save()
-
-    async def _watch_residency(self) -> None:
-        queue = self.scheduler
-        # A change in what is loaded may let a queued request start.
-        await self.learning.watch(
-            self.catalog, busy=lambda: not queue.idle, looked=queue.look_again
-        )
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
 
 
 def build(
@@ -103,30 +90,23 @@ def build(
         log: without it one is made that writes to ``lines``.
         lines: where the log is written; without it nowhere.
         order: which request runs next.
-        watch_residency: see ``Gateway``; tests count the requests that Ollama gets.
+        watch_residency: see ``Host``; tests count the requests that Ollama gets.
     """
     now = asyncio.get_running_loop().time
     lines = lines or LineWriter(_Nowhere())
     level, log_format = settings.log.level, settings.log.format
     log = log or make_logger(lines, level=level, log_format=log_format)
     keys = KeyStore(keys_file, report=_key_report(log))
-    upstream = Upstream(URL(settings.ollama.url), version=version)
-    learning = Learning(settings, state_file=state_file, log=log, now=now)
-    learning.load()
-    catalog = Catalog(
-        Probes(upstream),
-        ttl=settings.catalog.ttl,
-        stale_limit=settings.catalog.stale_limit,
+    host = Host(
+        settings,
+        version=version,
+        log=log,
         now=now,
-        on_change=_upstream_report(log, learning),
-    )
-    scheduler = Scheduler(
-        _limits(settings),
-        now=now,
-        residency=learning.residency_tracker,
-        statistics=learning.statistics,
+        state_file=state_file,
         order=order,
+        watch_residency=watch_residency,
     )
+    catalog, scheduler = host.catalog, host.scheduler
     metrics = Metrics(
         snapshot=lambda: _gauges(scheduler, catalog, keys, lines, telemetry), version=version
     )
@@ -140,17 +120,17 @@ def build(
     )
     pipeline = Pipeline(
         queue=scheduler,
-        upstream=upstream,
+        upstream=host.upstream,
         settings=settings,
-        statistics=learning.statistics,
+        statistics=host.statistics,
         guard=TruncationGuard(
             settings.integrity,
-            contexts=learning.contexts,
-            statistics=learning.statistics,
+            contexts=host.context_windows,
+            statistics=host.statistics,
             ps=partial(catalog.ps, max_age=0.0),
             show=catalog.show,
         ),
-        unreachable=_unreachable_report(catalog, learning),
+        unreachable=host.request_failed,
         now=now,
     )
     handler = RequestHandler(
@@ -179,25 +159,11 @@ def build(
         settings=settings,
         version=version,
         keys=keys,
-        catalog=catalog,
-        scheduler=scheduler,
-        learning=learning,
-        upstream=upstream,
+        host=host,
         handler=handler,
         metrics=metrics,
         recent=recent,
         log=log,
-        watch_residency=watch_residency,
-    )
-
-
-def _limits(settings: Settings) -> Limits:
-    scheduler = settings.scheduler
-    return Limits(
-        max_active=scheduler.max_active,
-        max_queued=scheduler.max_queued,
-        max_queued_per_key=scheduler.max_queued_per_key,
-        max_affinity_delay=scheduler.max_affinity_delay,
     )
 
 
@@ -235,26 +201,6 @@ def _key_report(log: Logger) -> Callable[[KeyFileStatus], None]:
             log.warning("keys.loaded", keys=status.keys, warning=status.warning)
         else:
             log.info("keys.loaded", keys=status.keys, missing=status.missing)
-
-    return report
-
-
-def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], None]:
-    def report(up: bool, reason: str) -> None:  # noqa: FBT001 - the catalogue's signature
-        if up:
-            log.info("upstream.up")
-        else:
-            learning.forget()
-            log.warning("upstream.down", reason=reason)
-
-    return report
-
-
-def _unreachable_report(catalog: Catalog, learning: Learning) -> Callable[[], None]:
-    def report() -> None:
-        catalog.mark_suspect()
-        # A place was given for the model, and it was never asked for.
-        learning.residency_tracker.forget()
 
     return report
 

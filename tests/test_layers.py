@@ -15,7 +15,7 @@ PURE = {"dialects", "timeouts"}
 SIDE_BY_SIDE = {"upstream", "auth", "models", "telemetry"}
 BELOW_PROXY = SIDE_BY_SIDE | {"scheduler"}
 LISTENERS = {"public", "admin"}
-TOP = {"app", "learning", "server", "cli", "settings"}
+TOP = {"app", "host", "server", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -28,8 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "proxy": VALUES | PURE | BELOW_PROXY,
     "public": VALUES | PURE | BELOW_PROXY | {"proxy"},
     "settings": set(),
-    "learning": VALUES | {"models", "settings", "telemetry"},
-    "app": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "learning", "settings"},
+    "host": VALUES | PURE | BELOW_PROXY,
+    "app": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "host"},
     "admin": VALUES | PURE | BELOW_PROXY | {"proxy", "public", "settings", "app"},
     "server": {"app", "public", "settings"},
     "cli": VALUES | PURE | BELOW_PROXY | LISTENERS | TOP | {"proxy", "simulator"},

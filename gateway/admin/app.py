@@ -245,9 +245,9 @@ class _Admin:
                 keys=gateway.keys.keys,
                 key_file_error=gateway.keys.broken,
                 settings=gateway.settings,
-                residency=gateway.learning.residency_tracker.view(),
-                statistics=gateway.learning.statistics.snapshot(),
-                context_windows=gateway.learning.contexts,
+                residency=gateway.host.residency.view(),
+                statistics=gateway.host.statistics.snapshot(),
+                context_windows=gateway.host.context_windows,
                 recent=gateway.recent.snapshot(),
                 in_flight=gateway.handler.active_requests(),
             )

@@ -94,7 +94,7 @@ def test_every_table_has_a_caption_with_a_heading() -> None:
 
 def make_busy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the gateway something for every section, with hostile names wherever there are names."""
-    gateway.learning.statistics.restore({"llama3.2:3b": model_stats()})
+    gateway.host.statistics.restore({"llama3.2:3b": model_stats()})
     gateway.recent.observe(failed_request(HOSTILE, model=HOSTILE, key=HOSTILE, heartbeats=2))
     gateway.recent.observe(failed_request(outcome="ok", model="llama3.2:3b", tokens_out=1234))
     gateway.recent.observe(

@@ -123,12 +123,12 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
         Simulator(time_scale=0, num_parallel=8, max_loaded_models=room) as sim,
         running(sim.url, tmp_path, watch_residency=True) as gateway,
     ):
-        learning = gateway.gateway.learning
+        tracker = gateway.gateway.host.residency
         both = frozenset({MODEL, OTHER})
         for model in (MODEL, OTHER):
             assert (await say(gateway, model=model)).status == 200
-        await until(lambda: learning.residency_tracker.unverified_load_at is None)
-        residency = learning.residency_tracker.view()
+        await until(lambda: tracker.unverified_load_at is None)
+        residency = tracker.view()
 
         assert set(sim.loaded) == residency.resident
         assert residency.can_coexist(both) is (room > 1)
@@ -139,9 +139,9 @@ async def test_an_ollama_that_is_away_has_nothing_loaded(tmp_path: Path) -> None
     """Also for calls that get their turn afterwards, and find nobody there."""
     async with house(tmp_path) as (sim, gateway):
         assert (await say(gateway)).status == 200
-        before = gateway.gateway.learning.residency_tracker.view().resident
+        before = gateway.gateway.host.residency.view().resident
         await sim.stop()
         refused = [(await say(gateway, model=model)).status for model in (MODEL, OTHER)]
-        after = gateway.gateway.learning.residency_tracker.view().resident
+        after = gateway.gateway.host.residency.view().resident
 
     assert (before, refused, after) == (frozenset({MODEL}), [502, 502], frozenset())

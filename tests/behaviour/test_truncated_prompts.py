@@ -430,7 +430,7 @@ async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) ->
                 async with clients_of(gateway) as clients:
                     await chat(clients, FITS)
                 await left_empty(gateway)
-                seen.append(gateway.gateway.learning.statistics.density(MODEL))
+                seen.append(gateway.gateway.host.statistics.density(MODEL))
             (tmp_path / "keys.toml").unlink()
 
     assert [density.count for density in seen] == [1, 2]

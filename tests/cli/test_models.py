@@ -146,7 +146,7 @@ async def test_json_has_every_field_of_the_models(models: Command) -> None:
 
 async def test_statistics_of_earlier_requests_are_shown(gateway: Running, models: Command) -> None:
     """Whether the model is loaded, its load time, its speed."""
-    gateway.gateway.learning.statistics.restore({"llama3.2:1b": model_stats()})
+    gateway.gateway.host.statistics.restore({"llama3.2:1b": model_stats()})
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         response = await client.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
     await gateway.finished()
