@@ -206,7 +206,7 @@ class Misbehaviour:
         ends = self._clock.now() + fault.seconds if fault.seconds is not None else None
         seen = self._releases()
         while ends is None or self._clock.now() < ends:
-            response.chunk(b": no event\n\n")
+            response.chunk(b": nothing to say\n\n")
             await response.drain()
             if ends is None and not self._clock.scale:
                 # No time passes, so there is no second comment.

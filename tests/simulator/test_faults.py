@@ -214,7 +214,7 @@ async def test_comments_only_never_says_anything() -> None:
             sim.release()
             rest = await reader.readuntil(b"0\r\n\r\n")
 
-    assert all(b": no event" in part for part in got)
+    assert all(b": nothing to say" in part for part in got)
     assert b"data:" not in rest
 
 
