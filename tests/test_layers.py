@@ -19,7 +19,7 @@ TOP = {"app", "host", "server", "cli", "settings"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "files": set(),
+    "files": {"settings"},
     "estimate": set(),
     "timeouts": {"estimate", "settings"},
     "dialects": VALUES - {"settings"},

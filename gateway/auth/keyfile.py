@@ -29,7 +29,7 @@ from gateway.auth.keys import (
     digest_of,
     generate_secret,
 )
-from gateway.files import locked_folder, replace_file
+from gateway.files import locked_folder, make_folder, replace_file
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """Enough for 14,000 keys. The gateway parses the file in its only thread."""
@@ -507,7 +507,7 @@ def _change(path: Path, decide: Callable[[tuple[Key, ...]], Key]) -> Key:
     # A symbolic link stays one: it may lead to where the owner stores secrets.
     path = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         with locked_folder(path.parent):
             found = read_content(path)
             content = b"" if found is None else found[0]

@@ -13,7 +13,6 @@ import pytest
 from gateway.auth import keyfile
 from gateway.auth.keys import KeySpec, Scope, digest_of
 from gateway.cli import init, initialize, serve
-from gateway.cli import new_files as newfile
 from gateway.cli.config import new_config_text
 from gateway.cli.initialize import ProbeResult
 from gateway.settings import Loaded, SettingsError, default_config_text, load
@@ -482,31 +481,11 @@ def test_keys_that_could_not_be_shown_are_reported_as_lost(config: Path) -> None
 # Owners and modes.
 
 
-def test_a_strict_umask_does_not_hide_the_config_file(config: Path) -> None:
-    """The service is another user."""
-    before = os.umask(0o077)
-    try:
-        newfile.make_file(config, "")
-    finally:
-        os.umask(before)
-
-    assert _mode(config) == 0o644
-
-
-def test_a_link_to_the_config_file_is_kept(tmp_path: Path) -> None:
-    """It may lead to where the owner keeps his configuration."""
-    link = tmp_path / "gateway.toml"
-    link.symlink_to(tmp_path / "dotfiles" / "gateway.toml")
-
-    newfile.make_file(link, "text")
-
-    assert link.is_symlink()
-    assert (tmp_path / "dotfiles" / "gateway.toml").read_text() == "text"
-
-
 @AS_ROOT
-def test_under_sudo_new_files_go_to_the_folders_owner(tmp_path: Path, capsys: Captured) -> None:
-    """So do new folders: a service or a user whose home it is can read what is his."""
+def test_under_sudo_new_files_go_to_the_owner_of_the_folder(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    """New folders too: a service, or a user whose home it is, can read them."""
     nobody = pwd.getpwnam("nobody")
     os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
     config = tmp_path / "a" / "gateway.toml"
@@ -516,37 +495,3 @@ def test_under_sudo_new_files_go_to_the_folders_owner(tmp_path: Path, capsys: Ca
     for path in (config.parent, config, config.with_name("keys.toml")):
         assert (path.stat().st_uid, path.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     assert _mode(config.with_name("keys.toml")) == 0o600
-
-
-@AS_ROOT
-def test_in_the_systems_folder_new_files_go_to_the_services_user(tmp_path: Path) -> None:
-    """The folder itself stays root's: what the service cannot change it cannot be made to."""
-    nobody = pwd.getpwnam("nobody")
-
-    owner = newfile.owner_within(tmp_path, service_user="nobody", service_folder=tmp_path)
-
-    assert owner == newfile.Owner(nobody.pw_uid, nobody.pw_gid)
-
-
-@AS_ROOT
-def test_without_the_services_user_they_stay_roots(tmp_path: Path) -> None:
-    """There is nobody to give them to."""
-    owner = newfile.owner_within(tmp_path, service_user="no-such-user", service_folder=tmp_path)
-
-    assert owner == newfile.Owner(0, 0)
-
-
-@AS_ROOT
-def test_elsewhere_the_services_user_gets_nothing(tmp_path: Path) -> None:
-    """A folder of root's somewhere is root's business."""
-    owner = newfile.owner_within(
-        tmp_path, service_user="nobody", service_folder=tmp_path / "elsewhere"
-    )
-
-    assert owner == newfile.Owner(0, 0)
-
-
-@NOT_AS_ROOT
-def test_without_root_there_is_no_choice_of_owner(tmp_path: Path) -> None:
-    """Nothing is given away."""
-    assert newfile.owner_within(tmp_path) is None
