@@ -69,7 +69,10 @@ def test_a_file_imports_only_what_is_below_it(file: Path) -> None:
     used = {
         name.split(".")[1]
         for name in imports_of(file)
-        if name.startswith("gateway.") and name.split(".")[1] in known
+        if name.startswith("gateway.")
+        and name.split(".")[1] in known
+        # The only normaliser of model names imports nothing, so that all parts can use it.
+        and not name.startswith("gateway.models.names")
     }
 
     assert used - ALLOWED[part] - {part} == set()

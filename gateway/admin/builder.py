@@ -27,14 +27,13 @@ from gateway.auth.keys import Key, KeyState, Scope
 from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
 from gateway.models.listing import Model
-from gateway.models.names import rule_for
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
 from gateway.public.context import ActiveRequest
 from gateway.public.heartbeat import deadlines_extended, heartbeat_schedule
 from gateway.scheduler import Snapshot
 from gateway.settings import Settings
-from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
+from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for, rule_for
 
 _DIGITS: Final = 3
 """Of a second; no estimate is more exact than a millisecond."""

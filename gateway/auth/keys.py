@@ -3,22 +3,20 @@
 Pure: no file access, and no time source but the ``now`` passed in, an aware datetime.
 """
 
-import fnmatch
 import hashlib
-import re
 import secrets
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final, Self
+
+from gateway.models.names import matches_any
 
 PREFIX: Final = "ogw_"
 """First characters of every secret. Secret scanners recognise keys by it: part of the contract."""
 
 SECRET_BYTES: Final = 32
 ALL_MODELS: Final = ("*",)
-DEFAULT_TAG: Final = ":latest"
 
 
 class Scope(StrEnum):
@@ -52,39 +50,6 @@ def digest_of(secret: str) -> str:
     function runs on every request.
     """
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-# Model globs
-
-
-def matches_any(globs: tuple[str, ...], model: str) -> bool:
-    """Return True if one of the globs matches this canonical model name completely.
-
-    ``*`` is any text, ``?`` one character, everything else is literal. Ollama reads names without
-    regard to case and takes ``foo`` for ``foo:latest``, so a glob for one matches the other;
-    ``foo`` does not match ``foo:7b``.
-    """
-    if "*" in globs:
-        return True
-    if not globs:
-        return False
-    pattern, name = _glob_pattern(globs), model.casefold()
-    if pattern.fullmatch(name):
-        return True
-    if name.endswith(DEFAULT_TAG):
-        return pattern.fullmatch(name.removesuffix(DEFAULT_TAG)) is not None
-    # A colon before the last slash belongs to a registry's port, not to a tag.
-    has_tag = ":" in name.rpartition("/")[2]
-    return not has_tag and pattern.fullmatch(name + DEFAULT_TAG) is not None
-
-
-@lru_cache(maxsize=4096)
-def _glob_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    # Compiled when first used, not when the file is loaded: compiling the globs of thousands of
-    # keys takes seconds. Clients choose the model names, so the pattern must not backtrack: the
-    # translation by fnmatch does not. Its bracket wildcard is not part of our syntax.
-    literal = (glob.casefold().replace("[", "[[]") for glob in globs)
-    return re.compile("|".join(map(fnmatch.translate, literal)))
 
 
 # What a key allows

@@ -13,7 +13,6 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.models.names import rule_for
 from gateway.models.statistics import Observation
 from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
 from gateway.proxy.headers import head_of
@@ -30,7 +29,7 @@ from gateway.scheduler.prediction import Prediction
 from gateway.scheduler.request import SlotRequest
 from gateway.settings import Settings
 from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
-from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
+from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for, rule_for
 from gateway.upstream import Outgoing, Reply
 
 _BUSY_DELAY = 1.0

@@ -4,11 +4,8 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.auth.keys import (
-    ALL_MODELS,
     Key,
     KeySpec,
     KeyState,
@@ -18,7 +15,6 @@ from gateway.auth.keys import (
     credentials_of,
     digest_of,
     generate_secret,
-    matches_any,
 )
 from tests.auth.fakes import DAY, NOW, a_key
 
@@ -171,84 +167,6 @@ def test_no_repr_contains_a_digest(value: object) -> None:
 
 def states(key: Key, now: datetime) -> dict[str, KeyState]:
     return {credential.digest: credential.state(now) for credential in credentials_of(key)}
-
-
-# Model globs
-
-
-@pytest.mark.parametrize(
-    ("glob", "model"),
-    [
-        ("llama3.2", "llama3.2"),
-        ("llama3.2", "llama3.2:latest"),
-        ("llama3.2:latest", "llama3.2"),
-        ("LLAMA3.2", "Llama3.2:LATEST"),
-        ("llama*", "llama3.3:70b"),
-        ("*:1b", "llama3.2:1b"),
-        ("*-embed-text", "nomic-embed-text:latest"),
-        ("qwen?", "qwen3:latest"),
-        ("hf.co/*", "hf.co/someone/model:q4"),
-        ("host:5000/a", "host:5000/a:latest"),
-        ("host:5000/a:latest", "host:5000/a"),
-        ("*", "anything:at-all"),
-    ],
-)
-def test_a_glob_matches(glob: str, model: str) -> None:
-    """Case and the default tag make no difference."""
-    assert matches_any((glob,), model)
-
-
-@pytest.mark.parametrize(
-    ("glob", "model"),
-    [
-        ("llama3.2", "llama3.2:1b"),
-        ("llama3.2", "llama3.22"),
-        ("llama3.2", "llama302"),
-        ("llama3.2:latest", "llama3.2:latest2"),
-        ("llama", "my-llama"),
-        ("qwen?", "qwen"),
-        ("[a-z]", "b"),
-        ("a|b", "b"),
-        ("a", "a\n"),
-    ],
-)
-def test_a_glob_does_not_match(glob: str, model: str) -> None:
-    """A glob matches the complete name, and only * and ? are special."""
-    assert not matches_any((glob,), model)
-
-
-def test_a_bracket_is_literal() -> None:
-    assert matches_any(("[a]*",), "[a]b")
-
-
-def test_a_model_needs_to_match_one_of_several_globs() -> None:
-    globs = ("llama*", "qwen2.5-coder:7b")
-
-    assert [
-        matches_any(globs, name)
-        for name in ("llama3.2:1b", "qwen2.5-coder:7b", "qwen2.5-coder:32b")
-    ] == [True, True, False]
-
-
-def test_an_empty_list_of_globs_matches_nothing() -> None:
-    """The default of `cloud`."""
-    assert not matches_any((), "llama3.2:1b")
-    assert not matches_any((), "")
-
-
-@given(st.text())
-def test_the_star_matches_every_model(model: str) -> None:
-    assert matches_any(ALL_MODELS, model)
-
-
-@given(st.text())
-def test_every_name_matches_itself(model: str) -> None:
-    assert matches_any((model,), model)
-
-
-def test_a_hostile_name_does_not_make_the_pattern_backtrack() -> None:
-    """With backtracking this would exceed the test's time limit."""
-    assert not matches_any(("*a" * 50 + "!",), "a" * 5000)
 
 
 # Principals
