@@ -1,4 +1,4 @@
-"""A failure that comes too late for its status is told to the retry: true, at once and once."""
+"""A failure after heartbeats is replayed to the SDK's retry: unchanged, at once, and once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -25,8 +25,8 @@ NOT_NOW = b'{"error":{"message":"not now","type":"api_error","param":null,"code"
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK waits half a second before it tries again; nothing here depends on that."""
+def _retry_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK waits half a second before it retries; nothing here depends on that."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.02)
 
@@ -35,8 +35,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def late_scene(
     folder: Path, speech: Speech = OPENAI, **tables: Any
 ) -> AsyncIterator[tuple[Scene, Callable[[], Coroutine[Any, Any, None]]]]:
-    """A scene whose only place is taken. What comes waits; the second value lets it go as soon as
-    its answer has been begun by a heartbeat.
+    """A scene whose only slot is occupied. Requests queue; the second value frees the slot as soon
+    as a heartbeat has begun the response.
     """
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}, **tables}
     async with scene_of(folder, speech, settings) as scene:
@@ -54,7 +54,7 @@ async def late_scene(
 
 @asynccontextmanager
 async def sdk(scene: Scene) -> AsyncIterator[openai.AsyncOpenAI]:
-    """As it comes: it tries a failed call twice more."""
+    """With its default settings: it retries a failed request twice."""
     async with openai.AsyncOpenAI(
         base_url=f"{scene.gateway.url}/v1", api_key=scene.gateway.key, timeout=10
     ) as client:
@@ -67,7 +67,7 @@ async def sdk(scene: Scene) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failing:
-    """A way to fail, and what the SDK raises for it; ``generated``: Ollama was asked for it."""
+    """A way to fail, and what the SDK raises for it; ``generated``: Ollama got the request."""
 
     name: str
     error: type[openai.APIStatusError]
@@ -160,8 +160,10 @@ LATE = [
 
 
 @pytest.mark.parametrize("failing", LATE, ids=str)
-async def test_ollama_fails_after_the_commit(tmp_path: Path, failing: Failing) -> None:
-    """Whatever it is: the SDK raises what it would have raised, and Ollama worked once."""
+async def test_failure_after_the_commit_raises_the_same_error(
+    tmp_path: Path, failing: Failing
+) -> None:
+    """The SDK raises what it would have raised otherwise, and Ollama worked once."""
     async with (
         late_scene(tmp_path, **failing.tables) as (scene, go),
         sdk(scene) as client,
@@ -206,8 +208,10 @@ EARLY = [each for each in LATE if each.name in ("refused-by-ollama", "too-slow")
 
 
 @pytest.mark.parametrize("failing", EARLY, ids=str)
-async def test_ollama_fails_before_the_commit(tmp_path: Path, failing: Failing) -> None:
-    """The same error, at the first attempt."""
+async def test_failure_before_the_commit_raises_the_same_error(
+    tmp_path: Path, failing: Failing
+) -> None:
+    """At the first attempt."""
     async with scene_of(tmp_path, OPENAI, failing.tables) as scene, sdk(scene) as client:
         assert failing.fault is not None
         scene.sim.fault(failing.fault)
@@ -221,8 +225,8 @@ async def test_ollama_fails_before_the_commit(tmp_path: Path, failing: Failing) 
     assert (line["outcome"], line["status"]) == (failing.outcome or failing.code, failing.status)
 
 
-async def test_his_turn_does_not_come(tmp_path: Path) -> None:
-    """The queue's clock is told like any other; nothing was generated for him."""
+async def test_queue_timeout_is_replayed(tmp_path: Path) -> None:
+    """Like any other failure; nothing was generated for it."""
     timeouts = {"queue_timeout": 0.3}
     async with late_scene(tmp_path, timeouts=timeouts) as (scene, _), sdk(scene) as client:
         error = await _raised(chat(client))
@@ -232,8 +236,8 @@ async def test_his_turn_does_not_come(tmp_path: Path) -> None:
     assert len(asked(scene.sim)) == 1
 
 
-async def test_ollama_goes_away_while_he_waits(tmp_path: Path) -> None:
-    """It cannot be reached when his turn comes, and need not be for him to be told."""
+async def test_unreachable_ollama_is_replayed(tmp_path: Path) -> None:
+    """It cannot be reached when the request is dispatched, nor need it be for the replay."""
     async with (
         late_scene(tmp_path) as (scene, _),
         sdk(scene) as client,
@@ -249,7 +253,7 @@ async def test_ollama_goes_away_while_he_waits(tmp_path: Path) -> None:
     assert len(asked(scene.sim)) == 1
 
 
-# Every client that tries again.
+# Every client that retries.
 
 
 async def completions(client: openai.AsyncOpenAI) -> None:
@@ -265,10 +269,10 @@ async def embeddings(client: openai.AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("create", [completions, responses, embeddings])
-async def test_other_calls_of_the_sdk(
+async def test_failures_of_other_sdk_methods_are_replayed(
     tmp_path: Path, create: Callable[[openai.AsyncOpenAI], Coroutine[Any, Any, None]]
 ) -> None:
-    """Every call that does not stream."""
+    """Every method that does not stream."""
     async with (
         late_scene(tmp_path) as (scene, go),
         sdk(scene) as client,
@@ -285,7 +289,7 @@ async def test_other_calls_of_the_sdk(
     assert len(asked(scene.sim)) == 2
 
 
-async def test_anthropics_sdk(tmp_path: Path) -> None:
+async def test_failure_is_replayed_to_anthropics_sdk(tmp_path: Path) -> None:
     """It counts its retries in the same header."""
     async with (
         late_scene(tmp_path, ANTHROPIC, timeouts={"queue_timeout": 0.3}) as (scene, _),
@@ -303,8 +307,8 @@ async def test_anthropics_sdk(tmp_path: Path) -> None:
     assert len(asked(scene.sim)) == 1
 
 
-async def test_a_second_failure_is_another_one(tmp_path: Path) -> None:
-    """Whoever starts all over gets his answer; and if that fails too, what that was."""
+async def test_second_failure_is_replayed_separately(tmp_path: Path) -> None:
+    """A new request is served; if it fails as well, its own failure is replayed."""
     async with (
         late_scene(tmp_path) as (scene, go),
         sdk(scene) as client,
@@ -317,8 +321,8 @@ async def test_a_second_failure_is_another_one(tmp_path: Path) -> None:
         first = await call
         scene.sim.fault(Fault.status(404, NOT_NOW))
         second = await _raised(chat(client))
-        answer = await client.chat.completions.create(model=MODEL, messages=WELL)
+        response = await client.chat.completions.create(model=MODEL, messages=WELL)
 
     assert (first.status_code, second.status_code) == (400, 404)
-    assert answer.choices[0].message.content == "all is well"
+    assert response.choices[0].message.content == "all is well"
     assert len(asked(scene.sim)) == 4

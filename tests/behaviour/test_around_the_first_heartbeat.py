@@ -1,7 +1,7 @@
-"""A thousand calls whose answers come about when heartbeats begin: nobody notices which came first.
+"""A thousand requests whose responses come at about the time of the first heartbeat.
 
-Every result is the one that Ollama gives, at its status, whether it came a moment before the first
-heartbeat or a moment after.
+Every result is the one that Ollama gives, with its status, just before the first heartbeat or just
+after it.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ ROOM = {
 
 
 def model(number: int) -> SimulatedModel:
-    """One of several, the slowest of which takes ``LONGEST`` seconds for its words."""
+    """One of several models, the slowest of which takes ``LONGEST`` seconds for its words."""
     seconds = LONGEST * (number + 1) / SPEEDS
     return SimulatedModel(
         name=f"m{number}:1b",
@@ -57,10 +57,10 @@ THE_SAME_AT_ONCE = [each.at_speed(tokens_per_second=inf) for each in MODELS]
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizedRequest:
-    """One call: to how slow a model, what it shall say, and how it is asked for.
+class Variant:
+    """One request: to which model, for which words, in which way.
 
-    One in a while is for tools, which these models do not have.
+    Some of them are for tools, which these models do not have.
     """
 
     model: str
@@ -76,17 +76,17 @@ class AuthorizedRequest:
         return body
 
 
-def thousand(seed: int) -> list[AuthorizedRequest]:
+def thousand(seed: int) -> list[Variant]:
     some = random.Random(seed)  # noqa: S311  - nothing secret
     askings = []
     for _ in range(CALLS):
         stream = some.random() < 0.5
         askings.append(
-            AuthorizedRequest(
+            Variant(
                 model=some.choice(MODELS).name,
                 words=" ".join(some.choice(["one", "two", "three"]) for _ in range(WORDS)),
                 stream=stream,
-                # A stream whose status comes too late tells it in an event: see elsewhere.
+                # A stream whose status comes too late reports it in an event: tested elsewhere.
                 fails=not stream and some.random() < 0.1,
             )
         )
@@ -94,15 +94,15 @@ def thousand(seed: int) -> list[AuthorizedRequest]:
 
 
 Result = tuple[Any, ...]
-"""All that a client can tell of an answer, but ids and times."""
+"""All that a client can see of a response, but ids and times."""
 
 
-async def result(client: openai.AsyncOpenAI, asking: AuthorizedRequest) -> Result:
+async def result(client: openai.AsyncOpenAI, asking: Variant) -> Result:
     create: Any = client.chat.completions.create
     try:
         if not asking.stream:
-            answer = await create(**asking.body)
-            return tuple(answer.model_dump(exclude={"id", "created"}).items())
+            response = await create(**asking.body)
+            return tuple(response.model_dump(exclude={"id", "created"}).items())
         chunks = [
             chunk.model_dump(exclude={"id", "created"})
             async for chunk in await create(**asking.body, stream=True)
@@ -112,12 +112,12 @@ async def result(client: openai.AsyncOpenAI, asking: AuthorizedRequest) -> Resul
         return type(error), error.status_code, error.code, error.message
 
 
-async def results(url: str, key: str, askings: list[AuthorizedRequest]) -> list[Result]:
-    """Of all of them, ``AT_ONCE`` at a time, in the SDK as it comes."""
+async def results(url: str, key: str, askings: list[Variant]) -> list[Result]:
+    """Of all of them, ``AT_ONCE`` at a time, in the SDK with its default settings."""
     room = asyncio.Semaphore(AT_ONCE)
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, timeout=20)
 
-    async def one(asking: AuthorizedRequest) -> Result:
+    async def one(asking: Variant) -> Result:
         async with room:
             return await result(client, asking)
 
@@ -135,8 +135,8 @@ async def slow_house(folder: Path) -> AsyncIterator[Running]:
         await left_empty(gateway)
 
 
-async def test_a_thousand_calls_and_no_difference(tmp_path: Path) -> None:
-    """The SDK gets from us, call by call, what it gets from Ollama itself."""
+async def test_a_thousand_requests_get_the_results_of_ollama(tmp_path: Path) -> None:
+    """Request by request, the SDK gets from the gateway what it gets from Ollama itself."""
     askings = thousand(seed=1)
     kinds = list(dict.fromkeys(askings))
     async with (
@@ -156,8 +156,8 @@ async def test_a_thousand_calls_and_no_difference(tmp_path: Path) -> None:
     assert len(lines) == CALLS + replayed
 
 
-async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
-    """On the wire: comments between events and spaces before an object, and nothing after."""
+async def test_heartbeats_stand_only_where_they_may(tmp_path: Path) -> None:
+    """On the wire: comments between events, spaces before an object, and nothing after it."""
     askings = [each for each in thousand(seed=2)[:120] if not each.fails]
     seen: Counter[str] = Counter()
     async with (
@@ -165,10 +165,10 @@ async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
         httpx.AsyncClient(headers=gateway.bearer, timeout=20) as client,
     ):
 
-        async def one(asking: AuthorizedRequest) -> None:
+        async def one(asking: Variant) -> None:
             body = {**asking.body, "stream": asking.stream}
-            answer = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
-            seen["beats"] += _read(answer, asking)
+            response = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
+            seen["beats"] += _count_heartbeats(response, asking)
 
         for start in range(0, len(askings), AT_ONCE):
             await asyncio.gather(*map(one, askings[start : start + AT_ONCE]))
@@ -176,14 +176,14 @@ async def test_no_byte_is_where_none_may_stand(tmp_path: Path) -> None:
     assert seen["beats"] > len(askings) / 10
 
 
-def _read(answer: httpx.Response, asking: AuthorizedRequest) -> int:
-    """Read one answer as strictly as can be; how many heartbeats were in it."""
-    assert answer.status_code == 200
+def _count_heartbeats(response: httpx.Response, asking: Variant) -> int:
+    """Read one response strictly; return how many heartbeats were in it."""
+    assert response.status_code == 200
     if not asking.stream:
-        beats = len(answer.text) - len(answer.text.lstrip(" "))
-        said = json.loads(answer.text[beats:])["choices"][0]["message"]["content"]
+        heartbeats = len(response.text) - len(response.text.lstrip(" "))
+        said = json.loads(response.text[heartbeats:])["choices"][0]["message"]["content"]
     else:
-        *events, last, nothing = answer.text.split("\n\n")
+        *events, last, nothing = response.text.split("\n\n")
 
         assert (last, nothing) == ("data: [DONE]", "")
         comments = [event for event in events if event.startswith(":")]
@@ -191,14 +191,14 @@ def _read(answer: httpx.Response, asking: AuthorizedRequest) -> int:
         values = [json.loads(event.removeprefix("data: ")) for event in events if event[:1] != ":"]
         deltas = [value["choices"][0]["delta"] for value in values]
         said = "".join(delta.get("content", "") for delta in deltas)
-        beats = len(comments)
+        heartbeats = len(comments)
 
     assert said == asking.words
-    return beats
+    return heartbeats
 
 
-def test_the_calls_are_spread_around_the_commit() -> None:
-    """Half of the speeds are faster than the first heartbeat."""
+def test_requests_are_spread_around_the_first_heartbeat() -> None:
+    """Half of the models are faster than it."""
     rates = [WORDS / each.tokens_per_second for each in MODELS]
 
     assert sum(rate < COMMIT_AFTER for rate in rates) in (SPEEDS // 2 - 1, SPEEDS // 2)
