@@ -32,11 +32,11 @@ from aiohttp import web
 
 from gateway.dialects import Dialect, Scanner
 from gateway.errors import (
-    AsSent,
     ClientDisconnected,
     GatewayError,
     UpstreamFailed,
     UpstreamProtocolError,
+    UpstreamReply,
 )
 from gateway.proxy.headers import STREAM_HEADERS
 from gateway.public.memory import Reservation
@@ -183,7 +183,7 @@ class Response:
             if length is not None:
                 self._writer.expect(length)
         elif status != 200:
-            raise UpstreamFailed.of(AsSent(status, tuple(headers), b""))
+            raise UpstreamFailed.from_reply(UpstreamReply(status, tuple(headers), b""))
         elif (scanner is not None) is not (self._promised is ResponseKind.STREAM) or _is_encoded(
             headers
         ):
@@ -303,7 +303,7 @@ class Response:
         """Return what is written of a complete response whose head has left already."""
         if status != 200:
             message = self._error_message(body) or ""
-            raise UpstreamFailed.of(AsSent(status, tuple(headers), body), message)
+            raise UpstreamFailed.from_reply(UpstreamReply(status, tuple(headers), body), message)
         if self._promised is ResponseKind.STREAM:
             # Ollama answers some requests for a stream with one object, such as "model loaded".
             converted = self.dialect.complete_in_stream(body)

@@ -199,7 +199,7 @@ ROWS = (
         "too many unknown keys",
         "too_many_failures",
         too_many_unknown_keys,
-        "Correct it, then wait",
+        "Correct the key, then retry",
         settings={"limits": {"failures_per_minute": 1}},
     ),
     _forbidden("scope", "scope_not_allowed", discovery_key, "keys create NAME --scope inference"),

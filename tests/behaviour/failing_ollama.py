@@ -284,7 +284,7 @@ ROWS = (
         "draining",
         "draining",
         while_draining,
-        "Try again in a few seconds",
+        "Retry in a few seconds",
         headers={"retry-after": "5", "connection": "close"},
     ),
     _away("no Ollama", "upstream_unreachable", ollama_is_away, "`ollama serve`", "`ollama.url`"),
@@ -326,7 +326,7 @@ ROWS = (
         status=503,
         type="overloaded_error",
         provoke=shut_down_while_waiting,
-        says=("Try again",),
+        says=("Retry.",),
         settings=_DRAINED,
     ),
     Row(
@@ -335,7 +335,7 @@ ROWS = (
         status=500,
         type="api_error",
         provoke=bug,
-        says=("Its log holds the reason under this request's id",),
+        says=("Its log has the reason under the id of this request",),
     ),
     _late(
         "late: silence",
@@ -365,9 +365,9 @@ ROWS = (
         "late: shut down",
         "shutdown",
         shut_down_in_the_middle,
-        "Try again",
+        "Retry.",
         kind="overloaded_error",
         settings=_DRAINED,
     ),
-    _late("late: bug", "internal_error", bug_in_the_middle, "Its log holds the reason"),
+    _late("late: bug", "internal_error", bug_in_the_middle, "Its log has the reason"),
 )
