@@ -164,16 +164,16 @@ async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path
         caller(proxy.port) as other,
     ):
         one.send(request("/silent", b"{}"))
-        silent = await target.asked()
+        silent = await target.next_request()
         other.send(request("/begun", b"{}"))
-        begun = await target.asked()
+        begun = await target.next_request()
         if begun.line.endswith("1.1"):
-            begun.says(head("X-Accel-Buffering: no", CHUNKED) + chunk(b"x"))
+            begun.send(head("X-Accel-Buffering: no", CHUNKED) + chunk(b"x"))
         else:
-            begun.says(head("X-Accel-Buffering: no") + b"x")
+            begun.send(head("X-Accel-Buffering: no") + b"x")
         told, half = await one.answer(), await other.answer()
-        await silent.is_gone()
-        await begun.is_gone()
+        await silent.wait_closed()
+        await begun.wait_closed()
 
     assert told.status == product.timeout_status
     assert (half.status, half.body, half.whole) == (200, b"x", False)
