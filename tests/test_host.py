@@ -91,7 +91,7 @@ async def test_loaded_models_and_their_contexts_are_read_from_ollama() -> None:
 
 
 @virtual_time
-async def test_nothing_is_believed_loaded_after_ollama_went_down() -> None:
+async def test_nothing_is_resident_after_ollama_went_down() -> None:
     """It may restart with nothing loaded, and with another context."""
     scene = Scene()
     scene.probes.ps_body = ps_of(ONE)

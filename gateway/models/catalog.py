@@ -46,7 +46,7 @@ VERSION_TIMEOUT: Final = 1.0
 
 MAX_SHOWN: Final = 256
 MAX_SHOWN_BYTES: Final = 32 * 1024 * 1024
-"""A verbose response has the whole vocabulary of the model: some megabytes."""
+"""A verbose response has the complete vocabulary of the model: some megabytes."""
 
 _REFRESH_AT: Final = 0.75
 """Of ``ttl``: the list is renewed before it expires, so that no request waits for it."""
@@ -184,7 +184,7 @@ class Catalog:
 
         A name that is not in the list is looked up at Ollama once more: the model may have been
         pulled a moment ago. A cloud name that was never pulled is not found. Whether the model may
-        leave the machine is for the caller to decide (``Model.leaves_the_machine``).
+        leave the machine is not checked here (``Model.leaves_the_machine``).
 
         Args:
             name: as the client wrote it.

@@ -20,7 +20,7 @@ MAX_MODELS: Final = 256
 
 _MIN_TOKENS: Final = 16
 _MAX_TOKENS: Final = 100_000_000
-"""Numbers outside of these bounds are not believed."""
+"""Numbers outside of these bounds are ignored."""
 
 
 class _ShowBody(msgspec.Struct):
