@@ -9,6 +9,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gateway.auth.authenticator import Authenticator, require_scope
 from gateway.auth.client_address import client_address
+from gateway.auth.keys import Scope
 from gateway.auth.limits import KeyRateLimiter
 from gateway.errors import (
     BadRequest,
@@ -153,7 +154,7 @@ class RequestHandler:
             raise Draining
         if route.scope is not None:
             await self._authorize(context)
-        if route.is_inference:
+        if route.scope is Scope.INFERENCE:
             await self._inference.serve(context)
         else:
             await self._discovery.serve(context)

@@ -38,11 +38,6 @@ class Route:
     dialect: Dialect
     can_stream: bool = True
 
-    @property
-    def is_inference(self) -> bool:
-        """Whether Ollama computes something for it."""
-        return self.scope is Scope.INFERENCE
-
 
 HEALTH: Final = "/healthz"
 MODEL: Final = "/v1/models/{model}"
