@@ -13,7 +13,8 @@ from gateway.auth.limits import FailureLimiter, KeyRateLimiter
 from gateway.auth.store import KeyFileStatus, KeyStore
 from gateway.host import Host
 from gateway.models.catalog import Catalog
-from gateway.proxy.guard import TruncationGuard
+from gateway.proxy.background import BackgroundLearning
+from gateway.proxy.integrity import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.replay import FailureReplay
 from gateway.public.discovery import Discovery
@@ -40,6 +41,7 @@ class Gateway:
     version: str
     keys: KeyStore
     host: Host
+    background: BackgroundLearning
     handler: RequestHandler
     metrics: Metrics
     recent: Recent
@@ -61,12 +63,18 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside the block."""
         async with self.host.running():
-            watch = asyncio.create_task(_watch(self.keys))  # noqa: TID251 - owned right here
+            tasks = [
+                asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
+                asyncio.create_task(self.background.run()),  # noqa: TID251 - owned right here
+            ]
             try:
                 yield
             finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                # Before the host saves its statistics.
+                self.background.flush()
 
 
 def build(
@@ -118,19 +126,27 @@ def build(
         metrics=metrics,
         recent=recent,
     )
+    guard = TruncationGuard(
+        settings.integrity,
+        contexts=host.context_windows,
+        statistics=host.statistics,
+        ps=partial(catalog.ps, max_age=0.0),
+        show=catalog.show,
+    )
+    background = BackgroundLearning(
+        guard,
+        host.statistics,
+        truncated_later=_truncation_report(metrics, recent),
+        crashed=lambda error: log.error("learning.crashed", exc_info=error),
+    )
     pipeline = Pipeline(
-        queue=scheduler,
+        scheduler=host.scheduler,
         upstream=host.upstream,
         settings=settings,
         statistics=host.statistics,
-        guard=TruncationGuard(
-            settings.integrity,
-            contexts=host.context_windows,
-            statistics=host.statistics,
-            ps=partial(catalog.ps, max_age=0.0),
-            show=catalog.show,
-        ),
-        unreachable=host.request_failed,
+        guard=guard,
+        background=background,
+        on_unreachable=host.request_failed,
         now=now,
     )
     handler = RequestHandler(
@@ -160,6 +176,7 @@ def build(
         version=version,
         keys=keys,
         host=host,
+        background=background,
         handler=handler,
         metrics=metrics,
         recent=recent,
@@ -201,6 +218,14 @@ def _key_report(log: Logger) -> Callable[[KeyFileStatus], None]:
             log.warning("keys.loaded", keys=status.keys, warning=status.warning)
         else:
             log.info("keys.loaded", keys=status.keys, missing=status.missing)
+
+    return report
+
+
+def _truncation_report(metrics: Metrics, recent: Recent) -> Callable[[str, str], None]:
+    def report(model: str, key: str) -> None:
+        metrics.prompt_truncated(model, key)
+        recent.prompt_truncated(model, key)
 
     return report
 

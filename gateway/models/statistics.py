@@ -172,14 +172,14 @@ class Statistics:
             return None
         return LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service)
 
-    def observe_density(self, model: str, bytes_per_token: float) -> None:
+    def observe_bytes_per_token(self, model: str, bytes_per_token: float) -> None:
         """Learn from one prompt how many bytes of text a token stands for."""
         if is_plausible(bytes_per_token):
             known = self._models.get(model, _NO_STATS)
-            density = known.bytes_per_token.with_sample(bytes_per_token)
-            self._keep(model, replace(known, bytes_per_token=density))
+            learned = known.bytes_per_token.with_sample(bytes_per_token)
+            self._keep(model, replace(known, bytes_per_token=learned))
 
-    def density(self, model: str) -> Estimate:
+    def bytes_per_token(self, model: str) -> Estimate:
         """Return the bytes of text for each token of a prompt."""
         return self._models.get(model, _NO_STATS).bytes_per_token
 

@@ -8,7 +8,7 @@ import msgspec
 from gateway.errors import UpstreamProtocolError
 from gateway.models import discovery as bodies
 from gateway.models.catalog import FRESHNESS, CachedList, Catalog
-from gateway.proxy.fields import Fields, model_name, parse, value_of
+from gateway.proxy.request import Fields, model_name, parse, value_of
 from gateway.public.body import read_body
 from gateway.public.context import RequestContext
 from gateway.public.routes import HEALTH, MODEL

@@ -38,7 +38,7 @@ from gateway.errors import (
     UpstreamProtocolError,
     UpstreamReply,
 )
-from gateway.proxy.headers import STREAM_HEADERS
+from gateway.proxy.relay import STREAM_HEADERS
 from gateway.public.memory import Reservation
 from gateway.public.writer import ResponseWriter
 from gateway.settings import Settings
@@ -142,7 +142,7 @@ class Response:
             return False
         return self._has_begun or self._settings.tunnel.late_error != "object"
 
-    # For the pipeline (gateway.proxy.response.Response).
+    # For the pipeline (gateway.proxy.relay.Response).
 
     def add_header(self, name: str, value: str) -> None:
         """Add a header to a head that a heartbeat commits, before Ollama's is known."""

@@ -1,5 +1,6 @@
 """What a call asks of the queue, and what the queue may give."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import inf
 from typing import TypeVar
@@ -28,7 +29,7 @@ class SlotRequest:
     weight: float = 1.0
     batch: bool = False
     client_timeout: float = inf
-    fingerprint: bytes = b""
+    fingerprint: Hashable = b""
     retry: bool = False
     first: bool = False
     delay: float = 0.0
@@ -62,7 +63,7 @@ class Occupancy:
     total: int = 0
     by_model: dict[str, int] = field(default_factory=dict)
     by_key: dict[str, int] = field(default_factory=dict)
-    by_fingerprint: dict[bytes, int] = field(default_factory=dict)
+    by_fingerprint: dict[Hashable, int] = field(default_factory=dict)
     in_memory: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> "Occupancy":
@@ -80,7 +81,7 @@ class Occupancy:
         self.by_key[demand.key] = self.by_key.get(demand.key, 0) + 1
         if demand.local:
             self.in_memory[demand.model] = self.in_memory.get(demand.model, 0) + 1
-        if demand.fingerprint:
+        if demand.fingerprint != b"":
             same = self.by_fingerprint.get(demand.fingerprint, 0)
             self.by_fingerprint[demand.fingerprint] = same + 1
 

@@ -88,6 +88,15 @@ class Recent:
         self._total(self._keys, "key", finished.key).add(finished, now)
         self._total(self._models, "model", finished.model).add(finished, now)
 
+    def prompt_truncated(self, model: str, key: str) -> None:
+        """Count a truncated prompt that was found after its request had been observed."""
+        now = _iso(self._wall_clock())
+        by_key = self._total(self._keys, "key", key)
+        by_model = self._total(self._models, "model", model)
+        for total in (by_key, by_model):
+            total.prompts_cut += 1
+            total.too_long_at = now
+
     def _total(self, totals: dict[str, _Totals], kind: str, name: str | None) -> _Totals:
         shown = NONE if name is None else self._names[kind].label(name)
         total = totals.get(shown)

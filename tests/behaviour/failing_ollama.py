@@ -145,7 +145,7 @@ async def bug(scene: Scene) -> Told:
 
 async def bug_in_the_middle(scene: Scene) -> Told:
     """An upstream whose replies break when they are read again, after their first line."""
-    pipeline = scene.gateway.gateway.handler._inference._pipeline
+    pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
     lines: list[bytes] = []
 
     class Broken:

@@ -16,8 +16,7 @@ import uvloop
 from gateway.auth.keys import Principal, Scope
 from gateway.dialects import OLLAMA
 from gateway.errors import InvalidRequestBody, TuningNotAllowed
-from gateway.proxy.inference import Target
-from gateway.proxy.request import understand
+from gateway.proxy.request import parse_request
 from gateway.simulator import Fault, SimulatedModel, Simulator
 from tests.behaviour.process import Home
 from tests.behaviour.raw_ollama import raw_ollama, whole
@@ -250,8 +249,8 @@ def test_parsing_does_not_multiply_a_body(
     principal = Principal(key="k", scopes=frozenset({Scope.INFERENCE}))
     tracemalloc.start()
     try:
-        asked = understand(body, Target(path, OLLAMA), principal)
-        asked.body_for("m")
+        parsed = parse_request(body, path=path, dialect=OLLAMA, principal=principal)
+        parsed.body_for("m")
     except (InvalidRequestBody, TuningNotAllowed):
         pass
     finally:

@@ -326,7 +326,7 @@ async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> Non
 
 def _clocks_of(scene: Scene) -> list[Deadlines]:
     """The clocks with which Ollama is asked from now on."""
-    pipeline = scene.gateway.gateway.handler._inference._pipeline
+    pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
     asked: list[Deadlines] = []
 
     class Noting:
