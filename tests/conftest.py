@@ -33,6 +33,8 @@ async def left_empty(gateway: Running) -> None:
     """After whatever happened, nobody holds a place, waits for one, or has a task left."""
     async with asyncio.timeout(5):
         await gateway.gateway.handler.idle.wait()
+        while not gateway.gateway.background.idle:  # noqa: ASYNC110 - learning raises no events
+            await asyncio.sleep(0.005)
     limits = gateway.gateway.settings.scheduler
 
     assert repr(gateway.gateway.scheduler) == (

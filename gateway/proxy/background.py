@@ -44,7 +44,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class BackgroundLearning:
-    """Learns from outcomes in the background. Mutable state: the outcomes that wait.
+    """Learns from outcomes in the background.
+
+    Mutable state: the outcomes that wait, and whether Ollama is being asked.
 
     Args:
         truncated_later: called with model and key when a truncated prompt is found after the
@@ -66,6 +68,12 @@ class BackgroundLearning:
         self._crashed = crashed
         self._pending: deque[Outcome] = deque(maxlen=MAX_PENDING)
         self._submitted = asyncio.Event()
+        self._asking = False
+
+    @property
+    def idle(self) -> bool:
+        """Return True if everything was learned."""
+        return not self._pending and not self._asking
 
     def __repr__(self) -> str:
         return f"<BackgroundLearning {len(self._pending)} pending>"
@@ -82,9 +90,12 @@ class BackgroundLearning:
             self._submitted.clear()
             try:
                 for outcome in self.flush():
+                    self._asking = True
                     await self._ask(outcome)
             except Exception as error:  # noqa: BLE001 - a bug here must not end the learning
                 self._crashed(error)
+            finally:
+                self._asking = False
 
     def flush(self) -> list[Outcome]:
         """Learn from all that wait, without asking Ollama; return those that it must be asked for.

@@ -269,7 +269,7 @@ ROWS = (
         "busy with others",
         "queue_timeout",
         ollama_is_busy,
-        "Ollama is busy with calls that did not come through this gateway",
+        "Ollama is busy with requests that did not come through this gateway",
         "Try again later",
         settings={"timeouts": {"queue_timeout": SHORT}},
     ),
