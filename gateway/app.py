@@ -29,9 +29,6 @@ from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
 from gateway.upstream import Upstream
 
-KEYS_EVERY = 1.0
-"""Seconds between two looks at the key file."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
@@ -64,7 +61,7 @@ class Gateway:
         """Run the background tasks inside the block."""
         async with self.host.running():
             tasks = [
-                asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
+                asyncio.create_task(self.keys.watch()),  # noqa: TID251 - owned right here
                 asyncio.create_task(self.background.run()),  # noqa: TID251 - owned right here
             ]
             try:
@@ -228,12 +225,6 @@ def _truncation_report(metrics: Metrics, recent: Recent) -> Callable[[str, str],
         recent.prompt_truncated(model, key)
 
     return report
-
-
-async def _watch(keys: KeyStore) -> None:
-    while True:
-        await asyncio.sleep(KEYS_EVERY)
-        keys.reload_if_changed()
 
 
 class _Nowhere:

@@ -1,12 +1,13 @@
 """The keys in effect: the last valid content of ``keys.toml``."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
 from gateway.auth.keyfile import (
     KeyFileError,
@@ -17,6 +18,9 @@ from gateway.auth.keyfile import (
     warning_about,
 )
 from gateway.auth.keys import Credential, Key, KeyState, credentials_of, digest_of
+
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two looks at the file."""
 
 TIMESTAMP_GRANULARITY_NS: Final = 2_000_000_000
 """File times come from a clock that ticks: every 4 ms on most systems, every 2 s on FAT. A file
@@ -49,9 +53,21 @@ class _Loaded:
     by_digest: Mapping[str, Credential] = field(default_factory=dict)
 
 
-def _load(path: Path, content: bytes) -> _Loaded:
-    """Pure, so that it can run in another thread. Raises KeyFileError."""
-    keys = parse_content(path, content)
+@dataclass(frozen=True, slots=True)
+class _Unparsed:
+    """Content of the file that differs from the last valid one."""
+
+    content: bytes
+    stamp: Stamp | None
+    warning: str | None
+
+
+def _load(path: Path, content: bytes) -> _Loaded | str:
+    """Return the valid keys, or why there are none. Pure, so it can run in another thread."""
+    try:
+        keys = parse_content(path, content)
+    except KeyFileError as error:
+        return str(error)
     index = {credential.digest: credential for key in keys for credential in credentials_of(key)}
     return _Loaded(content, keys, index)
 
@@ -61,7 +77,7 @@ def _ignore(_status: KeyFileStatus) -> None:
 
 
 class KeyStore:
-    """Reads the file when it is created, and again in ``reload_if_changed()``.
+    """Reads the file when it is created, and again in ``watch`` and ``reload_if_changed``.
 
     Args:
         path: The file, which may be missing.
@@ -125,40 +141,70 @@ class KeyStore:
 
         Costs one stat if nothing changed. Never raises for a mistake in the file.
         """
+        before = self._valid
+        unparsed = self._read()
+        if unparsed is not None:
+            self._apply(unparsed, _load(self._path, unparsed.content))
+        return self._valid is not before
+
+    async def watch(self) -> Never:
+        """Reload the file whenever it changes.
+
+        A thread parses it: 14,000 keys take more than a second, and requests go on meanwhile.
+        """
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            before = self._valid
+            unparsed = self._read()
+            if unparsed is not None:
+                loaded = await asyncio.to_thread(_load, self._path, unparsed.content)
+                # Unless newer content took effect meanwhile, by `reload_if_changed`.
+                if self._valid is before:
+                    self._apply(unparsed, loaded)
+
+    def _read(self) -> _Unparsed | None:
+        """Return new content to parse; everything else takes effect here."""
         try:
             stamp = stamp_of(self._path)
             if stamp is not None and stamp == self._stamp:
-                return False
+                return None
             found = None if stamp is None else read_content(self._path)
         except KeyFileError as error:
             # The obstacle can disappear without a trace in the stamp.
             self._stamp = None
-            self._set_broken(str(error))
-            return False
+            self._set_status(KeyFileStatus(len(self.keys), broken=str(error)))
+            return None
         if found is None:
-            changed = bool(self._valid.keys)
-            self._valid, self._stamp = _Loaded(), None
+            self._stamp = None
+            if self._valid.content:
+                self._valid = _Loaded()
             self._set_status(KeyFileStatus(0, missing=True))
-            return changed
+            return None
         content, stamp = found
         # The stamp is from before the reading: a later write changes it.
         age = self._wall_clock_ns() - max(stamp.mtime_ns, stamp.ctime_ns)
-        self._stamp = stamp if age > TIMESTAMP_GRANULARITY_NS else None
-        warning = warning_about(self._path, stamp)
-        changed = content != self._valid.content
-        if changed:
-            try:
-                self._valid = _load(self._path, content)
-            except KeyFileError as error:
-                self._set_broken(str(error), warning)
-                return False
-        self._set_status(KeyFileStatus(len(self._valid.keys), warning=warning), force=changed)
-        return changed
+        unparsed = _Unparsed(
+            content,
+            stamp if age > TIMESTAMP_GRANULARITY_NS else None,
+            warning_about(self._path, stamp),
+        )
+        if content != self._valid.content:
+            return unparsed
+        self._stamp = unparsed.stamp
+        self._set_status(KeyFileStatus(len(self.keys), warning=unparsed.warning))
+        return None
 
-    def _set_broken(self, reason: str, warning: str | None = None) -> None:
-        self._set_status(KeyFileStatus(len(self._valid.keys), broken=reason, warning=warning))
+    def _apply(self, unparsed: _Unparsed, loaded: _Loaded | str) -> None:
+        self._stamp = unparsed.stamp
+        if isinstance(loaded, str):
+            self._set_status(KeyFileStatus(len(self.keys), broken=loaded, warning=unparsed.warning))
+        else:
+            self._valid = loaded
+            # Reported even if the status is the same: the keys are not.
+            self._status = None
+            self._set_status(KeyFileStatus(len(self.keys), warning=unparsed.warning))
 
-    def _set_status(self, status: KeyFileStatus, *, force: bool = False) -> None:
-        if force or status != self._status:
+    def _set_status(self, status: KeyFileStatus) -> None:
+        if status != self._status:
             self._status = status
             self._report(status)

@@ -1,4 +1,6 @@
+import asyncio
 import os
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,12 +10,13 @@ import pytest
 from gateway.auth.keyfile import (
     Stamp,
     create_key,
+    parse_content,
     read_content,
     revoke_key,
     rotate_key,
     stamp_of,
 )
-from gateway.auth.keys import KeySpec, KeyState
+from gateway.auth.keys import Key, KeySpec, KeyState
 from gateway.auth.store import TIMESTAMP_GRANULARITY_NS, KeyFileStatus, KeyStore
 from tests.auth.fakes import DAY, NOW, a_file
 from tests.test_files import NOBODY, as_root
@@ -357,3 +360,61 @@ def test_the_repr_counts_keys(tmp_path: Path, count: int, expected: str) -> None
     path, _ = a_file(tmp_path, *(f"key{number}" for number in range(count)))
 
     assert repr(a_store(path)) == expected
+
+
+@pytest.fixture
+def watched_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.auth.store.WATCH_INTERVAL", 0.0)
+
+
+@pytest.mark.usefixtures("watched_without_pause")
+async def test_a_watching_store_notices_every_change(tmp_path: Path) -> None:
+    path, _ = a_file(tmp_path, "a")
+    reports = asyncio.Queue[KeyFileStatus]()
+    store = KeyStore(path, report=reports.put_nowait)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        watching = group.create_task(store.watch())
+        assert await reports.get() == KeyFileStatus(1)
+
+        create_key(path, KeySpec(name="b"), NOW)
+        assert await reports.get() == KeyFileStatus(2)
+
+        path.write_text("[keys.")
+        broken = await reports.get()
+        assert broken.broken is not None
+        assert names(store) == ["a", "b"], "the last valid keys stay in effect"
+
+        path.unlink()
+        assert await reports.get() == KeyFileStatus(0, missing=True)
+        watching.cancel()
+
+
+@pytest.mark.usefixtures("watched_without_pause")
+async def test_a_slow_reload_neither_blocks_the_event_loop_nor_replaces_newer_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = a_file(tmp_path, "a")
+    store = a_store(path)
+    parsing, go_on = threading.Event(), threading.Event()
+
+    def parse_slowly_in_threads(path: Path, content: bytes) -> tuple[Key, ...]:
+        keys = parse_content(path, content)
+        if threading.current_thread() is not threading.main_thread():
+            parsing.set()
+            go_on.wait(10)
+        return keys
+
+    monkeypatch.setattr("gateway.auth.store.parse_content", parse_slowly_in_threads)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        watching = group.create_task(store.watch())
+        create_key(path, KeySpec(name="b"), NOW)
+        await asyncio.to_thread(parsing.wait, 10)
+
+        create_key(path, KeySpec(name="c"), NOW)
+        assert store.reload_if_changed()
+        go_on.set()
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+            assert names(store) == ["a", "b", "c"]
+        watching.cancel()
