@@ -20,9 +20,8 @@ import msgspec
 
 from gateway.auth.keyfile import KeyFileError, create_key, load
 from gateway.auth.keys import KeySpec, Scope
-from gateway.cli import DONE, FAILED
+from gateway.cli import DONE, FAILED, command_name
 from gateway.cli.config import new_config_text
-from gateway.cli.program import command_name
 from gateway.files import create_readable_file
 from gateway.settings import Address, Loaded, OllamaSettings, config_path, ollama_host
 from gateway.settings import load as load_settings

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.auth.keys import ALL_MODELS, DEFAULT_SCOPES, Key, KeySpec, KeyState, Scope
-from gateway.cli import DONE, FAILED, WRONG_USAGE
-from gateway.cli.durations import moment_after, span, span_or_moment
-from gateway.cli.program import command_name
+from gateway.cli import DONE, FAILED, WRONG_USAGE, command_name
+from gateway.cli.durations import duration, duration_or_time, time_after
 
 if TYPE_CHECKING:
     from gateway.auth.keyfile import KeyFileError
@@ -60,7 +59,7 @@ def register(subparsers: "Subparsers") -> None:
     create.add_argument(
         "--expires",
         metavar="WHEN",
-        type=span_or_moment,
+        type=duration_or_time,
         help="12h, 90d, or a date such as 2030-01-31 in UTC (default: never)",
     )
     create.add_argument("--rpm", metavar="N", type=int, help="maximum requests per minute")
@@ -95,7 +94,7 @@ def register(subparsers: "Subparsers") -> None:
     rotate.add_argument(
         "--overlap",
         metavar="SPAN",
-        type=span,
+        type=duration,
         default=timedelta(),
         help="how long the old secret stays valid, such as 24h (default: it ends at once)",
     )
@@ -142,7 +141,7 @@ def run_create(arguments: argparse.Namespace) -> int:
         max_active=arguments.max_active,
         weight=1.0 if arguments.weight is None else arguments.weight,
         batch=arguments.priority == "batch",
-        expires=moment_after(now, arguments.expires),
+        expires=time_after(now, arguments.expires),
     )
     if spec.expires is not None and spec.expires <= now:
         return _report_error("--expires must be in the future", WRONG_USAGE)

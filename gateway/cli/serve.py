@@ -9,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli import DONE, FAILED
-from gateway.cli.program import command_name
+from gateway.cli import DONE, FAILED, command_name
 from gateway.cli.runtime import new_loop, relax_garbage_collection, return_large_blocks
 
 if TYPE_CHECKING:

@@ -250,9 +250,9 @@ def test_an_invalid_ollama_address_is_wrong_usage(
         _init("--config", str(config), "--ollama", address)
 
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "must be http:// or https://" in said
-    assert "secret" not in said
+    printed = capsys.readouterr().err
+    assert "must be http:// or https://" in printed
+    assert "secret" not in printed
     assert not config.exists()
 
 
@@ -295,21 +295,21 @@ def test_a_variable_that_overrides_the_file_is_named(
     monkeypatch.setenv("GATEWAY_OLLAMA__URL", "http://ollama:11434")
     _init("--config", str(config))
 
-    said = capsys.readouterr().err
-    assert "http://ollama:11434 probed.\n" in said
-    assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in said
+    printed = capsys.readouterr().err
+    assert "http://ollama:11434 probed.\n" in printed
+    assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in printed
 
 
 def test_a_reachable_ollama_needs_no_step(
     config: Path, probes: dict[str, ProbeResult], capsys: Captured
 ) -> None:
     """The finding is printed all the same."""
-    probes["http://127.0.0.1:11434"] = ProbeResult("It answers.")
+    probes["http://127.0.0.1:11434"] = ProbeResult("It is reachable.")
     _init("--config", str(config))
 
-    said = capsys.readouterr().err
-    assert "\nIt answers.\n" in said
-    assert "\n  1. Start the gateway: " in said
+    printed = capsys.readouterr().err
+    assert "\nIt is reachable.\n" in printed
+    assert "\n  1. Start the gateway: " in printed
 
 
 def test_an_unknown_setting_cannot_be_chosen() -> None:
@@ -344,9 +344,9 @@ def test_serve_starts_the_gateway_on_every_run(
 
     assert codes == [7, 7]
     assert [(loaded.config_file, given) for loaded, given in started] == [(config, config)] * 2
-    for said in (first, second):
-        assert "Start the gateway" not in said
-        assert said.endswith(
+    for printed in (first, second):
+        assert "Start the gateway" not in printed
+        assert printed.endswith(
             "Starting the gateway at http://127.0.0.1:11435. Press Ctrl-C to stop it.\n"
         )
     assert "in another terminal:\n     curl " in first
