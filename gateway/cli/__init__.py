@@ -8,15 +8,14 @@ all of these modules, so they import slow modules only inside of ``run``.
 import argparse
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from errno import EDQUOT, EIO, ENOSPC, EPIPE
 from importlib import import_module
-from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
-PROGRAM: Final = "ollama-gateway"
+from gateway.cli.program import command_name
+
 COMMANDS = ("init", "serve", "keys", "models", "demo", "simulate")
 
 DONE = 0
@@ -144,26 +143,3 @@ def _version() -> str:
         return version("ollama-gateway")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def command_name() -> str:
-    """Return ``ollama-gateway`` if the shell finds this program by that, else its path, quoted."""
-    called = Path(sys.argv[0] if sys.argv else "")
-    if called.name != PROGRAM or _is_found(called):
-        return PROGRAM
-    return shlex.quote(_shortest(called))
-
-
-def _is_found(called: Path) -> bool:
-    found = shutil.which(PROGRAM)
-    return found is not None and Path(found).absolute() == called.absolute()
-
-
-def _shortest(called: Path) -> str:
-    """Return a relative path if it is below the working folder, else the absolute one."""
-    absolute = str(called.absolute())
-    relative = os.path.relpath(absolute)
-    if relative.startswith("..") or Path.cwd() == Path("/"):
-        return absolute
-    # Without a slash the shell would look on PATH.
-    return relative if "/" in relative else f"./{relative}"

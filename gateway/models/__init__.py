@@ -1,4 +1,18 @@
-"""What models an Ollama has: catalog, names, residency, statistics, context windows.
+"""What models there are: cached list, names, sizes, what is loaded."""
 
-Nothing is imported here: ``names`` is used by parts that need nothing else of this folder.
-"""
+from gateway.models.catalog import Catalog, CatalogSnapshot
+from gateway.models.list_cache import CachedList
+from gateway.models.listing import Listing, Model
+from gateway.models.names import is_cloud_name
+from gateway.models.source import ShowReply, Source
+
+__all__ = [
+    "CachedList",
+    "Catalog",
+    "CatalogSnapshot",
+    "Listing",
+    "Model",
+    "ShowReply",
+    "Source",
+    "is_cloud_name",
+]

@@ -1,1 +1,1 @@
-"""The public listener: connections, routes, request handling, responses."""
+"""HTTP as the caller sees it: route table, authentication, the answer, observation, admin pages."""

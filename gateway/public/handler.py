@@ -3,14 +3,13 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gateway.auth.authenticator import Authenticator, require_scope
-from gateway.auth.client_address import client_address
-from gateway.auth.keys import Scope
-from gateway.auth.limits import KeyRateLimiter
+from gateway.auth.authenticator import Authenticator, require
+from gateway.auth.client_address import TrustedProxy, client_address
+from gateway.auth.rates import Rates
 from gateway.errors import (
     BadRequest,
     ClientDisconnected,
@@ -30,12 +29,18 @@ from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response, State
 from gateway.public.routes import HEALTH, find_route, split_token
-from gateway.settings import Settings, TrustedProxy
-from gateway.telemetry import Phase, RequestRecord, Telemetry
-from gateway.telemetry.log import Logger
-from gateway.telemetry.metrics import Metrics
+from gateway.settings import Settings
+from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Observer(Protocol):
+    """Where the records of requests go, and what else is counted or logged."""
+
+    def finished(self, facts: FinishedRequest) -> None: ...
+    def auth_failed(self, reason: str) -> None: ...
+    def crashed(self, request_id: str, error: Exception) -> None: ...
 
 
 class RequestHandler:
@@ -50,14 +55,12 @@ class RequestHandler:
         *,
         settings: Settings,
         authenticator: Authenticator,
-        rates: KeyRateLimiter,
+        rates: Rates,
         trusted_proxies: Sequence[TrustedProxy],
         inference: Inference,
         discovery: Discovery,
         memory_budget: MemoryBudget,
-        telemetry: Telemetry,
-        metrics: Metrics,
-        log: Logger,
+        observer: Observer,
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -67,9 +70,7 @@ class RequestHandler:
         self._inference = inference
         self._discovery = discovery
         self.memory_budget = memory_budget
-        self._telemetry = telemetry
-        self._metrics = metrics
-        self._log = log
+        self._observer = observer
         self._now = now
         self._active: set[RequestContext] = set()
         self.idle = asyncio.Event()
@@ -125,7 +126,7 @@ class RequestHandler:
                 record.status = record.status or response.status
                 record.bytes_out = response.bytes_out
                 record.heartbeats = response.heartbeats
-                self._telemetry.finished(record.finish(self._now()))
+                self._observer.finished(record.finish(self._now()))
         return response.aiohttp_response
 
     async def _attempt(self, context: RequestContext) -> None:
@@ -135,7 +136,7 @@ class RequestHandler:
         except GatewayError as error:
             await self._fail(context, error)
         except Exception as error:  # noqa: BLE001 - the one place where bugs become a response
-            self._log.error("request.crashed", request_id=context.record.request_id, exc_info=error)
+            self._observer.crashed(context.record.request_id, error)
             await self._fail(context, InternalError())
 
     async def _serve(self, context: RequestContext) -> None:
@@ -154,7 +155,7 @@ class RequestHandler:
             raise Draining
         if route.scope is not None:
             await self._authorize(context)
-        if route.scope is Scope.INFERENCE:
+        if route.is_inference:
             await self._inference.serve(context)
         else:
             await self._discovery.serve(context)
@@ -165,20 +166,20 @@ class RequestHandler:
         record = context.record
         record.phase = Phase.AUTHENTICATE
         try:
-            principal = self._authenticator.authenticate(
+            principal = self._authenticator.identify(
                 context.request.headers, path_token=context.token, client=record.client or ""
             )
         except (InvalidApiKey, TooManyFailures) as error:
             # Too many failures are caused by the latest of them.
             cause = error if isinstance(error, InvalidApiKey) else error.__cause__
             reason = cause.reason if isinstance(cause, InvalidApiKey) else error.code
-            self._metrics.auth_failed(reason)
+            self._observer.auth_failed(reason)
             raise
         record.key = principal.key
         context.principal = principal
         if context.route.scope is not None:
-            require_scope(principal, context.route.scope)
-        self._rates.take(principal)
+            require(principal, context.route.scope)
+        await self._rates.take(principal)
 
     async def _fail(self, context: RequestContext, error: GatewayError) -> None:
         response, record = context.response, context.record
@@ -244,13 +245,13 @@ class RequestHandler:
         record = RequestRecord(request_id=_new_id(), method="", started=self._now())
         record.client = client_address(request.remote, request.headers, ())
         record.fail(BadRequest())
-        self._telemetry.finished(record.finish(self._now()))
+        self._observer.finished(record.finish(self._now()))
         return record.request_id
 
     def record_crash(self, error: Exception) -> str:
         """Record a bug in the rendering of failures itself. Returns an id for it."""
         request_id = _new_id()
-        self._log.error("request.crashed", request_id=request_id, exc_info=error)
+        self._observer.crashed(request_id, error)
         return request_id
 
 

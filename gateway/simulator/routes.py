@@ -1,4 +1,4 @@
-"""The routes, matched as Ollama's routers match them."""
+"""Which request is which, with the habits of Ollama's routers."""
 
 import posixpath
 import re
@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{model}"
-"""The model may contain slashes and colons."""
+"""What comes after may hold slashes and colons."""
 
-# In the order of the Allow header.
+# In the order in which `Allow` names them.
 _READ = ("HEAD", "GET")
 _METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -51,7 +51,7 @@ class Moved:
     status: int
     location: str
     with_page: bool
-    """Only ``GET`` and ``HEAD`` get an HTML page."""
+    """Only ``GET`` and ``HEAD`` are told in HTML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ Destination = Found | Moved | WrongMethod | Unknown
 
 
 def target_path(target: str) -> str:
-    """Return the decoded path of a request target: ``/api%2fversion`` is a route."""
+    """The path of a request target, percent signs undone: ``/api%2fversion`` is a route."""
     if not target.startswith("/"):
         target = urlsplit(target).path or "/"
     raw = target.partition("?")[0]
@@ -76,7 +76,7 @@ def target_path(target: str) -> str:
 
 
 def find(method: str, target: str) -> Destination:
-    """Find the route of a request. Paths are cleaned first; their case matters."""
+    """Where a request goes. Paths are cleaned first, then compared with their case."""
     path = target_path(target)
     reads = method in _READ
     clean = _clean(path)

@@ -1,31 +1,31 @@
-"""Connections: parses requests, and runs a task for each, cancelled with its connection."""
+"""Connections: bytes to requests and back, with a task per request that dies with its client."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+from gateway.simulator.answer import Answer, Request
 from gateway.simulator.http import MAX_HEAD, ChunkedBody, Head, Malformed, parse_head
-from gateway.simulator.response import Request, Response
 
-Handler = Callable[[Request, Response], Awaitable[None]]
-Accepts = Callable[[Head, Response], bool]
+Handler = Callable[[Request, Answer], Awaitable[None]]
+Welcome = Callable[[Head, Answer], bool]
 
 
 class Server:
-    """All connections of one simulated Ollama, and the tasks of their requests."""
+    """All connections of one simulated Ollama, and the tasks that answer on them."""
 
     def __init__(
         self,
         *,
         handle: Handler,
-        accepts: Accepts,
+        welcome: Welcome,
         on_connection: Callable[[], None],
         on_failure: Callable[[BaseException], None],
         blocked: Callable[[int], None],
     ) -> None:
         self.handle = handle
-        self.accepts = accepts
+        self.welcome = welcome
         self.on_connection = on_connection
         self.on_failure = on_failure
         self.blocked = blocked
@@ -40,37 +40,37 @@ class Server:
         return Connection(self)
 
     def run(self, request: Request, connection: "Connection") -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._respond(request, connection))
+        task = asyncio.get_running_loop().create_task(self._answer(request, connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """Close all connections at once, like a process that was told to stop."""
+        """Close every connection where it stands, as a process that was told to end does."""
         self.is_closed = True
         for connection in list(self.connections):
             connection.hang_up()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # A transport reports its closing in the next iteration of the loop.
+        # A closed transport says so in the next round of the loop.
         await asyncio.sleep(0)
 
-    async def _respond(self, request: Request, connection: "Connection") -> None:
-        response = connection.response
-        if response is None:
+    async def _answer(self, request: Request, connection: "Connection") -> None:
+        answer = connection.answer
+        if answer is None:
             return
         try:
-            await self.handle(request, response)
-            await response.drain()
-        except Exception as error:  # noqa: BLE001  - a bug of the simulator, reported by the Simulator
+            await self.handle(request, answer)
+            await answer.room()
+        except Exception as error:  # noqa: BLE001  - a bug of the simulator, reported by its owner
             self.on_failure(error)
-            response.abort()
-        connection.request_done()
+            answer.cut()
+        connection.answered()
 
 
 class Connection(asyncio.Protocol):
-    """One connection. It reads while a request is processed, to notice a disconnect at once."""
+    """One connection. It reads ahead while a request is answered, and so notices an end at once."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -80,13 +80,13 @@ class Connection(asyncio.Protocol):
         self._length = 0
         self._chunked: ChunkedBody | None = None
         self._task: asyncio.Task[None] | None = None
-        self.response: Response | None = None
+        self.answer: Answer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A stream transport; that of uvloop is not a subclass of asyncio.Transport.
+        # Only ever a full transport; that of uvloop is one in all but its class.
         self._transport = cast("asyncio.Transport", transport)
         if self._server.is_closed:
-            # Accepted while the listener was closed.
+            # Accepted in the same moment in which the listener went away.
             self._transport.abort()
             return
         self._server.connections.add(self)
@@ -97,16 +97,16 @@ class Connection(asyncio.Protocol):
         self._transport = None
         if self._task is not None:
             self._task.cancel()
-        if self.response is not None:
-            self.response.resume()
+        if self.answer is not None:
+            self.answer.resume()
 
     def pause_writing(self) -> None:
-        if self.response is not None:
-            self.response.pause()
+        if self.answer is not None:
+            self.answer.pause()
 
     def resume_writing(self) -> None:
-        if self.response is not None:
-            self.response.resume()
+        if self.answer is not None:
+            self.answer.resume()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -122,14 +122,14 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
 
-    def request_done(self) -> None:
-        """Continue with the next request, or close the connection."""
-        reusable = self.response is not None and self.response.reusable
+    def answered(self) -> None:
+        """The request's task is done; go on with the next one, or close."""
+        stays = self.answer is not None and self.answer.stays
         self._task = None
-        self.response = None
+        self.answer = None
         if self._transport is None:
             return
-        if not reusable:
+        if not stays:
             self._transport.close()
         elif self._buffer:
             self._advance()
@@ -160,12 +160,12 @@ class Connection(asyncio.Protocol):
         self._chunked = ChunkedBody(bytearray()) if head.is_chunked else None
         if self._transport is None:
             return False
-        self.response = Response(head, self._transport, self._server.blocked)
+        self.answer = Answer(head, self._transport, self._server.blocked)
         if head.expects_continue:
-            if self._server.accepts(head, self.response):
+            if self._server.welcome(head, self.answer):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             else:
-                self.response.abort()
+                self.answer.cut()
                 return False
         self._head = head
         return True

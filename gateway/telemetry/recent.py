@@ -6,9 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from msgspec import Struct
-from msgspec.structs import asdict
-
 from gateway.errors import ContextLengthExceeded
 from gateway.telemetry.metrics import BoundedLabels
 from gateway.telemetry.record import OK, FinishedRequest
@@ -24,20 +21,27 @@ NONE: Final = "none"
 """The name for totals of requests without a valid key, or without a model."""
 
 
-class _Totals(Struct):
+class _Totals:
     """Sums over the requests of one key or model.
 
     ``prompts_cut``: prompts that Ollama truncated to fit a context; ``prompts_refused``: requests
     rejected because the prompt does not fit; ``too_long_at``: when either was last.
     """
 
-    requests: int = 0
-    failed: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    prompts_cut: int = 0
-    prompts_refused: int = 0
-    too_long_at: str | None = None
+    __slots__ = (
+        "failed",
+        "prompts_cut",
+        "prompts_refused",
+        "requests",
+        "tokens_in",
+        "tokens_out",
+        "too_long_at",
+    )
+
+    def __init__(self) -> None:
+        self.requests = self.failed = self.tokens_in = self.tokens_out = 0
+        self.prompts_cut = self.prompts_refused = 0
+        self.too_long_at: str | None = None
 
     def add(self, finished: FinishedRequest, ended_at: float) -> None:
         self.requests += 1
@@ -49,6 +53,15 @@ class _Totals(Struct):
             self.prompts_refused += refused
             self.prompts_cut += not refused
             self.too_long_at = _iso(ended_at)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _TOTALS}
+
+
+_TOTALS: Final = (
+    *("requests", "failed", "tokens_in", "tokens_out"),
+    *("prompts_cut", "prompts_refused", "too_long_at"),
+)
 
 
 class Recent:
@@ -88,15 +101,6 @@ class Recent:
         self._total(self._keys, "key", finished.key).add(finished, now)
         self._total(self._models, "model", finished.model).add(finished, now)
 
-    def prompt_truncated(self, model: str, key: str) -> None:
-        """Count a truncated prompt that was found after its request had been observed."""
-        now = _iso(self._wall_clock())
-        by_key = self._total(self._keys, "key", key)
-        by_model = self._total(self._models, "model", model)
-        for total in (by_key, by_model):
-            total.prompts_cut += 1
-            total.too_long_at = now
-
     def _total(self, totals: dict[str, _Totals], kind: str, name: str | None) -> _Totals:
         shown = NONE if name is None else self._names[kind].label(name)
         total = totals.get(shown)
@@ -114,8 +118,8 @@ class Recent:
         return {
             "requests": self._outcomes.total(),
             "outcomes": dict(self._outcomes.most_common()),
-            "keys": {name: asdict(total) for name, total in self._keys.items()},
-            "models": {name: asdict(total) for name, total in self._models.items()},
+            "keys": {name: total.snapshot() for name, total in self._keys.items()},
+            "models": {name: total.snapshot() for name, total in self._models.items()},
             "last": [_shown(*entry) for entry in reversed(self._last)],
             "failures": [_shown(*entry) for entry in reversed(self._failures)],
         }

@@ -1,4 +1,4 @@
-"""Requests to a simulator on raw sockets, for tests that check bytes."""
+"""Calls to a simulator on raw sockets, for tests that look at bytes."""
 
 import asyncio
 import json
@@ -24,25 +24,25 @@ def raw_request(path: str, body: Any = None, *, method: str = "", minor: int = 1
     return head.encode() + data
 
 
-async def request(sim: Simulator, path: str, body: Any = None, *, method: str = "") -> Reply:
-    """Send a request on a new connection and read the complete response."""
-    async with opened(sim, path, body, method=method) as reader:
+async def call(sim: Simulator, path: str, body: Any = None, *, method: str = "") -> Reply:
+    """One request on a connection of its own, read to the end of its answer."""
+    async with begun(sim, path, body, method=method) as reader:
         return await read_reply(reader, method)
 
 
-async def request_json(sim: Simulator, path: str, body: Any = None) -> Any:
-    """Send a request and return the JSON of its response."""
-    reply = await request(sim, path, body)
+async def answer(sim: Simulator, path: str, body: Any = None) -> Any:
+    """The JSON of an answer in one piece."""
+    reply = await call(sim, path, body)
     return json.loads(reply.body if reply.body is not None else "".join(reply.chunks or []))
 
 
 @asynccontextmanager
-async def opened(
+async def begun(
     sim: Simulator, path: str, body: Any = None, *, method: str = "", limit: int = 1 << 27
 ) -> AsyncIterator[asyncio.StreamReader]:
-    """Send a request; leaving the block closes its connection.
+    """One request that was sent; leaving the block closes its connection.
 
-    About twice ``limit`` bytes of a response are received without being read.
+    Of an answer that nobody reads about twice ``limit`` bytes are taken.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", sim.port, limit=limit)
     try:
@@ -51,12 +51,12 @@ async def opened(
         yield reader
     finally:
         writer.close()
-        # The other side may have reset it before.
+        # The other side may have closed it first, and not politely.
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-def stream_texts(reply: Reply) -> list[str]:
-    """Return the text of each event of a streamed chat completion."""
+def texts(reply: Reply) -> list[str]:
+    """What a chat completion's stream says, event by event."""
     found = []
     for event in "".join(reply.chunks or []).split("\n\n"):
         if event.startswith("data: {"):

@@ -10,12 +10,12 @@ from .requests import POST, deadlines
 
 
 class FakeTransport(asyncio.Transport):
-    """Remembers what was done to it."""
+    """Remembers what it was told to do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.socket, self._peer = socket.socketpair()
-        self.calls: list[str] = []
+        self.told: list[str] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self.socket if name == "socket" else default
@@ -24,20 +24,20 @@ class FakeTransport(asyncio.Transport):
         return 0
 
     def is_closing(self) -> bool:
-        return "abort" in self.calls
+        return "abort" in self.told
 
     def write(self, data: Any) -> None:
         del data
-        self.calls.append("write")
+        self.told.append("write")
 
     def pause_reading(self) -> None:
-        self.calls.append("pause")
+        self.told.append("pause")
 
     def resume_reading(self) -> None:
-        self.calls.append("resume")
+        self.told.append("resume")
 
     def abort(self) -> None:
-        self.calls.append("abort")
+        self.told.append("abort")
 
     def close(self) -> None:
         self.socket.close()
@@ -49,5 +49,5 @@ def connected() -> tuple[Connection, FakeTransport, Reply]:
     connection, transport = Connection(asyncio.get_running_loop()), FakeTransport()
     connection.connection_made(transport)
     reply = connection.send(b"POST / HTTP/1.1\r\n\r\n", POST.body, deadlines())
-    transport.calls.clear()
+    transport.told.clear()
     return connection, transport, reply
