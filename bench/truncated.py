@@ -19,11 +19,11 @@ import aiohttp
 from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
-from gateway.auth.keys import NewKey
+from gateway.auth.keys import KeySpec
 from gateway.server import serving
 from gateway.settings import Settings
 from gateway.simulator import Simulator
-from gateway.simulator.asked import Message
+from gateway.simulator.params import Message
 from gateway.simulator.text import TEMPLATE_TOKENS, prompt_tokens
 
 CONTEXT = 4096
@@ -76,7 +76,7 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
         listen = {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         settings = Settings.model_validate({"listen": listen, "ollama": {"url": ollama.url}})
         keys = folder / f"{version}{path.replace('/', '-')}.toml"
-        key = create_key(keys, NewKey(name="bench"), datetime.now(UTC))
+        key = create_key(keys, KeySpec(name="bench"), datetime.now(UTC))
         gateway = build(settings, keys_file=keys, version="bench")
         async with (
             serving(gateway, admin_app(gateway)) as listening,
@@ -88,9 +88,9 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
                 body = {"model": "llama3.2:1b", **body_of(path, messages)}
                 data = json.dumps(body, ensure_ascii=chance.random() < 0.5)
                 url = f"http://{listening.public}{path}"
-                async with client.post(url, data=data.encode()) as answer:
-                    await answer.read()
-                    told = "x-gateway-prompt-truncated" in answer.headers
+                async with client.post(url, data=data.encode()) as response:
+                    await response.read()
+                    told = "x-gateway-prompt-truncated" in response.headers
                 tokens = tokens_of(messages)
                 was = "cut" if tokens > CONTEXT else "exactly" if tokens == CONTEXT else "whole"
                 found[was, told] += 1

@@ -1,4 +1,4 @@
-"""A stand-in for Ollama that costs next to nothing: fixed answers, streams at an exact pace.
+"""A stand-in for Ollama that costs next to nothing: fixed responses, streams at an exact pace.
 
     python -m bench.upstream [--awake]
 
@@ -13,7 +13,7 @@ from bench import wire
 from bench.loop import run_until_stopped, stay_awake
 
 _KEPT_BODY = 64 * 1024
-"""A plan stands in a small body; of a larger one only the size counts."""
+"""A small body contains a plan; of a larger one only the size counts."""
 
 _DATE = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
 _STREAM_HEAD = (
@@ -29,24 +29,24 @@ _CHUNKED_HEAD = (
 _END = b"0\r\n\r\n"
 
 
-def _whole(body: bytes, status: bytes = b"200 OK") -> bytes:
+def _complete(body: bytes, status: bytes = b"200 OK") -> bytes:
     head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n" % status
     return head + _DATE + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-_ANSWER = _whole(wire.ANSWER)
+_RESPONSE = _complete(wire.ANSWER)
 _PAGES = {
-    b"/api/tags": _whole(wire.TAGS),
-    b"/api/version": _whole(wire.VERSION),
-    b"/api/ps": _whole(wire.PS),
+    b"/api/tags": _complete(wire.TAGS),
+    b"/api/version": _complete(wire.VERSION),
+    b"/api/ps": _complete(wire.PS),
 }
-_UNKNOWN = _whole(b'{"error":"not found"}', b"404 Not Found")
+_UNKNOWN = _complete(b'{"error":"not found"}', b"404 Not Found")
 _LARGE = (
     b'{"object":"list","data":[{"object":"embedding","embedding":['
     + b"0.015625," * (wire.LARGE_BYTES // 9)
     + b'0],"index":0}],"model":"llama3.2:1b","usage":{"prompt_tokens":9,"total_tokens":9}}\n'
 )
-_LARGE_ANSWER = _CHUNKED_HEAD + wire.framed(_LARGE) + _END
+_LARGE_RESPONSE = _CHUNKED_HEAD + wire.framed(_LARGE) + _END
 _FRAMED_EVENT = wire.framed(wire.EVENT)
 _FRAMED_LAST = wire.framed(wire.LAST_EVENTS) + _END
 
@@ -82,10 +82,10 @@ class Connection(asyncio.Protocol):
             self._body += data[:_KEPT_BODY]
         if self._missing == 0:
             path, self._path = self._path, b""
-            self._answer(path)
+            self._respond(path)
 
     def _begin(self, data: bytes) -> bytes:
-        """Read the head; what follows it, or nothing while the head is not whole."""
+        """Read the head; what follows it, or nothing while the head is incomplete."""
         self._head += data
         head, end, body = self._head.partition(b"\r\n\r\n")
         if not end:
@@ -96,13 +96,13 @@ class Connection(asyncio.Protocol):
         self._missing = int(length.split(b"\r\n", 1)[0] or 0) - len(body)
         return body
 
-    def _answer(self, path: bytes) -> None:
+    def _respond(self, path: bytes) -> None:
         if path.startswith(b"/v1/"):
             plan = wire.plan_in(self._body) if len(self._body) < _KEPT_BODY else None
             if plan is None:
-                self._write(_ANSWER)
+                self._write(_RESPONSE)
             elif plan.large:
-                self._write(_LARGE_ANSWER)
+                self._write(_LARGE_RESPONSE)
             else:
                 # As with Ollama, the head leaves together with the first event.
                 self._write(_STREAM_HEAD + _FRAMED_EVENT)

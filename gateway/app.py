@@ -8,61 +8,61 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from yarl import URL
-
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.client_address import TrustedProxy
-from gateway.auth.failures import Failures
-from gateway.auth.rates import Rates
-from gateway.auth.store import Change, KeyStore
-from gateway.learning import Learning
+from gateway.auth.limits import FailureLimiter, KeyRateLimiter
+from gateway.auth.store import KeyFileStatus, KeyStore
+from gateway.host import Host
 from gateway.models.catalog import Catalog
-from gateway.models.source import ShowReply
-from gateway.proxy.guard import TruncationGuard
+from gateway.proxy.background import BackgroundLearning
+from gateway.proxy.integrity import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.replay import FailureReplay
 from gateway.public.discovery import Discovery
 from gateway.public.handler import RequestHandler
 from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
-from gateway.scheduler import Policy, Scheduler, select_next
+from gateway.scheduler import Order, Scheduler, decide
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.telemetry.record import FinishedRequest
-from gateway.upstream import Probes, Upstream
-
-KEYS_EVERY = 1.0
-"""Seconds between two looks at the key file."""
+from gateway.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """Everything that runs, made and wired; ``running`` brings it to life."""
+    """All parts of a running gateway, made and wired; ``running`` starts its background work."""
 
     settings: Settings
     version: str
     keys: KeyStore
-    catalog: Catalog
-    scheduler: Scheduler
-    learning: Learning
-    upstream: Upstream
+    host: Host
+    background: BackgroundLearning
     handler: RequestHandler
     metrics: Metrics
     recent: Recent
     log: Logger
 
+    @property
+    def catalog(self) -> Catalog:
+        return self.host.catalog
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.host.scheduler
+
+    @property
+    def upstream(self) -> Upstream:
+        return self.host.upstream
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Own the background work: the catalogue that keeps itself fresh, the key file watched."""
-        async with self.upstream:
+        """Run the background tasks inside the block."""
+        async with self.host.running():
             tasks = [
-                asyncio.create_task(self.catalog.run()),  # noqa: TID251 - owned right here
-                asyncio.create_task(_watch(self.keys)),  # noqa: TID251 - owned right here
-                asyncio.create_task(self._look_at_memory()),  # noqa: TID251 - owned right here
-                asyncio.create_task(self.learning.keep()),  # noqa: TID251 - owned right here
+                asyncio.create_task(self.keys.watch()),  # noqa: TID251 - owned right here
+                asyncio.create_task(self.background.run()),  # noqa: TID251 - owned right here
             ]
             try:
                 yield
@@ -70,14 +70,8 @@ class Gateway:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                self.learning.save()
-
-    async def _look_at_memory(self) -> None:
-        queue = self.scheduler
-        # What is seen there may let somebody go who waits for nothing else.
-        await self.learning.watch(
-            self.catalog, busy=lambda: not queue.idle, looked=queue.redispatch
-        )
+                # Before the host saves its statistics.
+                self.background.flush()
 
 
 def build(
@@ -88,35 +82,36 @@ def build(
     state_file: Path | None = None,
     log: Logger | None = None,
     lines: LineWriter | None = None,
-    policy: Policy = select_next,
+    order: Order = decide,
+    watch_residency: bool = True,
 ) -> Gateway:
     """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet.
 
-    Without a ``state_file`` what was learned is forgotten at the end. ``policy`` decides
-    which request runs next.
+    Args:
+        settings: all of them.
+        keys_file: where the keys are.
+        version: of the gateway, for metrics and pages.
+        state_file: where statistics are kept; without it they are forgotten at the end.
+        log: without it one is made that writes to ``lines``.
+        lines: where the log is written; without it nowhere.
+        order: which request runs next.
+        watch_residency: see ``Host``; tests count the requests that Ollama gets.
     """
     now = asyncio.get_running_loop().time
     lines = lines or LineWriter(_Nowhere())
     level, log_format = settings.log.level, settings.log.format
     log = log or make_logger(lines, level=level, log_format=log_format)
     keys = KeyStore(keys_file, report=_key_report(log))
-    upstream = Upstream(URL(settings.ollama.url), version=version)
-    learning = Learning(settings, state_file=state_file, log=log, now=now)
-    learning.load()
-    catalog = Catalog(
-        _Source(Probes(upstream)),
-        ttl=settings.catalog.ttl,
-        stale_limit=settings.catalog.stale_limit,
+    host = Host(
+        settings,
+        version=version,
+        log=log,
         now=now,
-        on_change=_upstream_report(log, learning),
+        state_file=state_file,
+        order=order,
+        watch_residency=watch_residency,
     )
-    scheduler = Scheduler(
-        settings.scheduler,
-        now=now,
-        residency=learning.residency_tracker,
-        statistics=learning.statistics,
-        policy=policy,
-    )
+    catalog, scheduler = host.catalog, host.scheduler
     metrics = Metrics(
         snapshot=lambda: _gauges(scheduler, catalog, keys, lines, telemetry), version=version
     )
@@ -128,53 +123,38 @@ def build(
         metrics=metrics,
         recent=recent,
     )
-    observer = _Observer(telemetry, metrics, log)
+    guard = TruncationGuard(
+        settings.integrity,
+        contexts=host.context_windows,
+        statistics=host.statistics,
+        ps=partial(catalog.ps, max_age=0.0),
+        show=catalog.show,
+    )
+    background = BackgroundLearning(
+        guard,
+        host.statistics,
+        truncated_later=_truncation_report(metrics, recent),
+        crashed=lambda error: log.error("learning.crashed", exc_info=error),
+    )
     pipeline = Pipeline(
-        queue=scheduler,
-        upstream=upstream,
+        scheduler=host.scheduler,
+        upstream=host.upstream,
         settings=settings,
-        statistics=learning.statistics,
-        guard=TruncationGuard(
-            settings.integrity,
-            contexts=learning.contexts,
-            statistics=learning.statistics,
-            ps=partial(catalog.ps, within=0.0),
-            show=partial(catalog.show, verbose=False),
-        ),
-        unreachable=_unreachable_report(catalog, learning),
+        statistics=host.statistics,
+        guard=guard,
+        background=background,
+        on_unreachable=host.request_failed,
         now=now,
     )
-    handler = _front(settings, keys=keys, catalog=catalog, pipeline=pipeline, observer=observer)
-    return Gateway(
+    handler = RequestHandler(
         settings=settings,
-        version=version,
-        keys=keys,
-        catalog=catalog,
-        scheduler=scheduler,
-        learning=learning,
-        upstream=upstream,
-        handler=handler,
-        metrics=metrics,
-        recent=recent,
-        log=log,
-    )
-
-
-def _front(
-    settings: Settings,
-    *,
-    keys: KeyStore,
-    catalog: Catalog,
-    pipeline: Pipeline,
-    observer: "_Observer",
-) -> RequestHandler:
-    now = asyncio.get_running_loop().time
-    failures = Failures(settings.limits.failures_per_minute, clock=now)
-    return RequestHandler(
-        settings=settings,
-        authenticator=Authenticator(keys, failures, now=lambda: datetime.now(UTC)),
-        rates=Rates(lambda: keys.names),
-        trusted_proxies=[TrustedProxy(row.address, row.header) for row in settings.proxies.trusted],
+        authenticator=Authenticator(
+            keys,
+            FailureLimiter(settings.limits.failures_per_minute, now=now),
+            now=lambda: datetime.now(UTC),
+        ),
+        rates=KeyRateLimiter(now=now),
+        trusted_proxies=settings.proxies.trusted,
         inference=Inference(
             settings=settings,
             catalog=catalog,
@@ -183,8 +163,21 @@ def _front(
         ),
         discovery=Discovery(catalog, settings=settings),
         memory_budget=MemoryBudget(settings.limits.buffered_bytes),
-        observer=observer,
+        telemetry=telemetry,
+        metrics=metrics,
+        log=log,
         now=now,
+    )
+    return Gateway(
+        settings=settings,
+        version=version,
+        keys=keys,
+        host=host,
+        background=background,
+        handler=handler,
+        metrics=metrics,
+        recent=recent,
+        log=log,
     )
 
 
@@ -214,71 +207,24 @@ def _telemetry_report(log: Logger) -> Callable[[str, int, Exception], None]:
     return report
 
 
-def _key_report(log: Logger) -> Callable[[Change], None]:
-    def report(change: Change) -> None:
-        if change.broken is not None:
-            log.error("keys.broken", reason=change.broken, kept=change.keys)
-        elif change.warning is not None:
-            log.warning("keys.loaded", keys=change.keys, warning=change.warning)
+def _key_report(log: Logger) -> Callable[[KeyFileStatus], None]:
+    def report(status: KeyFileStatus) -> None:
+        if status.broken is not None:
+            log.error("keys.broken", reason=status.broken, kept=status.keys)
+        elif status.warning is not None:
+            log.warning("keys.loaded", keys=status.keys, warning=status.warning)
         else:
-            log.info("keys.loaded", keys=change.keys, missing=change.missing)
+            log.info("keys.loaded", keys=status.keys, missing=status.missing)
 
     return report
 
 
-def _upstream_report(log: Logger, learning: Learning) -> Callable[[bool, str], None]:
-    def report(up: bool, reason: str) -> None:  # noqa: FBT001 - the catalogue's signature
-        if up:
-            log.info("upstream.up")
-        else:
-            learning.forget()
-            log.warning("upstream.down", reason=reason)
+def _truncation_report(metrics: Metrics, recent: Recent) -> Callable[[str, str], None]:
+    def report(model: str, key: str) -> None:
+        metrics.prompt_truncated(model, key)
+        recent.prompt_truncated(model, key)
 
     return report
-
-
-def _unreachable_report(catalog: Catalog, learning: Learning) -> Callable[[], None]:
-    def report() -> None:
-        catalog.doubt()
-        # A place was given for the model, and it was never asked for.
-        learning.residency_tracker.forget()
-
-    return report
-
-
-async def _watch(keys: KeyStore) -> None:
-    while True:
-        await asyncio.sleep(KEYS_EVERY)
-        keys.reload_if_changed()
-
-
-class _Source:
-    """What the catalogue asks, answered by the upstream's probes."""
-
-    def __init__(self, probes: Probes) -> None:
-        self.tags = probes.tags
-        self.version = probes.version
-        self.ps = probes.ps
-        self._show = probes.show
-
-    async def show(self, model: str, verbose: bool) -> ShowReply:  # noqa: FBT001 - the catalogue's signature
-        status, body = await self._show(model, verbose=verbose)
-        return ShowReply(status, body)
-
-
-class _Observer:
-    """Where the edge's facts go."""
-
-    def __init__(self, telemetry: Telemetry, metrics: Metrics, log: Logger) -> None:
-        self._telemetry = telemetry
-        self._log = log
-        self.auth_failed = metrics.auth_failed
-
-    def finished(self, facts: FinishedRequest) -> None:
-        self._telemetry.finished(facts)
-
-    def crashed(self, request_id: str, error: Exception) -> None:
-        self._log.error("request.crashed", request_id=request_id, exc_info=error)
 
 
 class _Nowhere:

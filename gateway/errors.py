@@ -1,8 +1,8 @@
-"""One class per way to fail.
+"""One class for each way in which a request can fail.
 
-The word is the same everywhere: ``code`` in the body and ``outcome`` in log and metrics are the
-class's own name. A message says what happened and what to do next, and holds nothing that a caller
-sent but names. Which JSON the error becomes is the dialect's business (``gateway.dialects``).
+The name of the class is the word for the failure everywhere: ``code`` in the response, ``outcome``
+in log and metrics. A message says what happened, then what to do, and contains nothing that the
+client sent except names. The JSON of an error depends on the dialect: see ``gateway.dialects``.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-# A way to fail: what all of them have in common.
-
 MAX_RETRY_AFTER = 60.0
 """Seconds. The OpenAI SDKs do not retry at all above 60 (older ones) or 120 seconds."""
 
 
 class GatewayError(Exception):
-    """A call that failed, in our words.
+    """A request that failed. The class attributes are defaults that an instance can override.
 
-    ``retry_after`` is in seconds and becomes a ``Retry-After`` of at least 1 and at most
-    ``MAX_RETRY_AFTER``; ``should_retry`` becomes ``x-should-retry``, which the OpenAI SDKs obey
-    above everything else; None leaves the decision to the caller.
+    Args:
+        message: What happened, then what to do.
+        param: The field of the request that is wrong, for dialects that have a place for it.
+        retry_after: Seconds; sent as ``Retry-After``, between 1 and ``MAX_RETRY_AFTER``.
+        headers: Further headers of the response.
+        should_retry: Sent as ``x-should-retry``, which overrides every other rule of the OpenAI
+            SDKs; None leaves the decision to the client.
     """
 
     status: ClassVar[int] = 500
@@ -44,38 +46,43 @@ class GatewayError(Exception):
         self.message = message or self.default_message
         self.param = param
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
-        self.advice = self.should_retry if should_retry is None else should_retry
+        self._should_retry = self.should_retry if should_retry is None else should_retry
         self._headers = self.default_headers if headers is None else headers
         super().__init__(self.message)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's head carries besides its body's type and length."""
+        """The headers of the response, besides those of its body."""
         headers = dict(self._headers)
         if self.retry_after is not None:
             seconds = min(max(self.retry_after, 1.0), MAX_RETRY_AFTER)
             headers["Retry-After"] = str(int(-(-seconds // 1)))
-        if self.advice is not None:
-            headers["x-should-retry"] = "true" if self.advice else "false"
+        if self._should_retry is not None:
+            headers["x-should-retry"] = "true" if self._should_retry else "false"
         return headers
 
 
-# Who may do this. RFC 9110, section 15.5.2 asks a 401 to carry a challenge.
+# Authentication and permissions
 
 
 class InvalidApiKey(GatewayError):
+    """No valid key was sent; ``reason`` is a label of a metric.
+
+    It is missing, malformed, placeholder, unknown, expired, rotated, revoked or path.
+    """
+
     status = 401
     code = "invalid_api_key"
     type = "authentication_error"
+    # RFC 9110, section 15.5.2: a 401 carries a challenge.
     default_headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="ollama-gateway"'})
     default_message = (
-        "No valid API key. Send `Authorization: Bearer <key>`. "
-        "A key is made with `ollama-gateway keys create NAME`; "
-        "a lost one is replaced with `ollama-gateway keys rotate NAME`."
+        "The request has no API key. Send `Authorization: Bearer <key>`. On the gateway's machine, "
+        "`ollama-gateway keys create NAME` creates a key and "
+        "`ollama-gateway keys rotate NAME` replaces a lost one."
     )
 
     def __init__(self, message: str = "", *, reason: str = "missing") -> None:
-        """``reason`` is for metrics: missing, malformed, unknown, expired, revoked, path."""
         super().__init__(message)
         self.reason = reason
 
@@ -84,7 +91,10 @@ class TooManyFailures(GatewayError):
     status = 429
     code = "too_many_failures"
     type = "rate_limit_error"
-    default_message = "Too many requests with a bad key from this address. Correct it, then wait."
+    default_message = (
+        "Too many requests without a valid key came from this address. Correct the key, then retry "
+        "after the seconds in `Retry-After`."
+    )
 
 
 class ScopeNotAllowed(GatewayError):
@@ -117,7 +127,7 @@ class RateLimitExceeded(GatewayError):
     type = "rate_limit_error"
 
 
-# What: the request itself is at fault; nothing was done.
+# Invalid requests; nothing was sent to Ollama
 
 
 class RequestBodyTimeout(GatewayError):
@@ -138,7 +148,7 @@ class UnsupportedEncoding(GatewayError):
     code = "unsupported_encoding"
     type = "invalid_request_error"
     default_message = (
-        "Compressed request bodies are not accepted. Send the JSON as it is, "
+        "Compressed request bodies are not accepted. Send the JSON uncompressed, "
         "without a Content-Encoding header."
     )
 
@@ -150,7 +160,7 @@ class InvalidRequestBody(GatewayError):
 
 
 class ContextLengthExceeded(GatewayError):
-    """Of what Ollama itself would have cut short without a word."""
+    """A prompt that Ollama would silently truncate."""
 
     status = 400
     code = "context_length_exceeded"
@@ -159,12 +169,14 @@ class ContextLengthExceeded(GatewayError):
 
 
 class BadRequest(GatewayError):
-    """What could not even be read as HTTP; its text is constant, for it must echo nothing."""
+    """A request that is not valid HTTP. The message is constant and so repeats none of it."""
 
     status = 400
     code = "bad_request"
     type = "invalid_request_error"
-    default_message = "The request is not valid HTTP/1.1. Check the client or the proxy before us."
+    default_message = (
+        "The request is not valid HTTP/1.1. Check the client or the proxy in front of the gateway."
+    )
 
 
 class UnknownRoute(GatewayError):
@@ -173,8 +185,8 @@ class UnknownRoute(GatewayError):
     type = "not_found_error"
     default_message = (
         "This gateway serves no such route. It serves /v1/chat/completions, /v1/completions, "
-        "/v1/embeddings, /v1/responses, /v1/messages, /v1/models, and of Ollama's own API "
-        "chat, generate, embed, embeddings, tags, show, ps and version under /api."
+        "/v1/embeddings, /v1/responses, /v1/messages and /v1/models, and of Ollama's API "
+        "chat, generate, embed, embeddings, tags, show, ps and version below /api."
     )
 
 
@@ -196,10 +208,12 @@ class NoModelsPulled(GatewayError):
     code = "no_models_pulled"
     type = "not_found_error"
     should_retry = False
-    default_message = "Ollama has no models yet. On its machine: `ollama pull llama3.2:1b`."
+    default_message = (
+        "Ollama has no models yet. Pull one on its machine: `ollama pull llama3.2:1b`."
+    )
 
 
-# When: our capacity is 503, the caller's own limit is 429.
+# Overload: 503, because the gateway's capacity is used up. A client's own limit is 429.
 
 
 class QueueFull(GatewayError):
@@ -230,21 +244,21 @@ class Draining(GatewayError):
     status = 503
     code = "draining"
     type = "overloaded_error"
-    default_message = "The gateway is shutting down. Try again in a few seconds."
+    default_message = "The gateway is shutting down. Retry in a few seconds."
     default_retry_after = 5.0
     default_headers = MappingProxyType({"Connection": "close"})
 
 
 class Shutdown(GatewayError):
-    """The drain's clock ended before the answer did."""
+    """The drain timeout ended before the response did."""
 
     status = 503
     code = "shutdown"
     type = "overloaded_error"
-    default_message = "The gateway shut down before the answer was complete. Try again."
+    default_message = "The gateway shut down before the response was complete. Retry."
 
 
-# Ollama's failures. After the first byte the status is gone; the words stay.
+# Failures of Ollama. After the first byte of a response only the message can still be sent.
 
 
 class UpstreamUnreachable(GatewayError):
@@ -263,8 +277,8 @@ class UpstreamIncomplete(GatewayError):
     status = 502
     code = "upstream_incomplete"
     default_message = (
-        "Ollama ended the answer before it was complete: its model runner died, "
-        "or the model repeated itself until Ollama gave up. "
+        "Ollama ended the response before it was complete: its model runner crashed, "
+        "or the model repeated itself until Ollama aborted it. "
         "The text so far is not complete."
     )
 
@@ -291,8 +305,8 @@ class UpstreamTimeout(GatewayError):
 
 
 @dataclass(frozen=True, slots=True)
-class AsSent:
-    """An answer as Ollama gave it."""
+class UpstreamReply:
+    """A response exactly as Ollama sent it."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -300,28 +314,28 @@ class AsSent:
 
 
 class UpstreamFailed(GatewayError):
-    """Ollama's own 4xx or 5xx, when its status can no longer be sent; ``reply`` has it as it was.
+    """A 4xx or 5xx of Ollama that arrived after the status of our response had been sent.
 
-    See ``Upstream4xx`` and ``Upstream5xx``.
+    ``reply`` is Ollama's response. See ``Upstream4xx`` and ``Upstream5xx``.
     """
 
-    def __init__(self, reply: AsSent, words: str = "") -> None:
-        super().__init__(words or f"Ollama answered with status {reply.status}.")
+    def __init__(self, reply: UpstreamReply, message: str = "") -> None:
+        super().__init__(message or f"Ollama responded with status {reply.status}.")
         self.reply = reply
 
     @staticmethod
-    def of(reply: AsSent, words: str = "") -> GatewayError:
-        """Its class says which kind it is.
+    def from_reply(reply: UpstreamReply, message: str = "") -> GatewayError:
+        """Return the error for the status of the reply.
 
-        A status that is neither is none of Ollama's, and must not be told again: behind a 204 no
-        client expects a body.
+        Ollama sends no status below 400 other than 200. Another one must not be replayed: clients
+        expect no body after a 204, for example.
         """
         if reply.status < 400:
             return UpstreamProtocolError(
-                f"What answers at `ollama.url` said {reply.status}, which Ollama never does. "
-                "The owner should check it."
+                f"The server at `ollama.url` responded with status {reply.status}, which Ollama "
+                "never does. The owner should check `ollama.url`."
             )
-        return (Upstream4xx if reply.status < 500 else Upstream5xx)(reply, words)
+        return (Upstream4xx if reply.status < 500 else Upstream5xx)(reply, message)
 
 
 class Upstream4xx(UpstreamFailed):
@@ -333,22 +347,22 @@ class Upstream5xx(UpstreamFailed):
     code = "upstream_5xx"
 
 
-# The caller's side and our own: nobody reads these but the log.
+# Failures of the client or the gateway. No client reads these messages; they are for the log.
 
 
 class ClientWriteTimeout(GatewayError):
     status = 499
     code = "client_write_timeout"
-    default_message = "The caller took no byte for too long."
+    default_message = "The client accepted no data within `timeouts.write_timeout`."
 
 
 class ClientDisconnected(GatewayError):
     status = 499
     code = "client_disconnected"
-    default_message = "The caller closed the connection."
+    default_message = "The client closed the connection."
 
 
 class InternalError(GatewayError):
-    """A bug of ours; the traceback stands in the log and nowhere else."""
+    """A bug of the gateway. The traceback is in the log and nowhere else."""
 
-    default_message = "The gateway failed. Its log holds the reason under this request's id."
+    default_message = "The gateway failed. Its log has the reason under the id of this request."

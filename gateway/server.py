@@ -1,4 +1,4 @@
-"""Runs a gateway: its listeners, the signals, the drain."""
+"""Runs a gateway: its two listeners, the signals, the drain."""
 
 import asyncio
 import errno
@@ -15,18 +15,18 @@ from gateway.app import Gateway
 from gateway.public.connection import Server
 from gateway.settings import Address
 
-_AFTER_CUT = 1.0
-"""Seconds in which requests that were cut write their last words and their log line."""
+_AFTER_ABORT = 1.0
+"""Seconds in which aborted requests write their last bytes and their log line."""
 
-_PLAIN = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
-"""What binding to an address can fail with; names of hosts have numbers of their own."""
+_HANDLER_TIMEOUT = 0.1
+"""Seconds that aiohttp waits for handlers, twice. Zero would mean forever."""
 
-_AFTER_CLOSE = 0.1
-"""Seconds that aiohttp waits for handlers, twice. Zero would mean for ever to it."""
+_PLAIN_ERRORS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+"""What binding to an address can fail with; asyncio's text for these repeats the address."""
 
 
 class PortInUse(Exception):
-    """A listener could not be opened; the text says which, why and what to do."""
+    """A listener could not be opened; the text says which one, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,82 +39,84 @@ class Serving:
 
 @asynccontextmanager
 async def serving(gateway: Gateway, admin: web.Application) -> AsyncIterator[Serving]:
-    """Listen on both addresses for as long as the block lasts; then close without a drain.
+    """Listen on both addresses inside the block; then close without a drain.
 
     Raises:
         PortInUse: an address cannot be listened on.
     """
-    settings = gateway.settings
+    settings, handler = gateway.settings, gateway.handler
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.running())
-        server = Server(
-            gateway.handler.handle,
+        public_server = Server(
+            handler.handle,
             settings=settings,
-            record_bad_request=gateway.handler.record_bad_request,
-            record_crash=gateway.handler.record_crash,
+            record_bad_request=handler.record_bad_request,
+            record_crash=handler.record_crash,
         )
-        public = await _listen(loop, server, settings.listen.public, "listen.public")
-        stack.push_async_callback(server.shutdown, _AFTER_CLOSE)
+        public = await _listen(loop, public_server, settings.listen.public, "listen.public")
+        stack.push_async_callback(public_server.shutdown, _HANDLER_TIMEOUT)
         stack.callback(public.close)
-        runner = web.AppRunner(admin, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(admin, access_log=None, shutdown_timeout=_HANDLER_TIMEOUT)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         if runner.server is None:
             raise RuntimeError("the admin application has no server")
-        # The admin pages get our connections, too: aiohttp's own would repeat what it cannot read.
+        # The admin listener uses our connections too: aiohttp's own would log and echo parts of a
+        # request that is not valid HTTP.
         admin_server = Server(
             runner.server.request_handler,
             request_factory=runner.server.request_factory,
             settings=settings,
-            record_bad_request=gateway.handler.record_bad_request,
-            record_crash=gateway.handler.record_crash,
+            record_bad_request=handler.record_bad_request,
+            record_crash=handler.record_crash,
         )
-        stack.push_async_callback(admin_server.shutdown, _AFTER_CLOSE)
+        stack.push_async_callback(admin_server.shutdown, _HANDLER_TIMEOUT)
         private = await _listen(loop, admin_server, settings.listen.admin, "listen.admin")
         stack.callback(private.close)
-        yield Serving(_bound(public), _bound(private))
+        yield Serving(_address_of(public), _address_of(private))
 
 
 async def drain(gateway: Gateway) -> None:
-    """Let what is under way end, and nothing new begin.
+    """Let running requests end, and start no new ones.
 
-    New work is refused and waiters fail at once; those who have a place keep it until
-    ``timeouts.drain_timeout``, and are then cut.
+    New requests are rejected and queued ones fail at once. Requests at Ollama may go on for
+    ``timeouts.drain_timeout``, and are then aborted.
     """
-    gateway.handler.drain()
+    handler = gateway.handler
+    handler.drain()
     gateway.scheduler.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.timeouts.drain_timeout):
-            await gateway.handler.idle.wait()
-    gateway.handler.abort_all()
+            await handler.idle.wait()
+    handler.abort_all()
     with suppress(TimeoutError):
-        async with asyncio.timeout(_AFTER_CUT):
-            await gateway.handler.idle.wait()
+        async with asyncio.timeout(_AFTER_ABORT):
+            await handler.idle.wait()
 
 
 @contextmanager
 def signals(*, first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
-    """Be told of SIGTERM and SIGINT instead of dying of them: of the first, and of all later.
+    """Handle SIGTERM and SIGINT inside the block: call ``first`` once, then ``second`` each time.
 
-    After the block they are ignored: the program is about to end by itself, and somebody who holds
-    Ctrl-C down must not turn its exit code into that of a crash.
+    After the block they are ignored: the program is about to end by itself, and a held Ctrl-C must
+    not turn its exit code into that of a crash.
     """
     loop = asyncio.get_running_loop()
     kinds = (signal.SIGTERM, signal.SIGINT)
-    came = False
+    received = False
 
-    def note() -> None:
-        nonlocal came
-        (second if came else first)()
-        came = True
+    def handle() -> None:
+        nonlocal received
+        (second if received else first)()
+        received = True
 
     for kind in kinds:
-        loop.add_signal_handler(kind, note)
+        loop.add_signal_handler(kind, handle)
     try:
         yield
     finally:
-        # Held back meanwhile: removing a handler leaves Python's own in place for a moment.
+        # Blocked meanwhile: removing a handler installs Python's own for a moment.
         signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
         for kind in kinds:
             loop.remove_signal_handler(kind)
@@ -131,10 +133,10 @@ async def _listen(
     try:
         return await loop.create_server(factory, address.host, address.port, backlog=1024)
     except OSError as error:
-        raise PortInUse(_why_not(error, address, setting)) from error
+        raise PortInUse(_reason(error, address, setting)) from error
 
 
-def _why_not(error: OSError, address: Address, setting: str) -> str:
+def _reason(error: OSError, address: Address, setting: str) -> str:
     reason = error.strerror or str(error)
     advice = f"Set an address of this machine with `{setting}`."
     match error.errno:
@@ -144,13 +146,13 @@ def _why_not(error: OSError, address: Address, setting: str) -> str:
             advice = f"Ports below 1024 are the system's: set another one with `{setting}`."
         case _:
             pass
-    if error.errno in _PLAIN:
+    if error.errno in _PLAIN_ERRORS:
         # asyncio puts a sentence of its own before the system's.
         reason = os.strerror(error.errno)
     return f"cannot listen on {address} ({setting}): {reason.lower()}. {advice}"
 
 
-def _bound(server: asyncio.Server) -> Address:
+def _address_of(server: asyncio.Server) -> Address:
     sock: socket.socket = server.sockets[0]
     host, port = sock.getsockname()[:2]
     return Address(host, port)

@@ -11,7 +11,7 @@ All times are seconds. From strongest to weakest, a timeout comes from
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.estimate import Estimate
+from gateway.models.names import matches_any
 from gateway.settings import ModelRule, TimeoutsSettings
 
 # The client's own timeout.
@@ -180,6 +181,11 @@ class Deadlines(Struct, frozen=True, kw_only=True):
             first_byte=self.first_byte_loaded,
             reasons=replace(self.reasons, first_byte=self.reasons.first_byte_loaded),
         )
+
+
+def rule_for(model: str, rules: Iterable[ModelRule]) -> ModelRule | None:
+    """Return the first ``[[models]]`` rule that matches this model, None if none does."""
+    return next((rule for rule in rules if matches_any((rule.match,), model)), None)
 
 
 def deadlines_for(

@@ -33,9 +33,11 @@ async def left_empty(gateway: Running) -> None:
     """After whatever happened, nobody holds a place, waits for one, or has a task left."""
     async with asyncio.timeout(5):
         await gateway.gateway.handler.idle.wait()
+        while not gateway.gateway.background.idle:  # noqa: ASYNC110 - learning raises no events
+            await asyncio.sleep(0.005)
     limits = gateway.gateway.settings.scheduler
 
     assert repr(gateway.gateway.scheduler) == (
-        f"<Scheduler 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
+        f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
     assert "0 in use" in repr(gateway.gateway.upstream)

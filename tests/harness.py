@@ -13,8 +13,7 @@ from typing import Any
 from gateway.admin.app import admin_app
 from gateway.app import Gateway, build
 from gateway.auth.keyfile import create_key
-from gateway.auth.keys import NewKey
-from gateway.auth.principal import Scope
+from gateway.auth.keys import KeySpec, Scope
 from gateway.server import Serving, serving
 from gateway.settings import Settings
 from gateway.telemetry.log import LineWriter, make_logger
@@ -52,7 +51,7 @@ class Running:
     def new_key(self, name: str, **terms: Any) -> str:
         """Make one more key, in force at once."""
         terms.setdefault("scopes", BOTH)
-        secret = create_key(self.keys_file, NewKey(name=name, **terms), datetime.now(UTC))
+        secret = create_key(self.keys_file, KeySpec(name=name, **terms), datetime.now(UTC))
         self.gateway.keys.reload_if_changed()
         return secret
 
@@ -75,14 +74,14 @@ async def running(
     folder: Path,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    watching: bool = False,
+    watch_residency: bool = False,
     state_file: Path | None = None,
     **more: Any,
 ) -> AsyncIterator[Running]:
     """Start a gateway in front of ``ollama_url``; ``settings`` are tables of gateway.toml.
 
-    Only one that is ``watching`` asks Ollama by itself what is loaded: elsewhere each request that
-    Ollama sees is one that the test has caused.
+    By default the gateway does not ask Ollama by itself what is loaded: each request that Ollama
+    gets is one that the test has caused.
     """
     tables: dict[str, Any] = {
         "listen": {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"},
@@ -92,9 +91,9 @@ async def running(
         tables[table] = {**tables.get(table, {}), **values} if isinstance(values, dict) else values
     keys_file = folder / "keys.toml"
     now = datetime.now(UTC)
-    key = create_key(keys_file, NewKey(name="tester", scopes=BOTH), now)
+    key = create_key(keys_file, KeySpec(name="tester", scopes=BOTH), now)
     looking = frozenset({Scope.DISCOVERY})
-    discovery = create_key(keys_file, NewKey(name="looker", scopes=looking), now)
+    discovery = create_key(keys_file, KeySpec(name="looker", scopes=looking), now)
     output = io.BytesIO()
     lines = LineWriter(output)
     log = make_logger(lines, level="debug", log_format="json")
@@ -105,12 +104,7 @@ async def running(
         version="test",
         log=log,
         lines=lines,
+        watch_residency=watch_residency,
     )
-    if not watching:
-        gateway.learning.watch = _look_nowhere  # type: ignore[method-assign]  # see above
     async with serving(gateway, admin_app(gateway)) as listening:
         yield Running(gateway, listening, keys_file, key, discovery, output)
-
-
-async def _look_nowhere(*_: object, **__: object) -> None:
-    """Instead of looking at what Ollama has loaded."""

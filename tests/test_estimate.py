@@ -14,31 +14,31 @@ def over(*values: float) -> Estimate:
     return reduce(Estimate.with_sample, values, Estimate())
 
 
-def test_the_first_observation_is_the_mean() -> None:
-    """As RFC 6298 begins: half of it is the deviation."""
+def test_the_first_sample_is_the_mean() -> None:
+    """Half of it is the deviation, as in RFC 6298."""
     assert over(8.0) == Estimate(8.0, 4.0, 1)
 
 
-def test_the_first_few_are_averaged() -> None:
-    """The very first one, which is often a cold one, does not linger."""
+def test_the_first_samples_are_averaged() -> None:
+    """The very first one, often a cold start, does not linger."""
     assert over(30.0, 10.0, 20.0).mean == pytest.approx(20.0)
 
 
-def test_the_newest_weigh_most() -> None:
-    """A machine that became slower is known to be after a dozen calls: 0.8**12 is 0.07."""
+def test_the_newest_samples_weigh_most() -> None:
+    """A slower machine is known to be slower after a dozen samples: 0.8**12 is 0.07."""
     estimate = over(*[10.0] * 100, *[20.0] * 12)
 
     assert 19.0 < estimate.mean < 20.0
 
 
-def test_what_never_changes_has_no_deviation() -> None:
-    """A steady model's clock comes down to what it takes."""
+def test_equal_samples_have_no_deviation() -> None:
+    """The timeout of a steady model comes down to what it takes."""
     assert over(*[5.0] * 50).deviation < 0.01
 
 
 @given(st.lists(VALUES, min_size=1, max_size=50))
-def test_an_estimate_stays_within_what_was_seen(values: list[float]) -> None:
-    """The mean is between the extremes, the deviation no wider than they are from 0."""
+def test_an_estimate_stays_within_its_samples(values: list[float]) -> None:
+    """The mean is between the extremes, the deviation no larger than the largest."""
     estimate = over(*values)
 
     assert estimate.count == len(values)
@@ -47,8 +47,8 @@ def test_an_estimate_stays_within_what_was_seen(values: list[float]) -> None:
 
 
 @given(st.lists(VALUES, max_size=20), VALUES)
-def test_at_least_never_lowers(values: list[float], cut_at: float) -> None:
-    """Neither mean nor deviation falls for a call that took longer than it was allowed."""
+def test_a_lower_bound_never_lowers_the_estimate(values: list[float], cut_at: float) -> None:
+    """Neither mean nor deviation."""
     before = over(*values)
     after = before.with_lower_bound(cut_at)
 
@@ -57,24 +57,24 @@ def test_at_least_never_lowers(values: list[float], cut_at: float) -> None:
     assert (after == before) == (cut_at <= before.mean)
 
 
-def test_cut_again_and_again() -> None:
-    """A clock of mean + 4 deviations that cuts every answer of 900 s reaches them in ten calls."""
-    estimate, clock = Estimate(), 120.0
+def test_repeated_timeouts_raise_the_timeout_within_ten_requests() -> None:
+    """Of mean + 4 deviations, for responses of 900 s."""
+    estimate, timeout = Estimate(), 120.0
     for _ in range(10):
-        estimate = estimate.with_lower_bound(clock)
-        clock = max(120.0, estimate.mean + 4 * estimate.deviation)
+        estimate = estimate.with_lower_bound(timeout)
+        timeout = max(120.0, estimate.mean + 4 * estimate.deviation)
 
-    assert clock > 900.0
+    assert timeout > 900.0
 
 
 @pytest.mark.parametrize("value", [None, -1.0, math.nan, math.inf, 1e300, 10**400])
-def test_what_is_no_measurement(value: float | None) -> None:
-    """Nonsense is told from a value without an error."""
+def test_implausible_values_are_recognised(value: float | None) -> None:
+    """Without an error."""
     assert not is_plausible(value)
     assert is_plausible(0.0)
 
 
-def test_the_estimate_follows_what_is_over() -> None:
+def test_the_estimate_follows_new_samples() -> None:
     """Old samples count less and less."""
     estimate = over(*[100.0] * 5, *[1.0] * 50)
 
@@ -96,13 +96,13 @@ def test_equal_samples_have_no_variance() -> None:
 
 @given(st.lists(VALUES, min_size=1, max_size=40), st.integers(1, 100))
 def test_the_error_of_the_mean_grows_with_the_number_of_samples(
-    seconds: list[float], calls: int
+    seconds: list[float], samples: int
 ) -> None:
     """It is the same in each of them, so it does not average out."""
     estimate = over(*seconds)
 
-    assert estimate.variance_of(calls) >= estimate.variance * calls
-    assert estimate.variance_of(calls) >= estimate.variance * calls**2 / 9 - 1e-6
+    assert estimate.variance_of(samples) >= estimate.variance * samples
+    assert estimate.variance_of(samples) >= estimate.variance * samples**2 / 9 - 1e-6
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import errno
 import os
+import pwd
 import resource
 import stat
 import tempfile
@@ -10,7 +11,16 @@ from threading import Event, Thread
 
 import pytest
 
-from gateway.files import locked_folder, replace_file
+from gateway.files import (
+    PRIVATE,
+    READABLE,
+    Owner,
+    create_readable_file,
+    locked_folder,
+    make_folder,
+    owner_of_new_file,
+    replace_file,
+)
 
 NOBODY = 65534
 
@@ -39,7 +49,7 @@ def as_nobody() -> Iterator[None]:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file can grow: as a full disk, the failure comes while the file is being written."""
+    """No file can grow, so writing fails half-way as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -52,8 +62,8 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
-    """Whatever the umask says."""
+def test_a_new_file_is_private(tmp_path: Path) -> None:
+    """Whatever the umask."""
     path = tmp_path / "file"
     before = os.umask(0)
     try:
@@ -67,7 +77,7 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o400, 0o664])
 def test_the_mode_is_kept(tmp_path: Path, mode: int) -> None:
-    """Also one that is wider than ours: its owner may have a group that is to read it."""
+    """Even one that is not private: a group may be meant to read the file."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     path.chmod(mode)
@@ -80,7 +90,7 @@ def test_the_mode_is_kept(tmp_path: Path, mode: int) -> None:
 
 @as_root
 def test_the_owner_is_kept(tmp_path: Path) -> None:
-    """Root, under sudo for one, does not take the service's file away from it."""
+    """Root, for example under sudo, does not take over the service's file."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     os.chown(path, 1234, 5678)
@@ -93,8 +103,7 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_new_file_of_root_belongs_to_the_folders_owner(tmp_path: Path) -> None:
-    """The service's folder is the service's; a file in it that only root reads is of no use."""
+def test_a_new_file_of_root_goes_to_the_owner_of_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 5678)
 
     replace_file(tmp_path / "file", b"new")
@@ -104,8 +113,8 @@ def test_a_new_file_of_root_belongs_to_the_folders_owner(tmp_path: Path) -> None
 
 
 @as_root
-def test_an_owner_that_cannot_be_kept_leaves_the_file(shared_folder: Path) -> None:
-    """Somebody else's file would become ours: refused, and nothing is left lying around."""
+def test_a_file_whose_owner_cannot_be_kept_is_left_unchanged(shared_folder: Path) -> None:
+    """Another user's file would become ours: refused, and no temporary file stays."""
     path = shared_folder / "file"
     path.write_bytes(b"old")
     path.chmod(0o644)
@@ -119,8 +128,7 @@ def test_an_owner_that_cannot_be_kept_leaves_the_file(shared_folder: Path) -> No
 
 
 @as_root
-def test_a_folder_that_cannot_be_written_leaves_the_file(shared_folder: Path) -> None:
-    """The failure comes before anything is touched."""
+def test_a_folder_that_cannot_be_written_leaves_the_file_unchanged(shared_folder: Path) -> None:
     path = shared_folder / "file"
     path.write_bytes(b"old")
     os.chown(path, NOBODY, NOBODY)
@@ -131,8 +139,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_file(shared_folder: Path) ->
     assert path.read_bytes() == b"old"
 
 
-def test_a_full_disk_leaves_the_file(tmp_path: Path) -> None:
-    """The old one is whole, and the half-written one is gone."""
+def test_a_full_disk_leaves_the_file_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -144,8 +151,7 @@ def test_a_full_disk_leaves_the_file(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["file"]
 
 
-def test_an_open_file_is_not_written_into(tmp_path: Path) -> None:
-    """Who reads while it is replaced has the old file, whole."""
+def test_a_reader_of_the_old_file_sees_it_complete(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -156,8 +162,7 @@ def test_an_open_file_is_not_written_into(tmp_path: Path) -> None:
     assert (seen, path.read_bytes()) == (b"old", b"new")
 
 
-def test_a_locked_folder_is_waited_for(tmp_path: Path) -> None:
-    """The second command goes on when the first has left, and not before."""
+def test_a_locked_folder_makes_the_next_command_wait(tmp_path: Path) -> None:
     order: list[str] = []
     began = Event()
 
@@ -177,7 +182,88 @@ def test_a_locked_folder_is_waited_for(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No file that somebody could have to delete."""
+def test_a_lock_leaves_no_file(tmp_path: Path) -> None:
     with locked_folder(tmp_path):
         assert names_in(tmp_path) == []
+
+
+# Files and folders for the service
+
+
+def test_a_readable_file_ignores_the_umask(tmp_path: Path) -> None:
+    """The service runs as another user."""
+    path = tmp_path / "folder" / "gateway.toml"
+    before = os.umask(0o077)
+    try:
+        create_readable_file(path, "text")
+    finally:
+        os.umask(before)
+
+    assert path.read_text() == "text"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_link_to_a_readable_file_is_kept(tmp_path: Path) -> None:
+    """It may lead to where the owner stores the configuration."""
+    link = tmp_path / "gateway.toml"
+    link.symlink_to(tmp_path / "dotfiles" / "gateway.toml")
+
+    create_readable_file(link, "text")
+
+    assert link.is_symlink()
+    assert (tmp_path / "dotfiles" / "gateway.toml").read_text() == "text"
+
+
+def test_missing_folders_are_private(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@as_root
+def test_new_folders_of_root_go_to_the_owner_of_the_parent(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 5678)
+
+    make_folder(tmp_path / "a" / "b")
+
+    now = (tmp_path / "a" / "b").stat()
+    assert (now.st_uid, now.st_gid) == (1234, 5678)
+
+
+@as_root
+def test_keys_in_the_system_folder_go_to_the_user_of_the_service(tmp_path: Path) -> None:
+    """The folder stays root's, and so do files that every user may read."""
+    nobody = pwd.getpwnam("nobody")
+
+    def owner(mode: int) -> Owner:
+        return owner_of_new_file(tmp_path, mode, service_user="nobody", service_folder=tmp_path)
+
+    assert owner(PRIVATE) == (nobody.pw_uid, nobody.pw_gid)
+    assert owner(READABLE) == (0, 0)
+
+
+@as_root
+def test_keys_in_the_system_folder_stay_root_s_without_the_user_of_the_service(
+    tmp_path: Path,
+) -> None:
+    owner = owner_of_new_file(
+        tmp_path, PRIVATE, service_user="no-such-user", service_folder=tmp_path
+    )
+
+    assert owner == (0, 0)
+
+
+@as_root
+def test_keys_in_another_folder_of_root_stay_root_s(tmp_path: Path) -> None:
+    owner = owner_of_new_file(
+        tmp_path, PRIVATE, service_user="nobody", service_folder=tmp_path / "elsewhere"
+    )
+
+    assert owner == (0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root chooses")
+def test_without_root_a_new_file_belongs_to_its_creator(tmp_path: Path) -> None:
+    assert owner_of_new_file(tmp_path, PRIVATE) == (os.geteuid(), os.getegid())

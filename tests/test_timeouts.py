@@ -18,6 +18,7 @@ from gateway.timeouts import (
     deadlines_for,
     declared_client_timeout,
     model_timeout,
+    rule_for,
 )
 
 SETTINGS = TimeoutsSettings()
@@ -522,3 +523,36 @@ def test_reason_by_settings() -> None:
     assert stream.first_byte == '[[models]] match = "llama*"'
     assert (stream.idle, stream.total) == ("timeouts.idle_timeout", "timeouts.stream_total_timeout")
     assert deadlines(settings=own).reasons.total == "timeouts.total_timeout"
+
+
+# Rules for models.
+
+
+@pytest.mark.parametrize(
+    ("match", "model", "matches"),
+    [
+        ("llama3.2", "llama3.2:latest", True),
+        ("llama3.2:latest", "llama3.2", True),
+        ("llama3.2", "llama3.2:1b", False),
+        ("LLAMA3.2", "llama3.2:latest", True),
+        ("llama3.2", "LLaMA3.2:Latest", True),
+        ("llama3.2*", "llama3.2:1b", True),
+        ("*:1b", "llama3.2:1b", True),
+        ("hf.co/*", "hf.co/some/model:Q4_K_M", True),
+        ("host:5000/a/b", "host:5000/a/b:latest", True),
+    ],
+)
+def test_model_rule_matches_by_glob(match: str, model: str, matches: bool) -> None:
+    """In any case; a name without a tag is its latest."""
+    rule = ModelRule(match=match)
+
+    assert rule_for(model, [rule]) is (rule if matches else None)
+
+
+def test_first_matching_model_rule_counts() -> None:
+    """In the order in which they are written, and as it is."""
+    rules = [ModelRule(match=match) for match in ("qwen*", "llama3.1:*", "*")]
+
+    assert rule_for("llama3.1:8b", rules) is rules[1]
+    assert rule_for("tiny:latest", rules) is rules[2]
+    assert rule_for("tiny:latest", rules[:2]) is None

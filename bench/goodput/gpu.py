@@ -33,7 +33,7 @@ async def _serve(spec: Spec) -> None:
         num_parallel=1,
         max_loaded_models=spec.max_loaded,
         time_scale=spec.scale,
-        answer_tokens=TOKENS,
+        output_tokens=TOKENS,
         keep_requests=0,
     )
     async with simulator:

@@ -21,7 +21,7 @@ async def _serve(spec: Spec) -> None:
         [spec.simulated],
         num_parallel=1,
         time_scale=spec.scale,
-        answer_tokens=TOKENS,
+        output_tokens=TOKENS,
         keep_requests=0,
     )
     async with simulator:

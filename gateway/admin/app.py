@@ -19,7 +19,7 @@ from gateway.admin.guard import HEALTH, AdminGuard, AdminRequest
 from gateway.admin.status import ErrorInfo, RefreshResult, Status
 from gateway.app import Gateway
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.failures import Failures
+from gateway.auth.limits import FailureLimiter
 from gateway.errors import (
     GatewayError,
     InternalError,
@@ -28,7 +28,7 @@ from gateway.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from gateway.models.list_cache import CachedList
+from gateway.models.catalog import CachedList
 
 _STATIC_FILES: Final = MappingProxyType(
     {
@@ -101,7 +101,7 @@ class _Admin:
         settings = gateway.settings
         # It counts failures of its own: those of the public listener say nothing about clients of
         # this one.
-        failures = Failures(settings.limits.failures_per_minute)
+        failures = FailureLimiter(settings.limits.failures_per_minute)
         self._guard = AdminGuard(
             listen_host=settings.listen.admin.host,
             hosts=frozenset(settings.listen.admin_hosts),
@@ -200,7 +200,7 @@ class _Admin:
         failure: GatewayError | None = None
         cached: CachedList | None = None
         try:
-            cached = await self._gateway.catalog.refresh()
+            cached = await self._gateway.catalog.get(max_age=0.0)
         except (UpstreamUnreachable, UpstreamProtocolError) as error:
             failure = error
         if cached is not None and cached.stale:
@@ -226,7 +226,7 @@ class _Admin:
         model_list: CachedList | None = None
         error: str | None = None
         try:
-            model_list = await gateway.catalog.listing()
+            model_list = await gateway.catalog.get()
         except (UpstreamUnreachable, UpstreamProtocolError) as failure:
             error = failure.message
         # From here on nothing is awaited: all parts are of the same moment. Whether Ollama is up
@@ -245,9 +245,9 @@ class _Admin:
                 keys=gateway.keys.keys,
                 key_file_error=gateway.keys.broken,
                 settings=gateway.settings,
-                residency=gateway.learning.residency_tracker.view(),
-                statistics=gateway.learning.statistics.snapshot(),
-                context_windows=gateway.learning.contexts,
+                residency=gateway.host.residency.view(),
+                statistics=gateway.host.statistics.snapshot(),
+                context_windows=gateway.host.context_windows,
                 recent=gateway.recent.snapshot(),
                 in_flight=gateway.handler.active_requests(),
             )

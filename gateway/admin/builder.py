@@ -23,19 +23,17 @@ from gateway.admin.status import (
     Timeout,
     Totals,
 )
-from gateway.auth.keys import Key, State
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Key, KeyState, Scope
+from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
-from gateway.models.list_cache import CachedList
 from gateway.models.listing import Model
-from gateway.models.names import rule_for
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
 from gateway.public.context import ActiveRequest
 from gateway.public.heartbeat import deadlines_extended, heartbeat_schedule
 from gateway.scheduler import Snapshot
 from gateway.settings import Settings
-from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
+from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for, rule_for
 
 _DIGITS: Final = 3
 """Of a second; no estimate is more exact than a millisecond."""
@@ -88,7 +86,7 @@ def not_ready_reason(
     """
     if draining:
         return "draining: the gateway is shutting down"
-    if not any(key.state(now) is State.ACTIVE for key in keys):
+    if not any(key.state(now) is KeyState.ACTIVE for key in keys):
         advice = "create one with `ollama-gateway keys create NAME`"
         return f"no valid key: {key_file_error or advice}"
     if not upstream_up:
@@ -161,7 +159,7 @@ def _ollama(inputs: StatusInputs) -> OllamaStatus:
 
 def _scheduler(inputs: StatusInputs) -> SchedulerStatus:
     snapshot = inputs.scheduler
-    queues = sorted(snapshot.queues, key=lambda queue: (-queue.oldest_wait, queue.key, queue.model))
+    queues = sorted(snapshot.lanes, key=lambda queue: (-queue.oldest_wait, queue.key, queue.model))
     return SchedulerStatus(
         active=sum(snapshot.active.values()),
         max_active=snapshot.max_active,
@@ -173,7 +171,7 @@ def _scheduler(inputs: StatusInputs) -> SchedulerStatus:
             QueueStatus(
                 key=queue.key,
                 model=queue.model,
-                queued=queue.queued,
+                queued=queue.waiting,
                 oldest_wait=round(queue.oldest_wait, 1),
                 # Zero is the estimate of a scheduler that has not seen this model respond yet, or
                 # whose estimate has run out: both say nothing.
@@ -308,7 +306,7 @@ def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) ->
 def _context(model: Model, inputs: StatusInputs) -> ContextStatus:
     windows = inputs.context_windows
     counts = _prompt_counts(model.name, inputs)
-    window, max_window = windows.in_force(model), windows.longest(model)
+    window, max_window = windows.in_force(model), windows.maximum(model)
     longest_prompt = windows.longest_prompt(model)
     remedy = None
     if counts["last_too_long_at"] is not None:

@@ -18,8 +18,8 @@ from typing import Final
 
 from multidict import MultiMapping
 
-from gateway.auth.authenticator import Authenticator, require
-from gateway.auth.principal import Scope
+from gateway.auth.authenticator import Authenticator, require_scope
+from gateway.auth.keys import Scope
 from gateway.errors import GatewayError, InvalidApiKey, TooManyFailures
 
 HEALTH: Final = "/healthz"
@@ -150,10 +150,10 @@ class AdminGuard:
 
     def _authenticate(self, request: AdminRequest) -> Rejection | None:
         try:
-            principal = self.authenticator.identify(
+            principal = self.authenticator.authenticate(
                 request.headers, path_token=None, client=request.peer
             )
-            require(principal, Scope.ADMIN)
+            require_scope(principal, Scope.ADMIN)
         except (InvalidApiKey, TooManyFailures) as error:
             self.auth_failed(_failure_reason(error))
             return _not_authenticated(error)

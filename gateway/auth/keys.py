@@ -1,23 +1,41 @@
-"""One key: how it is made, what is kept of it, and whether a secret of it holds now.
+"""Keys as values: what a key allows, how its secret is stored, and whether it is valid now.
 
-Pure: no file, and no clock but the ``now`` passed in, an aware datetime.
+Pure: no file access, and no time source but the ``now`` passed in, an aware datetime.
 """
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, Self
 
-from gateway.auth.globs import EVERY
-from gateway.auth.principal import Principal, Scope
+from gateway.models.names import matches_any
 
 PREFIX: Final = "ogw_"
-"""What secret scanners know our keys by; outsiders rely on it."""
+"""First characters of every secret. Secret scanners recognise keys by it: part of the contract."""
 
 SECRET_BYTES: Final = 32
+ALL_MODELS: Final = ("*",)
+
+
+class Scope(StrEnum):
+    """A family of routes. No scope includes another: a key lists each one that it needs."""
+
+    DISCOVERY = "discovery"
+    INFERENCE = "inference"
+    ADMIN = "admin"
+
+
 DEFAULT_SCOPES: Final = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
+
+
+class KeyState(StrEnum):
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    ROTATED = "rotated"
+    """Only of a single secret: it was replaced, and its overlap is over."""
 
 
 def generate_secret() -> str:
@@ -26,81 +44,100 @@ def generate_secret() -> str:
 
 
 def digest_of(secret: str) -> str:
-    """The SHA-256 that is kept in place of the secret, in hex.
+    """The SHA-256 of a secret in hex, which is stored in its place.
 
-    A slow hash protects secrets that can be guessed; 256 random bits cannot, and this runs on
-    every request.
+    A slow hash protects secrets that can be guessed. 256 random bits cannot be guessed, and this
+    function runs on every request.
     """
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class State(StrEnum):
-    ACTIVE = "active"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-    ROTATED = "rotated"
-    """Only of a single secret: it was replaced, and its overlap is over."""
+# What a key allows
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated client of a request: the name of its key and what that key allows.
+
+    Args:
+        key: Name of the key.
+        models: Globs of the models it may use.
+        cloud: Globs of the models it may run on ollama.com, on the account of the host's owner.
+        tune: It may set ``keep_alive`` and options that reload a model.
+        rpm: Requests per minute; None means no limit.
+        max_active: Requests at Ollama at the same time; None means no limit of its own.
+        weight: Share of the key when several keys have queued requests.
+        batch: Interactive requests go before its requests.
+    """
+
+    key: str
+    scopes: frozenset[Scope]
+    models: tuple[str, ...] = ALL_MODELS
+    cloud: tuple[str, ...] = ()
+    tune: bool = False
+    rpm: int | None = None
+    max_active: int | None = None
+    weight: float = 1.0
+    batch: bool = False
+
+    def in_scope(self, scope: Scope) -> bool:
+        return scope in self.scopes
+
+    def may_use(self, model: str) -> bool:
+        """Return True if ``models`` matches this canonical name; says nothing about the cloud."""
+        return matches_any(self.models, model)
+
+    def may_reach_cloud(self, model: str) -> bool:
+        """Return True if this model may run on ollama.com."""
+        return matches_any(self.cloud, model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """What the owner chooses about a key. For the fields see ``Principal``."""
+
+    name: str
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
+    models: tuple[str, ...] = ALL_MODELS
+    cloud: tuple[str, ...] = ()
+    tune: bool = False
+    rpm: int | None = None
+    max_active: int | None = None
+    weight: float = 1.0
+    batch: bool = False
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OldSecret:
-    """A secret that was rotated away and is valid until a time."""
+    """A secret that was rotated away and stays valid ``until`` a time."""
 
     digest: str = field(repr=False)
     until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
-    """What is wanted of a key that is to be made."""
+class Key(KeySpec):
+    """A key as it is stored.
 
-    name: str
-    scopes: frozenset[Scope] = DEFAULT_SCOPES
-    models: tuple[str, ...] = EVERY
-    cloud: tuple[str, ...] = ()
-    tune: bool = False
-    rpm: int | None = None
-    max_active: int | None = None
-    weight: float = 1.0
-    batch: bool = False
-    expires: datetime | None = None
+    Args:
+        digest: SHA-256 of the present secret, in hex.
+        created: When the present secret was generated.
+        revoked: When the key was revoked, if it was.
+        previous: Secrets that were rotated away, the latest last.
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """What is kept of one key. ``created`` is when its present secret was made."""
-
-    name: str
     digest: str = field(repr=False)
     created: datetime
-    scopes: frozenset[Scope] = DEFAULT_SCOPES
-    models: tuple[str, ...] = EVERY
-    cloud: tuple[str, ...] = ()
-    tune: bool = False
-    rpm: int | None = None
-    max_active: int | None = None
-    weight: float = 1.0
-    batch: bool = False
-    expires: datetime | None = None
     revoked: datetime | None = None
     previous: tuple[OldSecret, ...] = ()
 
     @classmethod
-    def made(cls, spec: NewKey, *, digest: str, now: datetime) -> Self:
-        return cls(
-            name=spec.name,
-            digest=digest,
-            created=_whole_second(now),
-            scopes=spec.scopes,
-            models=spec.models,
-            cloud=spec.cloud,
-            tune=spec.tune,
-            rpm=spec.rpm,
-            max_active=spec.max_active,
-            weight=spec.weight,
-            batch=spec.batch,
-            expires=None if spec.expires is None else _whole_second(spec.expires),
-        )
+    def from_spec(cls, spec: KeySpec, *, digest: str, now: datetime) -> Self:
+        chosen = {each.name: getattr(spec, each.name) for each in fields(spec)}
+        if spec.expires is not None:
+            chosen["expires"] = _whole_second(spec.expires)
+        return cls(**chosen, digest=digest, created=_whole_second(now))
 
     @property
     def principal(self) -> Principal:
@@ -116,25 +153,25 @@ class Key:
             batch=self.batch,
         )
 
-    def state(self, now: datetime) -> State:
-        """Whether the key as a whole still opens anything."""
+    def state(self, now: datetime) -> KeyState:
+        """The state of the key as such; a single secret of it may be ROTATED besides."""
         if self.revoked is not None:
-            return State.REVOKED
+            return KeyState.REVOKED
         if self.expires is not None and self.expires <= now:
-            return State.EXPIRED
-        return State.ACTIVE
+            return KeyState.EXPIRED
+        return KeyState.ACTIVE
 
     def overlap_end(self, now: datetime) -> datetime | None:
-        """Until when some old secret is valid beside the present one; None when none is."""
+        """When the last old secret that is still valid ends; None if there is none."""
         return max((old.until for old in self.previous if old.until > now), default=None)
 
     def rotated(self, *, digest: str, now: datetime, overlap: timedelta) -> Self:
-        """The key with a new secret and as long a lifetime as it had.
+        """The key with a new secret and a lifetime as long as before.
 
-        With an overlap, secrets that are still valid stay so: the present one until the overlap
-        ends or it expires, older ones until their own end, so that rotating twice cuts nobody off.
-        Without one, all end at once. The last ones stay on record, so that a caller who still
-        sends one can be told what happened.
+        With an overlap, valid secrets stay valid: the present one until the overlap ends or it
+        expires, older ones until their own end, so that rotating twice locks no client out.
+        Without an overlap all of them end now. They stay on record until the next rotation, so
+        that a client that still sends one learns that its key was rotated.
         """
         moment = _whole_second(now)
         end = _whole_second(now + overlap) if overlap else moment
@@ -153,33 +190,36 @@ class Key:
         )
 
     def revoked_at(self, now: datetime) -> Self:
-        """The key, refused from now on; a key that was revoked before keeps its date."""
+        """The key, revoked. A key that is revoked already keeps its date."""
         return self if self.revoked is not None else replace(self, revoked=_whole_second(now))
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What one secret gives: its key's principal, until its own end if it was rotated away."""
+class Credential:
+    """One secret of a key, by its digest, and the principal that it authenticates.
+
+    ``until`` is the end of a secret that was rotated away; None for the present one.
+    """
 
     digest: str = field(repr=False)
     key: Key
     principal: Principal
     until: datetime | None = None
 
-    def state(self, now: datetime) -> State:
+    def state(self, now: datetime) -> KeyState:
         state = self.key.state(now)
-        if state is State.ACTIVE and self.until is not None and self.until <= now:
-            return State.ROTATED
+        if state is KeyState.ACTIVE and self.until is not None and self.until <= now:
+            return KeyState.ROTATED
         return state
 
 
-def grants(key: Key) -> tuple[Grant, ...]:
-    """One grant for each secret of the key that is on record, valid or not."""
+def credentials_of(key: Key) -> tuple[Credential, ...]:
+    """One credential for each secret on record, valid or not; the present one first."""
     principal = key.principal
-    present = Grant(key.digest, key, principal)
-    return (present, *(Grant(old.digest, key, principal, old.until) for old in key.previous))
+    present = Credential(key.digest, key, principal)
+    return (present, *(Credential(old.digest, key, principal, old.until) for old in key.previous))
 
 
 def _whole_second(moment: datetime) -> datetime:
-    """The same time as the file shows it: a person reads and edits it."""
+    """The time as the file shows it: people read and edit the file."""
     return moment.astimezone(UTC).replace(microsecond=0)

@@ -1,12 +1,13 @@
-"""The keys in force: what ``keys.toml`` held when it was last whole."""
+"""The keys in effect: the last valid content of ``keys.toml``."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
 from gateway.auth.keyfile import (
     KeyFileError,
@@ -16,19 +17,25 @@ from gateway.auth.keyfile import (
     stamp_of,
     warning_about,
 )
-from gateway.auth.keys import Grant, Key, State, digest_of, grants
+from gateway.auth.keys import Credential, Key, KeyState, credentials_of, digest_of
 
-UNSETTLED: Final = 2_000_000_000
-"""Nanoseconds. Times of files come from a clock that ticks (4 ms on most systems, 2 s on FAT): a
-file written twice within a tick can look unchanged, so one younger than this is read again."""
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two looks at the file."""
+
+TIMESTAMP_GRANULARITY_NS: Final = 2_000_000_000
+"""File times come from a clock that ticks: every 4 ms on most systems, every 2 s on FAT. A file
+written twice within a tick can look unchanged, so a file younger than this is read again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What became of the keys, told once each time it becomes different.
+class KeyFileStatus:
+    """What the store found; reported when it differs from the last report.
 
-    ``broken`` is why the file cannot be read, while the last good keys stay in force; ``warning``
-    is something that the owner should mend. Both are one line and hold no secret.
+    Args:
+        keys: Number of keys in effect.
+        missing: There is no file, so there are no keys.
+        broken: Why the file cannot be used; the last valid keys stay in effect. One line.
+        warning: Something that the owner should fix. One line.
     """
 
     keys: int
@@ -37,123 +44,167 @@ class Change:
     warning: str | None = None
 
 
-def _nobody_listens(_change: Change) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
-class _Keys:
-    """One reading of the file."""
+class _Loaded:
+    """One valid content of the file, and its credentials by the digest of their secret."""
 
     content: bytes = b""
     keys: tuple[Key, ...] = ()
-    index: Mapping[str, Grant] = field(default_factory=dict)
+    by_digest: Mapping[str, Credential] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unparsed:
+    """Content of the file that differs from the last valid one."""
+
+    content: bytes
+    stamp: Stamp | None
+    warning: str | None
+
+
+def _load(path: Path, content: bytes) -> _Loaded | str:
+    """Return the valid keys, or why there are none. Pure, so it can run in another thread."""
+    try:
+        keys = parse_content(path, content)
+    except KeyFileError as error:
+        return str(error)
+    index = {credential.digest: credential for key in keys for credential in credentials_of(key)}
+    return _Loaded(content, keys, index)
+
+
+def _ignore(_status: KeyFileStatus) -> None:
+    pass
 
 
 class KeyStore:
-    """Reads the file when made, and again in ``reload_if_changed()``.
+    """Reads the file when it is created, and again in ``watch`` and ``reload_if_changed``.
 
-    ``report`` is called in the same moment, in the same thread, and must not raise.
+    Args:
+        path: The file, which may be missing.
+        report: Called synchronously with every new status; must not raise.
+        wall_clock_ns: Time of day in nanoseconds, to compare with the times of files.
     """
 
-    # All mutable state: the keys of the last good reading, the stamp of the last reading of any
-    # kind (None: read again, whatever the stamp says), and what was last reported.
+    # Mutable state:
+    #   _valid   the last valid content
+    #   _stamp   of the last reading, valid or not; None forces another reading
+    #   _status  as last reported
 
     def __init__(
         self,
         path: Path,
         *,
-        report: Callable[[Change], None] = _nobody_listens,
+        report: Callable[[KeyFileStatus], None] = _ignore,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._path = path
         self._report = report
         self._wall_clock_ns = wall_clock_ns
-        self._good = _Keys()
+        self._valid = _Loaded()
         self._stamp: Stamp | None = None
-        self._told: Change | None = None
+        self._status: KeyFileStatus | None = None
         self.reload_if_changed()
 
     def __repr__(self) -> str:
-        count = len(self._good.keys)
+        count = len(self._valid.keys)
         broken = ", broken" if self.broken else ""
         return f"<KeyStore {count} key{'' if count == 1 else 's'}{broken}>"
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Every key of the last good reading, revoked and expired ones too."""
-        return self._good.keys
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(key.name for key in self._good.keys)
+        """Every key in effect, revoked and expired ones too."""
+        return self._valid.keys
 
     @property
     def broken(self) -> str | None:
-        """Why the file cannot be read now; the last good keys stay in force meanwhile."""
-        return None if self._told is None else self._told.broken
+        """Why the file cannot be used now; the last valid keys stay in effect meanwhile."""
+        return None if self._status is None else self._status.broken
 
     def active(self, now: datetime) -> tuple[Key, ...]:
-        """The keys that open something."""
-        return tuple(key for key in self._good.keys if key.state(now) is State.ACTIVE)
+        """The keys that are valid."""
+        return tuple(key for key in self._valid.keys if key.state(now) is KeyState.ACTIVE)
 
-    def find(self, secret: str) -> Grant | None:
-        """What the secret gives, valid or not any more: ask its state; None if it is unknown."""
+    def find(self, secret: str) -> Credential | None:
+        """The credential of a secret, in whatever state; None if the secret is unknown."""
         digest = digest_of(secret)
-        # A dict lookup's time can tell how a digest that was tried resembles one that is kept.
-        # That is of no use: nobody can choose a secret by its digest, and the digest of the right
-        # one is as far from any other as chance has it. The comparison adds that no digest which
-        # merely landed in the same place is ever taken for it.
-        grant = self._good.index.get(digest)
-        if grant is None or not hmac.compare_digest(grant.digest, digest):
+        # The time of a dict look-up can reveal how a presented digest resembles a stored one. That
+        # is of no use: nobody can choose a secret by its digest, and the digest of the right
+        # secret is as far from any other as chance has it. The constant-time comparison excludes
+        # that a digest which merely landed in the same slot is taken for the stored one.
+        credential = self._valid.by_digest.get(digest)
+        if credential is None or not hmac.compare_digest(credential.digest, digest):
             return None
-        return grant
+        return credential
 
     def reload_if_changed(self) -> bool:
-        """Reads the file if it may have changed since; true if other keys are in force now.
+        """Read the file if it may have changed. Returns True if other keys are in effect now.
 
-        One stat when nothing happened. Never raises for what is wrong with the file.
+        Costs one stat if nothing changed. Never raises for a mistake in the file.
         """
+        before = self._valid
+        unparsed = self._read()
+        if unparsed is not None:
+            self._apply(unparsed, _load(self._path, unparsed.content))
+        return self._valid is not before
+
+    async def watch(self) -> Never:
+        """Reload the file whenever it changes.
+
+        A thread parses it: 14,000 keys take more than a second, and requests go on meanwhile.
+        """
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            before = self._valid
+            unparsed = self._read()
+            if unparsed is not None:
+                loaded = await asyncio.to_thread(_load, self._path, unparsed.content)
+                # Unless newer content took effect meanwhile, by `reload_if_changed`.
+                if self._valid is before:
+                    self._apply(unparsed, loaded)
+
+    def _read(self) -> _Unparsed | None:
+        """Return new content to parse; everything else takes effect here."""
         try:
             stamp = stamp_of(self._path)
             if stamp is not None and stamp == self._stamp:
-                return False
+                return None
             found = None if stamp is None else read_content(self._path)
         except KeyFileError as error:
-            # What keeps us from reading can end without a trace in the stamp.
+            # The obstacle can disappear without a trace in the stamp.
             self._stamp = None
-            return self._keep(str(error))
+            self._set_status(KeyFileStatus(len(self.keys), broken=str(error)))
+            return None
         if found is None:
-            return self._lose()
-        return self._read(*found)
-
-    def _read(self, content: bytes, stamp: Stamp) -> bool:
-        # The stamp is from before the reading: what is written from then on makes another one.
+            self._stamp = None
+            if self._valid.content:
+                self._valid = _Loaded()
+            self._set_status(KeyFileStatus(0, missing=True))
+            return None
+        content, stamp = found
+        # The stamp is from before the reading: a later write changes it.
         age = self._wall_clock_ns() - max(stamp.mtime_ns, stamp.ctime_ns)
-        self._stamp = stamp if age > UNSETTLED else None
-        warning = warning_about(self._path, stamp)
-        changed = content != self._good.content
-        if changed:
-            try:
-                keys = parse_content(self._path, content)
-            except KeyFileError as error:
-                return self._keep(str(error), warning)
-            index = {grant.digest: grant for key in keys for grant in grants(key)}
-            self._good = _Keys(content, keys, index)
-        self._tell(Change(len(self._good.keys), warning=warning), again=changed)
-        return changed
+        unparsed = _Unparsed(
+            content,
+            stamp if age > TIMESTAMP_GRANULARITY_NS else None,
+            warning_about(self._path, stamp),
+        )
+        if content != self._valid.content:
+            return unparsed
+        self._stamp = unparsed.stamp
+        self._set_status(KeyFileStatus(len(self.keys), warning=unparsed.warning))
+        return None
 
-    def _keep(self, why: str, warning: str | None = None) -> bool:
-        self._tell(Change(len(self._good.keys), broken=why, warning=warning))
-        return False
+    def _apply(self, unparsed: _Unparsed, loaded: _Loaded | str) -> None:
+        self._stamp = unparsed.stamp
+        if isinstance(loaded, str):
+            self._set_status(KeyFileStatus(len(self.keys), broken=loaded, warning=unparsed.warning))
+        else:
+            self._valid = loaded
+            # Reported even if the status is the same: the keys are not.
+            self._status = None
+            self._set_status(KeyFileStatus(len(self.keys), warning=unparsed.warning))
 
-    def _lose(self) -> bool:
-        changed = bool(self._good.keys)
-        self._good, self._stamp = _Keys(), None
-        self._tell(Change(0, missing=True))
-        return changed
-
-    def _tell(self, change: Change, *, again: bool = False) -> None:
-        if again or change != self._told:
-            self._told = change
-            self._report(change)
+    def _set_status(self, status: KeyFileStatus) -> None:
+        if status != self._status:
+            self._status = status
+            self._report(status)

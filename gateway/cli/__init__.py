@@ -8,14 +8,15 @@ all of these modules, so they import slow modules only inside of ``run``.
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from errno import EDQUOT, EIO, ENOSPC, EPIPE
 from importlib import import_module
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Final, Protocol, cast
 
-from gateway.cli.program import command_name
-
+PROGRAM: Final = "ollama-gateway"
 COMMANDS = ("init", "serve", "keys", "models", "demo", "simulate")
 
 DONE = 0
@@ -143,3 +144,26 @@ def _version() -> str:
         return version("ollama-gateway")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def command_name() -> str:
+    """Return ``ollama-gateway`` if the shell finds this program by that, else its path, quoted."""
+    called = Path(sys.argv[0] if sys.argv else "")
+    if called.name != PROGRAM or _is_found(called):
+        return PROGRAM
+    return shlex.quote(_shortest(called))
+
+
+def _is_found(called: Path) -> bool:
+    found = shutil.which(PROGRAM)
+    return found is not None and Path(found).absolute() == called.absolute()
+
+
+def _shortest(called: Path) -> str:
+    """Return a relative path if it is below the working folder, else the absolute one."""
+    absolute = str(called.absolute())
+    relative = os.path.relpath(absolute)
+    if relative.startswith("..") or Path.cwd() == Path("/"):
+        return absolute
+    # Without a slash the shell would look on PATH.
+    return relative if "/" in relative else f"./{relative}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.cli.program import command_name
+from gateway.cli import command_name
 from gateway.settings import printable
 
 if TYPE_CHECKING:

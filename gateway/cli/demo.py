@@ -78,7 +78,7 @@ async def _demo() -> int:
         # Outermost: a second Ctrl-C must not leave the folder behind.
         stack.enter_context(signals(first=stop.set, second=stop.set))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-gateway-")))
-        simulator = await stack.enter_async_context(Simulator(models, answer_tokens=40))
+        simulator = await stack.enter_async_context(Simulator(models, output_tokens=40))
         settings = _settings(simulator.url)
         lines = LineWriter(sys.stderr.buffer)
         log = configure(level=settings.log.level, log_format=settings.log.format, lines=lines)
@@ -118,14 +118,13 @@ def _address(port: int) -> str:
 def _keys(folder: Path) -> tuple[str, str]:
     """Create a key that may run models and one that may only list them. Return their secrets."""
     from gateway.auth.keyfile import create_key  # noqa: PLC0415  - see _demo
-    from gateway.auth.keys import NewKey  # noqa: PLC0415  - see _demo
-    from gateway.auth.principal import Scope  # noqa: PLC0415  - see _demo
+    from gateway.auth.keys import KeySpec, Scope  # noqa: PLC0415  - see _demo
 
     file, now = folder / "keys.toml", datetime.now(UTC)
     both = frozenset({Scope.INFERENCE, Scope.DISCOVERY})
     discovery = frozenset({Scope.DISCOVERY})
-    key = create_key(file, NewKey(name="demo", scopes=both), now)
-    return key, create_key(file, NewKey(name="demo-discovery", scopes=discovery), now)
+    key = create_key(file, KeySpec(name="demo", scopes=both), now)
+    return key, create_key(file, KeySpec(name="demo-discovery", scopes=discovery), now)
 
 
 def _welcome(listening: "Serving", key: str, discovery: str) -> str:

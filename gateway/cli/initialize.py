@@ -19,20 +19,18 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.auth.keyfile import KeyFileError, create_key, load
-from gateway.auth.keys import NewKey
-from gateway.auth.principal import Scope
-from gateway.cli import DONE, FAILED
+from gateway.auth.keys import KeySpec, Scope
+from gateway.cli import DONE, FAILED, command_name
 from gateway.cli.config import new_config_text
-from gateway.cli.new_files import hand_over, make_file
-from gateway.cli.program import command_name
+from gateway.files import create_readable_file
 from gateway.settings import Address, Loaded, OllamaSettings, config_path, ollama_host
 from gateway.settings import load as load_settings
 
 INFERENCE_KEY: Final = "engramia"
 DISCOVERY_KEY: Final = "engramia-discovery"
 KEYS: Final = (
-    NewKey(name=INFERENCE_KEY, scopes=frozenset({Scope.INFERENCE, Scope.DISCOVERY})),
-    NewKey(name=DISCOVERY_KEY, scopes=frozenset({Scope.DISCOVERY})),
+    KeySpec(name=INFERENCE_KEY, scopes=frozenset({Scope.INFERENCE, Scope.DISCOVERY})),
+    KeySpec(name=DISCOVERY_KEY, scopes=frozenset({Scope.DISCOVERY})),
 )
 
 PROBE_TIMEOUT: Final = 2.0
@@ -121,7 +119,9 @@ def _exists(path: Path) -> bool:
 def create_config(path: Path, chosen: ChosenUrl | None = None) -> str | None:
     """Create the config file. Return why it failed and what to do, or None."""
     try:
-        make_file(path, new_config_text({} if chosen is None else {"ollama.url": chosen.url}))
+        create_readable_file(
+            path, new_config_text({} if chosen is None else {"ollama.url": chosen.url})
+        )
     except OSError as error:
         if error.errno in {ENOSPC, EDQUOT}:
             advice = "Free some space and run this again."
@@ -158,16 +158,11 @@ def create_keys(path: Path, now: datetime) -> CreatedKeys:
         existing = {key.name.casefold(): key for key in load(path)}
         # A revoked key is not created again: it was revoked on purpose.
         revoked = frozenset(name for name, key in existing.items() if key.revoked is not None)
-        new_file = not path.exists()
         for spec in KEYS:
             if spec.name not in existing:
                 secrets[spec.name] = create_key(path, spec, now)
-        if new_file:
-            hand_over(path.resolve())
     except KeyFileError as error:
         return CreatedKeys(secrets, revoked, str(error))
-    except OSError as error:
-        return CreatedKeys(secrets, revoked, f"{path}: {error.strerror or error}")
     return CreatedKeys(secrets, revoked)
 
 

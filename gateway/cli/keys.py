@@ -1,110 +1,106 @@
-"""`ollama-gateway keys`: makes, shows, replaces and ends the keys of ``keys.toml``.
+"""`ollama-gateway keys`: create, list, rotate and revoke the keys of ``keys.toml``.
 
-A secret goes to stdout alone, everything else to stderr, so that `KEY=$(… keys create NAME)` works.
+A secret is printed to stdout alone, everything else to stderr: `KEY=$(… keys create NAME)` works.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.auth.globs import EVERY
-from gateway.auth.keys import DEFAULT_SCOPES, Key, NewKey
-from gateway.auth.principal import Scope
-from gateway.cli import DONE, FAILED, WRONG_USAGE
-from gateway.cli import durations as spans
-from gateway.cli import key_table as keyviews
-from gateway.cli.program import command_name
+from gateway.auth.keys import ALL_MODELS, DEFAULT_SCOPES, Key, KeySpec, KeyState, Scope
+from gateway.cli import DONE, FAILED, WRONG_USAGE, command_name
+from gateway.cli.durations import duration, duration_or_time, time_after
 
 if TYPE_CHECKING:
     from gateway.auth.keyfile import KeyFileError
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  - its only name
 
-_NOTICED: Final = "A running gateway notices within seconds."
+_TAKES_EFFECT: Final = "A running gateway notices within seconds."
+_HEADINGS: Final = ("NAME", "SCOPES", "MODELS", "LIMITS", "CREATED", "STATE")
+
+
+# Arguments
 
 
 def register(subparsers: "Subparsers") -> None:
-    parser = subparsers.add_parser("keys", help="make, list, rotate and revoke keys")
+    parser = subparsers.add_parser("keys", help="create, list, rotate and revoke keys")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _register_create(commands)
-    _register_list(commands)
-    _register_rotate(commands)
-    _register_revoke(commands)
 
-
-def _register_create(commands: "Subparsers") -> None:
-    parser = _add(commands, "create", run_create, "make a key and print it, once")
-    parser.add_argument("name", metavar="NAME", help="what to call it: A-Z a-z 0-9 . _ -")
-    parser.add_argument(
+    create = _add(commands, "create", run_create, "create a key and print it, once")
+    create.add_argument("name", metavar="NAME", help="characters from A-Z a-z 0-9 . _ -")
+    create.add_argument(
         "--scope",
         metavar="SCOPE",
         action="extend",
         type=_scopes,
-        help=f"what it may do: {', '.join(Scope)}; several with commas or repeated "
+        help=f"what the key may do: {', '.join(Scope)}; several with commas or repeated "
         "(default: inference and discovery)",
     )
-    parser.add_argument(
+    create.add_argument(
         "--models",
         metavar="GLOB",
         action="extend",
         nargs="+",
-        help="the models it may use, quoted: 'llama3.2' 'qwen*' (default: all)",
+        help="models it may use, quoted: 'llama3.2' 'qwen*' (default: all)",
     )
-    parser.add_argument(
+    create.add_argument(
         "--cloud",
         metavar="GLOB",
         action="extend",
         nargs="+",
-        help="models that it may run on ollama.com, on your account (default: none)",
+        help="models it may run on ollama.com, on your account (default: none)",
     )
-    parser.add_argument(
+    create.add_argument(
         "--expires",
         metavar="WHEN",
-        type=spans.span_or_moment,
+        type=duration_or_time,
         help="12h, 90d, or a date such as 2030-01-31 in UTC (default: never)",
     )
-    parser.add_argument("--rpm", metavar="N", type=int, help="requests per minute at most")
-    parser.add_argument(
-        "--max-active", metavar="N", type=int, help="calls at Ollama at once; others wait"
+    create.add_argument("--rpm", metavar="N", type=int, help="maximum requests per minute")
+    create.add_argument(
+        "--max-active",
+        metavar="N",
+        type=int,
+        help="maximum requests at Ollama at the same time; further ones are queued",
     )
-    parser.add_argument("--weight", metavar="X", type=float, help="its share when several wait: 1")
-    parser.add_argument(
+    create.add_argument(
+        "--weight",
+        metavar="X",
+        type=float,
+        help="its share when several keys have queued requests (default: 1)",
+    )
+    create.add_argument(
         "--class",
         dest="priority",
         choices=("interactive", "batch"),
         default="interactive",
-        help="batch calls let interactive ones go first (default: interactive)",
+        help="interactive requests go before batch requests (default: interactive)",
     )
-    parser.add_argument(
+    create.add_argument(
         "--tune", action="store_true", help="may set keep_alive and options that reload a model"
     )
 
+    show = _add(commands, "list", run_list, "list all keys, without their secrets")
+    show.add_argument("--json", action="store_true", help="as JSON")
 
-def _register_list(commands: "Subparsers") -> None:
-    parser = _add(commands, "list", run_list, "show all keys, but not what is secret of them")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-
-
-def _register_rotate(commands: "Subparsers") -> None:
-    parser = _add(commands, "rotate", run_rotate, "give a key a new secret and print it, once")
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument(
+    rotate = _add(commands, "rotate", run_rotate, "give a key a new secret and print it, once")
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument(
         "--overlap",
         metavar="SPAN",
-        type=spans.span,
+        type=duration,
         default=timedelta(),
         help="how long the old secret stays valid, such as 24h (default: it ends at once)",
     )
 
-
-def _register_revoke(commands: "Subparsers") -> None:
-    parser = _add(commands, "revoke", run_revoke, "refuse a key from now on")
-    parser.add_argument("name", metavar="NAME")
+    revoke = _add(commands, "revoke", run_revoke, "revoke a key, at once")
+    revoke.add_argument("name", metavar="NAME")
 
 
 def _add(
@@ -112,7 +108,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, description=f"{help_text.capitalize()}.")
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="the config file that says where the keys are"
+        "--config", metavar="FILE", type=Path, help="config file, which names the keys file"
     )
     parser.set_defaults(run=run)
     return parser
@@ -124,31 +120,40 @@ def _scopes(text: str) -> list[Scope]:
         return [Scope(name) for name in names]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be out of {', '.join(Scope)}, with commas between them"
+            f"{text!r} must be one or more of {', '.join(Scope)}, separated by commas"
         ) from None
+
+
+# Commands
 
 
 def run_create(arguments: argparse.Namespace) -> int:
     from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
-    from gateway.auth.keytable import InvalidKey  # noqa: PLC0415  - the same
-    from gateway.cli.new_files import hand_over  # noqa: PLC0415  - the same
 
     path, now = _keys_file(arguments), datetime.now(UTC)
-    spec = _spec(arguments, now)
+    spec = KeySpec(
+        name=arguments.name,
+        scopes=frozenset(arguments.scope or DEFAULT_SCOPES),
+        models=tuple(arguments.models or ALL_MODELS),
+        cloud=tuple(arguments.cloud or ()),
+        tune=arguments.tune,
+        rpm=arguments.rpm,
+        max_active=arguments.max_active,
+        weight=1.0 if arguments.weight is None else arguments.weight,
+        batch=arguments.priority == "batch",
+        expires=time_after(now, arguments.expires),
+    )
     if spec.expires is not None and spec.expires <= now:
-        return _say_wrong("--expires must be in the future", WRONG_USAGE)
-    new_file = not path.exists()
+        return _report_error("--expires must be in the future", WRONG_USAGE)
     try:
         secret = keyfile.create_key(path, spec, now)
-        if new_file:
-            hand_over(path)
-    except InvalidKey as error:
-        return _say_wrong(str(error), WRONG_USAGE)
+    except keyfile.InvalidKey as error:
+        return _report_error(str(error), WRONG_USAGE)
     except keyfile.KeyFileError as error:
-        return _failed(arguments, error)
+        return _report_failure(arguments, error)
     print(secret, flush=True)
-    _say(*_made(arguments, spec))
-    _say_warning(path)
+    _say(*_created(arguments, spec))
+    _warn(path)
     return DONE
 
 
@@ -159,14 +164,14 @@ def run_list(arguments: argparse.Namespace) -> int:
     try:
         keys = keyfile.load(path)
     except keyfile.KeyFileError as error:
-        return _failed(arguments, error)
+        return _report_failure(arguments, error)
     if arguments.json:
-        print(json.dumps([keyviews.record(key, now) for key in keys], indent=2))
+        print(json.dumps([_record(key, now) for key in keys], indent=2))
     elif keys:
-        print(keyviews.table(keys, now))
+        print(table(keys, now))
     if not keys:
-        _say(f"{path} has no key yet. `{_hint(arguments, 'create NAME')}` makes one.")
-    _say_warning(path)
+        _say(f"{path} has no keys yet. `{_hint(arguments, 'create NAME')}` creates one.")
+    _warn(path)
     return DONE
 
 
@@ -175,12 +180,21 @@ def run_rotate(arguments: argparse.Namespace) -> int:
 
     path, now = _keys_file(arguments), datetime.now(UTC)
     try:
-        issued = keyfile.rotate_key(path, arguments.name, now=now, overlap=arguments.overlap)
+        rotated = keyfile.rotate_key(path, arguments.name, now=now, overlap=arguments.overlap)
     except keyfile.KeyFileError as error:
-        return _failed(arguments, error)
-    print(issued.secret, flush=True)
-    _say(*_rotated(issued.key, now))
-    _say_warning(path)
+        return _report_failure(arguments, error)
+    print(rotated.secret, flush=True)
+    key = rotated.key
+    end = key.previous[-1].until
+    old = f"valid until {_minute(end)}" if end > now else "refused from now on"
+    _say(
+        f"Rotated key {key.name}. The new secret is shown only once; only its digest is stored.",
+        f"The old secret is {old}.",
+    )
+    if key.expires is not None:
+        _say(f"The new one has the same lifetime: it expires {_minute(key.expires)}.")
+    _say(_TAKES_EFFECT)
+    _warn(path)
     return DONE
 
 
@@ -191,9 +205,9 @@ def run_revoke(arguments: argparse.Namespace) -> int:
     try:
         key = keyfile.revoke_key(path, arguments.name, now=datetime.now(UTC))
     except keyfile.KeyFileError as error:
-        return _failed(arguments, error)
-    _say(f"The key {key.name} is revoked. {_NOTICED}")
-    _say_warning(path)
+        return _report_failure(arguments, error)
+    _say(f"Revoked key {key.name}. {_TAKES_EFFECT}")
+    _warn(path)
     return DONE
 
 
@@ -203,71 +217,55 @@ def _keys_file(arguments: argparse.Namespace) -> Path:
     return settings.load(arguments.config).keys_file
 
 
-def _spec(arguments: argparse.Namespace, now: datetime) -> NewKey:
-    return NewKey(
-        name=arguments.name,
-        scopes=frozenset(arguments.scope or DEFAULT_SCOPES),
-        models=tuple(arguments.models or EVERY),
-        cloud=tuple(arguments.cloud or ()),
-        tune=arguments.tune,
-        rpm=arguments.rpm,
-        max_active=arguments.max_active,
-        weight=1.0 if arguments.weight is None else arguments.weight,
-        batch=arguments.priority == "batch",
-        expires=spans.moment_after(now, arguments.expires),
-    )
+# Messages
 
 
-def _made(arguments: argparse.Namespace, spec: NewKey) -> Iterator[str]:
-    yield f"The key {spec.name} is made. It is shown this once; only its digest is kept."
-    yield f"  scopes   {', '.join(keyviews.scope_names(spec))}"
+def _created(arguments: argparse.Namespace, spec: KeySpec) -> Iterator[str]:
+    yield f"Created key {spec.name}. It is shown only once; only its digest is stored."
+    yield f"  scopes   {', '.join(_scope_names(spec))}"
     yield f"  models   {' '.join(spec.models)}"
-    yield f"  limits   {keyviews.limits(spec) or 'none of its own'}"
-    yield f"  expires  {'never' if spec.expires is None else keyviews.minute(spec.expires)}"
+    yield f"  limits   {_limits(spec) or 'none'}"
+    yield f"  expires  {'never' if spec.expires is None else _minute(spec.expires)}"
     if spec.scopes == {Scope.ADMIN}:
-        yield "Send it to the admin listener as `Authorization: Bearer <key>`; it opens no more."
+        yield "Send it to the admin listener as `Authorization: Bearer <key>`; it is valid for"
+        yield "nothing else."
     else:
-        yield "Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`, or in the address as"
+        yield "Send it as `Authorization: Bearer <key>` or `x-api-key: <key>`, or in the URL as"
         yield f"https://{spec.name}:<key>@<your tunnel>/v1."
     if spec.scopes == {Scope.DISCOVERY}:
-        yield "Having no scope but discovery, it may also stand in the path:"
+        yield "A discovery-only key may also be part of the path:"
         yield "https://<your tunnel>/k/<key>/v1."
-    yield f"If it gets lost or known: `{_hint(arguments, f'rotate {spec.name}')}`. {_NOTICED}"
+    yield f"If it is lost or leaked: `{_hint(arguments, f'rotate {spec.name}')}`. {_TAKES_EFFECT}"
 
 
-def _rotated(key: Key, now: datetime) -> Iterator[str]:
-    yield f"The key {key.name} has a new secret. It is shown this once; only its digest is kept."
-    end = key.previous[-1].until
-    old = f"valid until {keyviews.minute(end)}" if end > now else "refused from now on"
-    yield f"The old one is {old}."
-    if key.expires is not None:
-        yield f"The new one has the lifetime of the old: until {keyviews.minute(key.expires)}."
-    yield _NOTICED
-
-
-def _failed(arguments: argparse.Namespace, error: "KeyFileError") -> int:
-    """Says what is wrong, and where there is a way out, the command for it."""
+def _report_failure(arguments: argparse.Namespace, error: "KeyFileError") -> int:
+    """Say what is wrong and, if there is one, the command that helps."""
     from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     match error:
         case keyfile.KeyExists(name=name):
             advice = f"; `{_hint(arguments, f'rotate {name}')}` gives it a new secret"
         case keyfile.KeyRevoked(name=name):
-            advice = f"; `{_hint(arguments, f'create {name}')}` makes a new one of that name"
+            advice = f"; `{_hint(arguments, f'create {name}')}` creates a new one of that name"
         case keyfile.NoSuchKey():
-            advice = f"; `{_hint(arguments, 'list')}` shows those there are"
+            advice = f"; `{_hint(arguments, 'list')}` lists the keys"
         case _:
             advice = ""
-    return _say_wrong(f"{error}{advice}", FAILED)
+    return _report_error(f"{error}{advice}", FAILED)
+
+
+def _report_error(line: str, code: int) -> int:
+    _say(f"ollama-gateway: {line}")
+    return code
 
 
 def _hint(arguments: argparse.Namespace, command: str) -> str:
-    """A command of ours, to be pasted as it stands; it finds the same file."""
+    """A command to paste, with the same config file."""
     config = "" if arguments.config is None else f" --config {shlex.quote(str(arguments.config))}"
     return f"{command_name()} keys {command}{config}"
 
 
-def _say_warning(path: Path) -> None:
+def _warn(path: Path) -> None:
     from gateway.auth import keyfile  # noqa: PLC0415  - slow, and --help imports this module
 
     stamp = keyfile.stamp_of(path)
@@ -276,10 +274,90 @@ def _say_warning(path: Path) -> None:
         _say(f"warning: {warning}")
 
 
-def _say_wrong(line: str, code: int) -> int:
-    _say(f"ollama-gateway: {line}")
-    return code
-
-
 def _say(*lines: str) -> None:
     print(*lines, sep="\n", file=sys.stderr)
+
+
+# Keys as text and as JSON; neither contains a digest
+
+
+def table(keys: Sequence[Key], now: datetime) -> str:
+    """A line of headings and one line for each key."""
+    rows = [
+        _HEADINGS,
+        *(
+            (
+                key.name,
+                ",".join(_scope_names(key)),
+                " ".join(key.models),
+                _limits(key) or "-",
+                f"{key.created:%Y-%m-%d}",
+                _state(key, now),
+            )
+            for key in keys
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _record(key: Key, now: datetime) -> dict[str, object]:
+    """The key for JSON. Times are ISO 8601 in UTC; ``overlap_until`` is the old secret's end."""
+    return {
+        "name": key.name,
+        "state": key.state(now).value,
+        "scopes": _scope_names(key),
+        "models": list(key.models),
+        "cloud": list(key.cloud),
+        "tune": key.tune,
+        "rpm": key.rpm,
+        "max_active": key.max_active,
+        "weight": key.weight,
+        "class": "batch" if key.batch else "interactive",
+        "created": _iso(key.created),
+        "expires": _iso(key.expires),
+        "revoked": _iso(key.revoked),
+        "overlap_until": _iso(key.overlap_end(now)),
+    }
+
+
+def _scope_names(key: KeySpec) -> list[str]:
+    return [scope.value for scope in Scope if scope in key.scopes]
+
+
+def _limits(key: KeySpec) -> str:
+    """Every setting that is not the default, in words; empty if there is none."""
+    words = (
+        f"{key.rpm} per minute" if key.rpm is not None else "",
+        f"{key.max_active} at once" if key.max_active is not None else "",
+        "may tune" if key.tune else "",
+        f"cloud {' '.join(key.cloud)}" if key.cloud else "",
+        f"weight {key.weight:g}" if key.weight != 1.0 else "",
+        "batch" if key.batch else "",
+    )
+    return ", ".join(filter(None, words))
+
+
+def _state(key: Key, now: datetime) -> str:
+    state = key.state(now)
+    if state is KeyState.REVOKED and key.revoked is not None:
+        return f"revoked {_minute(key.revoked)}"
+    if state is KeyState.EXPIRED and key.expires is not None:
+        return f"expired {_minute(key.expires)}"
+    text = "active"
+    if key.expires is not None:
+        text += f", expires {_minute(key.expires)}"
+    if (overlap := key.overlap_end(now)) is not None:
+        text += f", old secret until {_minute(overlap)}"
+    return text
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

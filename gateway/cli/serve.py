@@ -9,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli import DONE, FAILED
-from gateway.cli.program import command_name
+from gateway.cli import DONE, FAILED, command_name
 from gateway.cli.runtime import new_loop, relax_garbage_collection, return_large_blocks
 
 if TYPE_CHECKING:
@@ -66,14 +65,14 @@ def _keys_problem(loaded: "Loaded", config: Path | None) -> str | None:
     """Return why no key is valid, or None if one is. Without keys the gateway does not start."""
     from gateway.auth.keyfile import KeyFileError  # noqa: PLC0415  - see run
     from gateway.auth.keyfile import load as load_keys  # noqa: PLC0415  - see run
-    from gateway.auth.keys import State  # noqa: PLC0415  - see run
+    from gateway.auth.keys import KeyState  # noqa: PLC0415  - see run
 
     try:
         keys = load_keys(loaded.keys_file)
     except KeyFileError as error:
         return str(error)
     now = datetime.now(UTC)
-    if any(key.state(now) is State.ACTIVE for key in keys):
+    if any(key.state(now) is KeyState.ACTIVE for key in keys):
         return None
     what = "has no valid key" if keys else "has no key yet"
     option = "" if config is None else f" --config {shlex.quote(str(config))}"

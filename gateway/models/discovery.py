@@ -1,10 +1,10 @@
-"""Discovery answers as callers get them: Ollama's own shapes, without what tells about the host.
+"""Bodies of discovery responses: Ollama's own shapes, without what tells about its machine. Pure.
 
-Pure. ``modelfile``, ``template``, ``system`` and ``messages`` are the owner's text (the first also
-has the path of the blob, and with it his user name); ``parent_model`` can be such a path. Unless
-the owner asked for ``full`` answers they are left out. All other fields, known or not, pass as
-Ollama sent them. ``may_use`` tells for a name as Ollama lists it whether the caller's key may use
-the model.
+``modelfile``, ``template``, ``system`` and ``messages`` are the owner's text. The first also has
+the path of the blob, and with it a user name; ``parent_model`` can be such a path. They are left
+out unless ``full``. All other fields, known or not, pass as Ollama sent them.
+
+``may_use`` tells for a name as Ollama lists it whether the client's key may use the model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +27,16 @@ _PARENT: Final = "parent_model"
 
 
 def tags_body(listing: Listing, may_use: Callable[[str], bool], *, full: bool) -> bytes:
-    """The body of ``GET /api/tags``."""
+    """Return the body of ``GET /api/tags``."""
     entries = [model.raw for model in listing.models if may_use(model.name)]
     return _models_body(listing.envelope, entries, full=full)
 
 
 def ps_body(raw: bytes, may_use: Callable[[str], bool], *, full: bool) -> bytes:
-    """The body of ``GET /api/ps`` from Ollama's own.
+    """Return the body of ``GET /api/ps``, from Ollama's own.
 
-    Raises ``UpstreamProtocolError`` where ``raw`` is not Ollama's.
+    Raises:
+        UpstreamProtocolError: ``raw`` is not Ollama's.
     """
     envelope = decoded_object(raw, "/api/ps")
     named = named_entries(envelope, "/api/ps")
@@ -44,9 +45,10 @@ def ps_body(raw: bytes, may_use: Callable[[str], bool], *, full: bool) -> bytes:
 
 
 def show_body(raw: bytes, *, full: bool) -> bytes:
-    """The body of ``POST /api/show`` from Ollama's own answer of status 200.
+    """Return the body of ``POST /api/show``, from Ollama's own of status 200.
 
-    Raises ``UpstreamProtocolError`` where ``raw`` is not Ollama's.
+    Raises:
+        UpstreamProtocolError: ``raw`` is not Ollama's.
     """
     fields = shown_fields(raw)
     if full:
@@ -59,9 +61,10 @@ def show_body(raw: bytes, *, full: bool) -> bytes:
 
 
 def shown_fields(raw: bytes) -> dict[str, msgspec.Raw]:
-    """The top level of an answer to ``/api/show``; values stay bytes, for they can be megabytes.
+    """Return the top level of a ``/api/show`` body; values stay bytes: they can be megabytes.
 
-    Raises ``UpstreamProtocolError`` where ``raw`` is not a JSON object.
+    Raises:
+        UpstreamProtocolError: ``raw`` is not a JSON object.
     """
     try:
         return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
@@ -70,14 +73,14 @@ def shown_fields(raw: bytes) -> dict[str, msgspec.Raw]:
 
 
 def v1_models_body(listing: Listing, may_use: Callable[[str], bool]) -> bytes:
-    """The body of ``GET /v1/models``: always a list, where Ollama writes null for no models."""
+    """Return the body of ``GET /v1/models``: always a list; Ollama writes null for no models."""
     models = [model for model in listing.models if may_use(model.name)]
     data = [_v1_model(model, model.name) for model in models]
     return _line({"object": "list", "data": data})
 
 
 def v1_model_body(model: Model, requested_name: str) -> bytes:
-    """The body of ``GET /v1/models/{model}``; ``id`` is the name as the caller wrote it."""
+    """Return the body of ``GET /v1/models/{model}``; ``id`` is the name as the client wrote it."""
     return _line(_v1_model(model, requested_name))
 
 
@@ -91,7 +94,7 @@ def _v1_model(model: Model, name: str) -> dict[str, object]:
 
 
 def _line(value: object) -> bytes:
-    # Ollama's /v1 ends its bodies with a newline, its /api does not.
+    # Ollama ends bodies of /v1 with a newline, and bodies of /api without.
     return msgspec.json.encode(value) + b"\n"
 
 
@@ -114,7 +117,8 @@ def _redacted(entry: Mapping[str, object]) -> dict[str, object]:
 
 
 def _raw_pruned(key: str, raw: msgspec.Raw) -> msgspec.Raw | None:
-    """``raw`` without paths, None if it is one. Ollama writes ASCII letters of keys unescaped."""
+    """Return ``raw`` without paths, None if it is one."""
+    # Ollama writes ASCII letters of keys unescaped, so most values need not be decoded.
     if key != _PARENT and _PARENT.encode() not in bytes(raw):
         return raw
     value = msgspec.json.decode(raw)
@@ -122,7 +126,7 @@ def _raw_pruned(key: str, raw: msgspec.Raw) -> msgspec.Raw | None:
 
 
 def _pruned(value: object) -> object:
-    """``value`` without any ``parent_model`` that is a path, at any depth."""
+    """Return ``value`` without any ``parent_model`` that is a path, at any depth."""
     if isinstance(value, list):
         return [_pruned(item) for item in value]
     if isinstance(value, dict):

@@ -1,8 +1,9 @@
-"""Ollama's list of models, as a value: pure.
+"""Ollama's list of models as a value, and reading it from ``/api/tags``. Pure.
 
-The bytes of ``/api/tags`` are not trusted: whatever answers on Ollama's port may not be Ollama.
+The bytes are not trusted: what listens on Ollama's port may not be Ollama.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,22 +14,32 @@ import msgspec
 
 from gateway.errors import UpstreamProtocolError
 from gateway.models.names import is_cloud_name, name_key
-from gateway.models.sizes import parameter_count
 
-_LARGEST_SIZE: Final = 1 << 63
-"""Bytes. Ollama counts them in 64 bits; JSON can say numbers that are no float any more."""
+_MAX_SIZE: Final = 1 << 63
+"""Bytes. Ollama counts them in 64 bits; JSON can express numbers that no float can hold."""
+
+_PARAMETER_COUNT: Final = re.compile(
+    r"\s*(?:([0-9]{1,4})\s*x\s*)?([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmbt]?)\s*",
+    re.IGNORECASE | re.ASCII,
+)
+_BILLIONS: Final = {"": 1e-9, "k": 1e-6, "m": 1e-3, "b": 1.0, "t": 1e3}
+_MAX_COUNT_LENGTH: Final = 40
+_MAX_BILLIONS: Final = 100_000.0
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
-"""What msgspec raises for bytes that are no JSON, and for JSON too deep or with endless numbers."""
+"""What msgspec raises for bytes that are not JSON, or JSON too deep or with endless numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One entry of the list.
 
-    ``name`` is spelled as Ollama lists it, ``parameters`` are billions, ``created`` is Unix time in
-    whole seconds, ``raw`` the entry as Ollama sent it. ``remote``: the entry names a remote host or
-    model, so Ollama runs it elsewhere whatever its name is.
+    Args:
+        name: as Ollama lists it.
+        parameters: in billions.
+        remote: the entry names a remote host or model, so Ollama runs it elsewhere.
+        created: Unix time in whole seconds.
+        raw: the entry as Ollama sent it.
     """
 
     name: str
@@ -41,14 +52,18 @@ class Model:
 
     @property
     def leaves_the_machine(self) -> bool:
+        """Whether Ollama sends prompts for this model to another machine."""
         return self.remote or is_cloud_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All models at one time; ``fetched_at`` is when Ollama was asked, by the catalog's clock.
+    """All models at one time.
 
-    ``envelope`` holds what stood beside ``models`` in Ollama's answer.
+    Args:
+        models: in Ollama's order.
+        fetched_at: when Ollama was asked, by the catalog's clock.
+        envelope: the fields beside ``models`` in Ollama's response.
     """
 
     models: tuple[Model, ...]
@@ -65,15 +80,16 @@ class Listing:
         object.__setattr__(self, "_index", MappingProxyType(index))
 
     def find(self, name: str) -> Model | None:
-        """The model that Ollama would run for ``name``: ``foo`` is ``foo:latest``, in any case."""
+        """Return the model that Ollama would run for ``name``: ``FOO`` finds ``foo:latest``."""
         key = name_key(name)
         return None if key is None else self._index.get(key)
 
 
 def parse_listing(body: bytes, *, fetched_at: float) -> Listing:
-    """Read an answer to ``/api/tags``; entries without a name are skipped.
+    """Read the body of ``/api/tags``; entries without a name are skipped.
 
-    Raises ``UpstreamProtocolError`` where the answer is not Ollama's.
+    Raises:
+        UpstreamProtocolError: the body is not Ollama's.
     """
     envelope = decoded_object(body, "/api/tags")
     entries = named_entries(envelope, "/api/tags")
@@ -83,7 +99,11 @@ def parse_listing(body: bytes, *, fetched_at: float) -> Listing:
 
 
 def decoded_object(body: bytes, route: str) -> dict[str, object]:
-    """The JSON object in ``body``, or ``UpstreamProtocolError`` naming the ``route``."""
+    """Return the JSON object in ``body``.
+
+    Raises:
+        UpstreamProtocolError: the body is not Ollama's; the message names ``route``.
+    """
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except UNREADABLE:
@@ -91,6 +111,7 @@ def decoded_object(body: bytes, route: str) -> dict[str, object]:
 
 
 def not_ollama(route: str) -> UpstreamProtocolError:
+    """Return the error for a body that Ollama does not send on ``route``."""
     return UpstreamProtocolError(
         f"What answers at Ollama's address sent something else than Ollama's {route}. "
         "Check that `ollama.url` points at Ollama."
@@ -100,7 +121,11 @@ def not_ollama(route: str) -> UpstreamProtocolError:
 def named_entries(
     envelope: Mapping[str, object], route: str
 ) -> list[tuple[str, dict[str, object]]]:
-    """The entries under ``models`` with their names; Go writes an empty list as null."""
+    """Return the entries under ``models`` with their names; Go writes an empty list as null.
+
+    Raises:
+        UpstreamProtocolError: there is no such list; the message names ``route``.
+    """
     if "models" not in envelope:
         raise not_ollama(route)
     entries = envelope["models"]
@@ -110,9 +135,24 @@ def named_entries(
     return [(name, entry) for name, entry in named if name]
 
 
+def parameter_count(text: str) -> float | None:
+    """Return billions of parameters, None if ``text`` is not a plausible number.
+
+    Ollama writes the count for people: ``70.6B``, ``494.03M``, ``152K``, ``8x7B``, plain digits
+    below a thousand, or nothing. A mixture counts all of its experts (``8x7B`` is 56), because all
+    of them are loaded.
+    """
+    match = _PARAMETER_COUNT.fullmatch(text) if len(text) <= _MAX_COUNT_LENGTH else None
+    if match is None:
+        return None
+    experts, number, unit = match.groups()
+    count = int(experts or 1) * float(number) * _BILLIONS[unit.lower()]
+    return count if 0.0 < count <= _MAX_BILLIONS else None
+
+
 def _name(entry: Mapping[str, object]) -> str:
-    # Both are there and equal; where they are not, ``model`` is the identity that Ollama itself
-    # puts on /v1/models.
+    # Ollama sends both, with the same value. If they differ, ``model`` is what it shows on
+    # /v1/models.
     return _text(entry, "model") or _text(entry, "name")
 
 
@@ -134,7 +174,7 @@ def _model(name: str, entry: dict[str, object]) -> Model:
 
 def _size(entry: Mapping[str, object]) -> int | None:
     size = entry.get("size")
-    return size if isinstance(size, int) and 0 < size < _LARGEST_SIZE else None
+    return size if isinstance(size, int) and 0 < size < _MAX_SIZE else None
 
 
 def _text(entry: Mapping[str, object], key: str) -> str:
@@ -143,7 +183,7 @@ def _text(entry: Mapping[str, object], key: str) -> str:
 
 
 def _unix(text: str) -> int:
-    """Whole seconds since 1970 of an RFC 3339 time; 0 where there is none."""
+    """Return whole seconds since 1970 for an RFC 3339 time, 0 if there is none."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

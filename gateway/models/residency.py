@@ -24,7 +24,7 @@ KEEP_ALIVE: Final = 300.0
 """Seconds. Ollama's default for ``OLLAMA_KEEP_ALIVE``."""
 
 MAX_LISTED: Final = 64
-"""Models that one ``/api/ps`` response is believed to name; Ollama loads a handful."""
+"""Models that one ``/api/ps`` response is taken to name; Ollama loads a handful."""
 
 MAX_SETS: Final = 64
 """Sets of models kept as evidence; enough for every pair of eleven models."""
@@ -48,7 +48,7 @@ _MAX_TIME_LENGTH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """What is believed to be in memory at one moment.
+    """What is in memory at one moment, as far as is known.
 
     Args:
         resident: models that are loaded or being loaded.
@@ -448,7 +448,7 @@ def _seconds_left(text: object, now_utc: datetime) -> float | None:
     if not isinstance(text, str) or len(text) > _MAX_TIME_LENGTH:
         return None
     try:
-        # RFC 3339 with any offset; digits beyond microseconds are cut off.
+        # RFC 3339 with any offset; digits beyond microseconds are dropped.
         expires = datetime.fromisoformat(text)
     except ValueError:
         return None

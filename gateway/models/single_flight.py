@@ -1,56 +1,58 @@
-"""The latest answer to one question, asked by whoever needs it first: single flight without tasks.
+"""The latest response to one question to Ollama, fetched once for all who need it at that moment.
 
-Rules:
+Rules, without tasks of its own:
 
-* The first caller asks Ollama under a lock; the others wait for the lock and find his answer.
-* Every wait, for the lock or for Ollama, ends at the caller's own timeout.
-* A failure is shared with those who waited for it, and with nobody who comes later.
-* A cancelled asker has found out nothing: the next in line asks.
+1. The first caller fetches under a lock. The others wait for the lock and find the response.
+2. Every wait, for the lock or for Ollama, ends at the caller's own timeout.
+3. A failure is shared with the callers that waited for it, and with none that come later.
+4. A cancelled fetch is no failure: the next caller in line fetches.
 """
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
 
 T = TypeVar("T")
 
-UpstreamDown = (UpstreamUnreachable, UpstreamProtocolError)
-"""How a question to Ollama fails; a timeout is Ollama being out of reach."""
+UPSTREAM_DOWN: Final = (UpstreamUnreachable, UpstreamProtocolError)
+"""How a question to Ollama fails; a timeout means that Ollama is unreachable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamped(Generic[T]):
-    """An answer and when Ollama was asked for it: it knows nothing of what happened after."""
+    """A response and when it was asked for: it knows nothing of what happened after that."""
 
     value: T
     asked_at: float
 
 
-class Latest(Generic[T]):
-    """Keeps the newest answer that ``ask`` gave.
+class SingleFlight(Generic[T]):
+    """Keeps the newest response of ``fetch``.
 
-    ``now`` is a monotonic clock, ``timeout`` bounds each caller's wait; both in seconds.
-    ``on_end`` hears of every question that ended: None, or why it failed.
+    Args:
+        fetch: asks Ollama; it is given the time at which it is called.
+        now: monotonic clock in seconds.
+        timeout: seconds that one caller waits at most.
+        on_end: called after every fetch that ended, with None or the reason of its failure.
     """
 
     def __init__(
         self,
-        ask: Callable[[float], Awaitable[T]],
+        fetch: Callable[[float], Awaitable[T]],
         *,
         now: Callable[[], float],
         timeout: float,
         on_end: Callable[[GatewayError | None], None] = lambda _: None,
     ) -> None:
-        """``ask`` is given the time at which it is called."""
-        self._ask = ask
+        self._fetch = fetch
         self._now = now
         self._timeout = timeout
         self._on_end = on_end
-        # All mutable state. ``_failures`` tells a waiter whether somebody failed while he waited.
+        # All mutable state. ``_failures`` tells a caller whether a fetch failed while it waited.
         self._lock = asyncio.Lock()
         self._stamped: Stamped[T] | None = None
         self._attempted_at = -math.inf
@@ -58,15 +60,17 @@ class Latest(Generic[T]):
         self._failure: GatewayError = UpstreamUnreachable()
 
     def __repr__(self) -> str:
-        kept = "nothing" if self._stamped is None else f"an answer of {self._stamped.asked_at:g}"
-        return f"<Latest {kept}, {self._failures} failures{', asking' * self.asking}>"
+        kept = "nothing" if self._stamped is None else f"a response of {self._stamped.asked_at:g}"
+        in_flight = ", in flight" * self.in_flight
+        return f"<SingleFlight {kept}, {self._failures} failures{in_flight}>"
 
     @property
     def stamped(self) -> Stamped[T] | None:
+        """The last good response, however old."""
         return self._stamped
 
     @property
-    def asking(self) -> bool:
+    def in_flight(self) -> bool:
         return self._lock.locked()
 
     @property
@@ -75,34 +79,37 @@ class Latest(Generic[T]):
         return self._attempted_at
 
     async def since(self, moment: float) -> Stamped[T]:
-        """An answer that was asked for at ``moment`` or later: the one we have, or a new one.
+        """Return a response that was asked for at ``moment`` or later, fetching one if needed.
 
-        Raises ``UpstreamUnreachable`` or ``UpstreamProtocolError``.
+        Raises:
+            UpstreamUnreachable: Ollama did not respond, or not in time.
+            UpstreamProtocolError: the response is not Ollama's.
         """
-        if (have := self._if_since(moment)) is not None:
-            return have
+        if (kept := self._kept_since(moment)) is not None:
+            return kept
         failures = self._failures
         try:
             async with asyncio.timeout(self._timeout), self._lock:
-                if (have := self._if_since(moment)) is not None:
-                    return have
+                if (kept := self._kept_since(moment)) is not None:
+                    return kept
                 if self._failures != failures:
+                    # A new error object: two callers must not raise the same one.
                     raise type(self._failure)(self._failure.message)
-                return await self._ask_now()
+                return await self._fetch_now()
         except TimeoutError:
-            raise self._failed(UpstreamUnreachable(self._silent())) from None
+            raise self._failed(self._timed_out()) from None
 
-    def _if_since(self, moment: float) -> Stamped[T] | None:
-        have = self._stamped
-        return have if have is not None and have.asked_at >= moment else None
+    def _kept_since(self, moment: float) -> Stamped[T] | None:
+        kept = self._stamped
+        return kept if kept is not None and kept.asked_at >= moment else None
 
-    async def _ask_now(self) -> Stamped[T]:
+    async def _fetch_now(self) -> Stamped[T]:
         asked_at = self._attempted_at = self._now()
         try:
-            value = await self._ask(asked_at)
+            value = await self._fetch(asked_at)
         except UpstreamTimeout:
-            raise self._failed(UpstreamUnreachable(self._silent())) from None
-        except UpstreamDown as error:
+            raise self._failed(self._timed_out()) from None
+        except UPSTREAM_DOWN as error:
             self._failed(error)
             raise
         self._stamped = Stamped(value, asked_at)
@@ -115,8 +122,8 @@ class Latest(Generic[T]):
         self._on_end(error)
         return error
 
-    def _silent(self) -> str:
-        return (
+    def _timed_out(self) -> UpstreamUnreachable:
+        return UpstreamUnreachable(
             f"Ollama did not answer within {self._timeout:g} s. "
             "Check on its machine that it runs and is not overloaded."
         )

@@ -98,7 +98,7 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     slot_time_cold: Estimate = _NO_ESTIMATE
     prompt_rate: Estimate = _NO_ESTIMATE
     generation_rate: Estimate = _NO_ESTIMATE
-    answer_tokens: Estimate = _NO_ESTIMATE
+    output_tokens: Estimate = _NO_ESTIMATE
     bytes_per_token: Estimate = _NO_ESTIMATE
 
 
@@ -172,14 +172,14 @@ class Statistics:
             return None
         return LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service)
 
-    def observe_density(self, model: str, bytes_per_token: float) -> None:
+    def observe_bytes_per_token(self, model: str, bytes_per_token: float) -> None:
         """Learn from one prompt how many bytes of text a token stands for."""
         if is_plausible(bytes_per_token):
             known = self._models.get(model, _NO_STATS)
-            density = known.bytes_per_token.with_sample(bytes_per_token)
-            self._keep(model, replace(known, bytes_per_token=density))
+            learned = known.bytes_per_token.with_sample(bytes_per_token)
+            self._keep(model, replace(known, bytes_per_token=learned))
 
-    def density(self, model: str) -> Estimate:
+    def bytes_per_token(self, model: str) -> Estimate:
         """Return the bytes of text for each token of a prompt."""
         return self._models.get(model, _NO_STATS).bytes_per_token
 
@@ -320,8 +320,8 @@ def _load_of(known: ModelStats, seen: Observation) -> float | None:
     elif seen.complete and known.service.count:
         # What is left of the service time after a response of this length.
         service = known.service.mean
-        if seen.tokens_out and known.answer_tokens.mean > 0.0:
-            service *= seen.tokens_out / known.answer_tokens.mean
+        if seen.tokens_out and known.output_tokens.mean > 0.0:
+            service *= seen.tokens_out / known.output_tokens.mean
         load = seen.service - service
     else:
         return None
@@ -341,8 +341,8 @@ def _learn_service(known: ModelStats, seen: Observation, load: float | None) -> 
     service = max(0.0, seen.service - (load or 0.0))
     known = replace(known, service=known.service.with_sample(service))
     if seen.tokens_out:
-        tokens = known.answer_tokens.with_sample(float(seen.tokens_out))
-        known = replace(known, answer_tokens=tokens)
+        tokens = known.output_tokens.with_sample(float(seen.tokens_out))
+        known = replace(known, output_tokens=tokens)
     return known
 
 

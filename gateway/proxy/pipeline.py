@@ -1,11 +1,9 @@
-"""The core, for one call: a lease, a request to Ollama, the relay. No HTTP of the caller's here."""
+"""One inference request, from the queue to the end of its response. It knows no HTTP server."""
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Final
 
 from gateway.errors import (
     QueueTimeout,
@@ -13,264 +11,230 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.models.names import rule_for
-from gateway.models.statistics import Observation
-from gateway.proxy.guard import TRUNCATED_HEADER, TruncationGuard
-from gateway.proxy.headers import head_of
-from gateway.proxy.inference import Call
-from gateway.proxy.relay import (
-    UpstreamBusy,
-    insist_on_stream,
-    is_stream,
-    relay_stream,
-    relay_whole,
-)
-from gateway.proxy.response import Response
-from gateway.scheduler import SlotRequest
+from gateway.models.statistics import Observation, Statistics
+from gateway.proxy.background import BackgroundLearning, Outcome
+from gateway.proxy.integrity import TRUNCATED_HEADER, TruncationGuard
+from gateway.proxy.relay import Response, UpstreamBusy, relay
+from gateway.proxy.request import InferenceRequest
+from gateway.scheduler import Scheduler, SlotRequest
 from gateway.settings import Settings
-from gateway.telemetry.record import Phase, QueuePosition, RequestRecord
-from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for
-from gateway.upstream import Outgoing, Reply
+from gateway.telemetry.record import Phase, RequestRecord
+from gateway.timeouts import deadlines_for, rule_for
+from gateway.upstream import Outgoing, Upstream
 
-_BUSY_DELAY = 1.0
-"""Seconds before a call is sent again to an Ollama that had no room for it."""
-
-
-class Slot(Protocol):
-    @property
-    def waited(self) -> float: ...
-    @property
-    def expected(self) -> float | None: ...
-    @property
-    def model_was_loaded(self) -> bool: ...
-
-
-class Turn(AbstractAsyncContextManager[Slot], Protocol):
-    """A lease that is asked for; ``position`` tells where in the queue, until it is granted."""
-
-    def position(self) -> QueuePosition | None: ...
-
-
-class Queue(Protocol):
-    """Admission, as far as a call sees it."""
-
-    def slot(self, demand: SlotRequest, /) -> Turn: ...
-
-
-class Experience(Protocol):
-    """What was learned about models; what a call shows is added to it."""
-
-    def times(self, model: str, /) -> LearnedTimes | None: ...
-    def observe(self, observation: Observation, /) -> None: ...
-
-
-class Opener(Protocol):
-    """Ollama, as far as a call sees it."""
-
-    def open(
-        self, request: Outgoing, timeouts: Deadlines, /
-    ) -> AbstractAsyncContextManager[Reply]: ...
+_BUSY_DELAY: Final = 1.0
+"""Seconds before a request is sent again to an Ollama that had no room for it."""
 
 
 class Pipeline:
-    """Performs calls; has no state of its own."""
+    """Performs inference requests. It has no state of its own.
+
+    Args:
+        on_unreachable: called when Ollama could not be reached for a request.
+        now: monotonic clock in seconds.
+    """
 
     def __init__(
         self,
         *,
-        queue: Queue,
-        upstream: Opener,
+        scheduler: Scheduler,
+        upstream: Upstream,
         settings: Settings,
-        statistics: Experience,
+        statistics: Statistics,
         guard: TruncationGuard,
-        unreachable: Callable[[], None],
+        background: BackgroundLearning,
+        on_unreachable: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
-        """``unreachable`` is told when Ollama could not be reached for a call."""
-        self._unreachable = unreachable
-        self._queue = queue
+        self._scheduler = scheduler
         self._upstream = upstream
         self._settings = settings
-        self._learned = statistics
+        self._statistics = statistics
         self._guard = guard
+        self._background = background
+        self._on_unreachable = on_unreachable
         self._now = now
 
-    async def perform(self, call: Call, answer: Response, record: RequestRecord) -> None:
-        """Wait for a place, ask Ollama once, pass its answer on.
+    async def perform(
+        self, request: InferenceRequest, response: Response, record: RequestRecord
+    ) -> None:
+        """Wait for a slot, send the request to Ollama once, relay its response.
 
-        The place is given back when Ollama's last byte was read or its connection closed, not when
-        the caller has taken the last byte. A request is never sent twice, but for one that Ollama
-        refused for want of room, before it did anything.
+        The slot is released when Ollama's last byte was read or its connection closed, not when the
+        client has taken the last byte. A request is never sent twice, except if Ollama refused it
+        because it was busy, before it did anything.
 
-        Raises a GatewayError for every way to fail; cancelled when the caller leaves.
+        Raises:
+            GatewayError: for every way to fail.
+            CancelledError: the client has disconnected.
         """
-        too_long = await self._guard.foresee(call)
+        now, settings, model = self._now, self._settings, request.model
+
+        # Ollama would silently truncate the prompt: refuse it, or say so in the response's head.
+        too_long = await self._guard.check_before(request)
         if too_long:
-            answer.add_header(*TRUNCATED_HEADER)
-        model, settings = call.model, self._settings
+            response.add_header(*TRUNCATED_HEADER)
+
+        # Every timeout of this request, decided once.
         rule = rule_for(model.name, settings.models)
         deadlines = deadlines_for(
             settings.timeouts,
             rule,
             parameters=model.parameters,
             size_bytes=model.size_bytes,
-            streaming=call.streaming,
-            client_timeout=call.client_timeout,
-            extended=call.held,
-            learned=self._learned.times(model.name),
+            streaming=request.streaming,
+            client_timeout=request.client_timeout,
+            extended=request.extended,
+            learned=self._statistics.times(model.name),
         )
-        run = _Run(call, answer, record, deadlines, too_long)
-        allowed = settings.scheduler.max_active_per_model
+        max_active = settings.scheduler.max_active_per_model
         if rule is not None and rule.max_active is not None:
-            allowed = rule.max_active
-        wish = demand = self._demand(run, allowed)
-        asked_at = self._now()
-        while not await self._turn(demand, run):
-            # Ollama is busy with somebody else's calls.
-            demand = _again(wish, waited=self._now() - asked_at)
-        await answer.end()
-        # It may have to ask Ollama: whoever has his answer does not wait for that.
-        await self._guard.conclude(call, record)
+            max_active = rule.max_active
+        principal = request.principal
+        slot_request = first_request = SlotRequest(
+            key=principal.key,
+            model=model.name,
+            model_max_active=max_active,
+            key_max_active=principal.max_active,
+            queue_timeout=deadlines.queue,
+            weight=principal.weight,
+            batch=principal.batch,
+            client_timeout=inf if request.extended else request.client_timeout or inf,
+            fingerprint=request.fingerprint,
+            retry=bool(record.retry),
+            local=not model.leaves_the_machine,
+        )
+        outgoing = Outgoing("POST", request.path, request.body, request.request_id)
 
-    async def _turn(self, demand: SlotRequest, run: "_Run") -> bool:
-        """One place, one request; False if Ollama had no room for it."""
-        record = run.record
-        record.phase = Phase.QUEUE
-        asked_at, waited = self._now(), record.queue_wait or 0.0
-        record.queue_wait = None
-        try:
-            turn = self._queue.slot(demand)
-            record.queue_position = turn.position
-            async with turn as slot:
-                record.queue_wait = waited + slot.waited
-                if record.predicted is None:
-                    record.predicted = slot.expected
-                await self._learn(run, resident=slot.model_was_loaded)
-        except UpstreamBusy:
+        arrived_at = now()
+        queue_wait = 0.0  # The sum over all attempts.
+        while True:
             record.phase = Phase.QUEUE
-            return False
-        except UpstreamUnreachable:
-            record.phase = Phase.CONNECT
-            self._unreachable()
-            raise
-        finally:
-            if record.queue_wait is None:
-                record.queue_wait = waited + self._now() - asked_at
-        return True
+            record.queue_wait = None
+            queued_at = now()
+            queued = self._scheduler.slot(slot_request)
+            record.queue_position = queued.place
+            try:
+                async with queued as slot:
+                    queue_wait += slot.waited
+                    record.queue_wait = queue_wait
+                    if record.predicted is None and slot.foreseen and slot.foreseen.known:
+                        record.predicted = slot.foreseen.finish
+                    resident = slot.resident
+                    sent_at = now()
+                    relayed = timed_out = False
+                    record.phase = Phase.FIRST_BYTE
+                    try:
+                        async with self._upstream.open(
+                            outgoing, deadlines.when_loaded() if resident else deadlines
+                        ) as reply:
+                            record.upstream_status = reply.status
+                            upstream_wait = now() - sent_at
+                            await relay(
+                                reply,
+                                response,
+                                request=request,
+                                record=record,
+                                guard=self._guard,
+                                timing=f"queue;dur={queue_wait * 1000:.1f}, "
+                                f"upstream;dur={upstream_wait * 1000:.1f}",
+                                too_long=too_long,
+                                read_ahead_bytes=settings.limits.read_ahead_bytes,
+                            )
+                            relayed = True
+                    except (UpstreamFirstByteTimeout, UpstreamTimeout):
+                        timed_out = True
+                        raise
+                    finally:
+                        # However it ended, also if it was cancelled: nothing here waits.
+                        self._finish(
+                            request,
+                            record,
+                            service=now() - sent_at,
+                            sent_at=sent_at,
+                            resident=resident,
+                            relayed=relayed,
+                            timed_out=timed_out,
+                        )
+                break
+            except UpstreamBusy:
+                # Ollama works for clients that do not come through this gateway.
+                record.phase = Phase.QUEUE
+                slot_request = _retry_of(first_request, waited=now() - arrived_at)
+            except UpstreamUnreachable:
+                record.phase = Phase.CONNECT
+                self._on_unreachable()
+                raise
+            finally:
+                if record.queue_wait is None:  # It left the queue without a slot.
+                    record.queue_wait = queue_wait + now() - queued_at
+        await response.end()
 
-    async def _learn(self, run: "_Run", *, resident: bool) -> None:
-        """Ask, and remember how long it took, however it ended."""
-        sent_at = self._now()
-        complete = timed_out = False
-        try:
-            deadlines = run.deadlines.when_loaded() if resident else run.deadlines
-            await self._ask(run, deadlines, sent_at)
-            complete = run.record.outcome is None
-        except (UpstreamFirstByteTimeout, UpstreamTimeout):
-            timed_out = True
-            raise
-        finally:
-            self._observe(run, sent_at, resident=resident, complete=complete, timed_out=timed_out)
-
-    async def _ask(self, run: "_Run", timeouts: Deadlines, sent_at: float) -> None:
-        call, record = run.call, run.record
-        dialect = call.target.dialect
-        request = Outgoing("POST", call.target.path, call.body, call.request_id)
-        record.phase = Phase.FIRST_BYTE
-        async with self._upstream.open(request, timeouts) as reply:
-            record.upstream_status = reply.status
-            waits = (record.queue_wait or 0.0, self._now() - sent_at)
-            if is_stream(reply, dialect):
-                record.streaming = True
-                headers = head_of(reply.status, reply.headers, waits, streaming=True)
-                headers += self._guard.told_early(record, foreseen=run.too_long)
-                await relay_stream(reply, run.answer, headers, dialect, record)
-            else:
-                if call.streaming:
-                    insist_on_stream(reply)
-                headers = head_of(reply.status, reply.headers, waits, streaming=False)
-                await relay_whole(
-                    reply,
-                    run.answer,
-                    headers,
-                    dialect,
-                    record,
-                    at_once=self._settings.limits.read_ahead_bytes,
-                    judge=partial(self._guard.judge, call, record),
-                )
-
-    def _observe(
-        self, run: "_Run", sent_at: float, *, resident: bool, complete: bool, timed_out: bool
+    def _finish(
+        self,
+        request: InferenceRequest,
+        record: RequestRecord,
+        *,
+        service: float,
+        sent_at: float,
+        resident: bool,
+        relayed: bool,
+        timed_out: bool,
     ) -> None:
-        call, record = run.call, run.record
-        good = record.upstream_status == 200
-        if call.model.leaves_the_machine or not (good or timed_out):
+        """Note what is known when Ollama's response has ended; learn from it in the background."""
+        model, answered = request.model, record.upstream_status == 200
+        if model.leaves_the_machine or not (answered or timed_out):
+            # What runs elsewhere, or was refused, teaches nothing about this machine.
             return
-        first = record.first_byte_at if good and record.streaming else None
-        self._learned.observe(
-            Observation(
-                model=call.model.name,
-                resident_before=resident,
-                streaming=call.streaming,
-                service=self._now() - sent_at,
-                waited_for_first_byte=None if first is None else first - sent_at,
+        waited = None
+        if answered and record.streaming and record.first_byte_at is not None:
+            waited = record.first_byte_at - sent_at
+        self._background.submit(
+            Outcome(
+                key=request.principal.key,
+                model=model,
+                prompt=request.prompt,
+                observation=Observation(
+                    model=model.name,
+                    resident_before=resident,
+                    streaming=request.streaming,
+                    service=service,
+                    waited_for_first_byte=waited,
+                    tokens_in=record.tokens_in,
+                    tokens_out=record.tokens_out,
+                    timings=record.timings,
+                    complete=relayed and record.outcome is None,
+                    timed_out=timed_out,
+                ),
                 tokens_in=record.tokens_in,
-                tokens_out=record.tokens_out,
-                timings=record.timings,
-                complete=complete,
-                timed_out=timed_out,
+                answered=relayed,
+                ask_context=relayed and self._guard.record(request, record),
+                truncated=bool(record.prompt_truncated),
             )
         )
 
-    def _demand(self, run: "_Run", model_max_active: int) -> SlotRequest:
-        call = run.call
-        principal, model = call.principal, call.model.name
-        return SlotRequest(
-            key=principal.key,
-            model=model,
-            model_max_active=model_max_active,
-            key_max_active=principal.max_active,
-            queue_timeout=run.deadlines.queue,
-            weight=principal.weight,
-            batch=principal.batch,
-            client_timeout=inf if call.held else call.client_timeout or inf,
-            fingerprint=call.fingerprint(),
-            retry=bool(run.record.retry),
-            local=not call.model.leaves_the_machine,
-        )
 
+def _retry_of(first: SlotRequest, *, waited: float) -> SlotRequest:
+    """Return the slot request with which a request is queued again after Ollama was busy.
 
-class _Run(NamedTuple):
-    """One call under way: what was asked, and where its answer and facts go.
+    It is first of its key and model, after a moment, and waits for what is left of its time.
 
-    ``too_long``: Ollama will surely cut its prompt.
-    """
-
-    call: Call
-    answer: Response
-    record: RequestRecord
-    deadlines: Deadlines
-    too_long: bool
-
-
-def _again(wish: SlotRequest, *, waited: float) -> SlotRequest:
-    """The same call at the head of its lane, after a moment, for what is left of its time.
-
-    ``wish`` is what it asked for when it came, ``waited`` seconds ago.
+    Args:
+        first: the slot request with which it came, ``waited`` seconds ago.
 
     Raises:
-        QueueTimeout: nothing is left.
+        QueueTimeout: no time is left.
     """
-    left = wish.queue_timeout - waited
+    left = first.queue_timeout - waited
     if left <= _BUSY_DELAY:
         raise QueueTimeout(
-            "Ollama is busy with calls that did not come through this gateway. Try again later.",
+            "Ollama is busy with requests that did not come through this gateway. Try again later.",
             retry_after=_BUSY_DELAY,
         )
     return replace(
-        wish,
+        first,
         first=True,
         delay=_BUSY_DELAY,
         queue_timeout=left,
-        client_timeout=wish.client_timeout - waited,
+        client_timeout=first.client_timeout - waited,
     )

@@ -1,7 +1,7 @@
 """How long a prompt is, as far as its bytes tell: pure.
 
-What is counted is text as the model gets it: in UTF-8, without the JSON around it and without the
-escapes in it. Pictures are not, for nobody can tell from their bytes how many tokens they become.
+Counted is the text as the model gets it: in UTF-8, without the JSON around it and without escapes.
+Images are not counted: their bytes do not tell how many tokens they become.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,14 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from gateway.proxy.fields import Fields
-
 MESSAGE_BYTES: Final = 16
-"""Bytes of text that a chat template puts around each message, or about as many tokens as that."""
+"""Bytes of text, about as many as tokens, that a chat template puts around each message."""
 
-_EMBEDS: Final = frozenset({"/v1/embeddings", "/api/embed", "/api/embeddings"})
-_CUTS_UNLESS_TOLD: Final = frozenset({"/api/chat", "/api/generate", "/api/embed"})
+_EMBEDDING_PATHS: Final = frozenset({"/v1/embeddings", "/api/embed", "/api/embeddings"})
+_PATHS_WITH_TRUNCATE: Final = frozenset({"/api/chat", "/api/generate", "/api/embed"})
+"""Paths on which Ollama truncates unless the body says ``"truncate": false``."""
 
-_TEXTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+_TEXT_FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "/v1/chat/completions": ("messages",),
         "/v1/completions": ("prompt", "suffix"),
@@ -33,17 +32,17 @@ _TEXTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_MOST_OBJECTS: Final = 20_000
-"""Messages and parts of one body that are taken apart; each costs about 150 bytes meanwhile."""
+_MAX_OBJECTS: Final = 20_000
+"""Messages and parts of one body that are decoded; each takes about 150 bytes meanwhile."""
 
-_MOST_READ: Final = 2 * 1024 * 1024
-"""Bytes of a list of texts that is taken apart, which may hold nothing but empty ones; and of JSON
-that is written anew."""
+_MAX_DECODED_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of a list of texts that is decoded, which may contain nothing but empty ones; and of JSON
+that is formatted anew."""
 
-_DEEPEST: Final = 3
-_LARGEST_CONTEXT: Final = 100_000_000
+_MAX_DEPTH: Final = 3
+_MAX_CONTEXT: Final = 100_000_000
 
-_NOTHING: Final = Raw(b"")
+_ABSENT: Final = Raw(b"")
 _EMPTY: Final = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 _TEXT_TYPES: Final = frozenset(
     {
@@ -51,26 +50,26 @@ _TEXT_TYPES: Final = frozenset(
         *("tool_use", "tool_result", "function_call", "function_call_output"),
     }
 )
-_THOUGHT_TYPES: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""What the model thought before, which templates leave out."""
+_THINKING_TYPES: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""The model's earlier thinking, which templates leave out."""
 
 
 class _Item(Struct):
     """A message, or a part of one, in any dialect."""
 
-    type: Raw = _NOTHING
-    content: Raw = _NOTHING
-    text: Raw = _NOTHING
-    arguments: Raw = _NOTHING
-    output: Raw = _NOTHING
-    input: Raw = _NOTHING
-    tool_calls: Raw = _NOTHING
-    images: Raw = _NOTHING
+    type: Raw = _ABSENT
+    content: Raw = _ABSENT
+    text: Raw = _ABSENT
+    arguments: Raw = _ABSENT
+    output: Raw = _ABSENT
+    input: Raw = _ABSENT
+    tool_calls: Raw = _ABSENT
+    images: Raw = _ABSENT
 
 
 _items: Final = msgspec.json.Decoder(list[_Item])
 _texts: Final = msgspec.json.Decoder(list[str])
-_word: Final = msgspec.json.Decoder(str)
+_string: Final = msgspec.json.Decoder(str)
 _options: Final = msgspec.json.Decoder(dict[str, Raw])
 _number: Final = msgspec.json.Decoder(int)
 
@@ -78,19 +77,24 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Prompt(Struct, frozen=True, kw_only=True):
-    """What is known of a prompt before any model has read it.
+    """What is known about a prompt before any model has read it.
 
-    ``text_bytes`` are the bytes of its text, ``longest_bytes`` those of the longest of its
-    ``inputs``: the texts of an embedding are each cut on their own. ``counted``: that is all of it;
-    else there is more, a picture say. ``turns`` are its messages, of which Ollama leaves out the
-    oldest first. ``num_ctx`` is the context that the call itself asks for, ``truncate`` what it
-    says about being cut; None, it says nothing.
+    Args:
+        text_bytes: bytes of its text.
+        longest_bytes: bytes of the longest of its ``inputs``: Ollama truncates each text of an
+            embedding request separately.
+        inputs: number of texts to embed; 1 elsewhere.
+        messages: number of messages, of which Ollama leaves out the oldest first.
+        counted: ``text_bytes`` is all of it; otherwise there is more, such as an image.
+        embeds: the request asks for embeddings.
+        num_ctx: the context window that the request itself asks for.
+        truncate: what the request says about truncation; None if nothing.
     """
 
     text_bytes: int = 0
     longest_bytes: int = 0
     inputs: int = 1
-    turns: int = 1
+    messages: int = 1
     counted: bool = False
     embeds: bool = False
     num_ctx: int | None = None
@@ -100,57 +104,63 @@ class Prompt(Struct, frozen=True, kw_only=True):
 UNKNOWN: Final = Prompt()
 
 
-def prompt_of(fields: Fields, path: str, *, objects: int) -> Prompt:
-    """The prompt of a body for Ollama's ``path``; ``objects``: at most so many are in the body.
+def measure(fields: Mapping[str, Raw], path: str, *, max_objects: int) -> Prompt:
+    """Measure the prompt of a body for Ollama's ``path``.
 
-    What cannot be read is not counted: whether it is wrong is Ollama's to say.
+    What cannot be read is not counted: Ollama decides whether it is an error.
+
+    Args:
+        fields: the top level of the body.
+        path: Ollama's path.
+        max_objects: upper bound for the number of JSON objects in the body.
     """
-    tally = _Tally(whole=objects <= _MOST_OBJECTS)
-    for name in _TEXTS.get(path, ()):
-        tally.add(fields.get(name, _NOTHING))
-    if path in _TEXTS and path not in _EMBEDS:
-        tally.add_json(fields.get("tools", _NOTHING))
+    sizer = _PromptSizer(decodable=max_objects <= _MAX_OBJECTS)
+    for name in _TEXT_FIELDS.get(path, ()):
+        sizer.add(fields.get(name, _ABSENT))
+    embeds = path in _EMBEDDING_PATHS
+    if path in _TEXT_FIELDS and not embeds:
+        sizer.add_json(fields.get("tools", _ABSENT))
     for name in ("images", "context"):
-        tally.whole = tally.whole and not _filled(fields.get(name, _NOTHING))
-    native = path in _CUTS_UNLESS_TOLD
+        if _is_filled(fields.get(name, _ABSENT)):
+            sizer.counted = False
     return Prompt(
-        text_bytes=tally.size,
-        longest_bytes=tally.size if tally.longest is None else tally.longest,
-        inputs=tally.inputs,
-        turns=max(1, tally.turns),
-        counted=tally.whole,
-        embeds=path in _EMBEDS,
-        num_ctx=_num_ctx(fields.get("options", _NOTHING)) if path.startswith("/api/") else None,
-        truncate=_flag(fields.get("truncate", _NOTHING)) if native else None,
+        text_bytes=sizer.size,
+        longest_bytes=sizer.size if sizer.longest is None else sizer.longest,
+        inputs=sizer.inputs,
+        messages=max(1, sizer.messages),
+        counted=sizer.counted,
+        embeds=embeds,
+        num_ctx=_num_ctx(fields.get("options", _ABSENT)) if path.startswith("/api/") else None,
+        truncate=(_flag(fields.get("truncate", _ABSENT)) if path in _PATHS_WITH_TRUNCATE else None),
     )
 
 
-def refuses_to_be_cut(fields: Fields, path: str) -> Fields:
-    """``fields`` with ``"truncate": false``, where Ollama knows it and the caller says nothing."""
-    if path not in _CUTS_UNLESS_TOLD or _flag(fields.get("truncate", _NOTHING)) is not None:
+def disable_truncation(fields: dict[str, Raw], path: str) -> dict[str, Raw]:
+    """Add ``"truncate": false`` where Ollama knows it and the client says nothing about it."""
+    if path not in _PATHS_WITH_TRUNCATE or _flag(fields.get("truncate", _ABSENT)) is not None:
         return fields
     return {**fields, "truncate": Raw(b"false")}
 
 
-def most_objects(data: bytes | bytearray) -> int:
-    """How many objects a body can hold. One in a text shows a backslash before what follows it."""
+def max_object_count(data: bytes | bytearray) -> int:
+    """Return an upper bound for the objects in a body: braces outside of escaped JSON texts."""
     return data.count(b"{") - data.count(b"{\\")
 
 
-class _Tally:
+class _PromptSizer:
     """Adds up. All mutable state: what was counted so far, and whether that is everything."""
 
-    def __init__(self, *, whole: bool) -> None:
-        self.whole = whole
+    def __init__(self, *, decodable: bool) -> None:
+        self.counted = decodable
         self.size = 0
-        self.turns = 0
+        self.messages = 0
         self.inputs = 1
         self.longest: int | None = None
-        self._readable = whole
+        self._decodable = decodable
 
     def add(self, raw: Raw) -> None:
-        """A text, a list of texts, or a list of messages."""
-        match _first(raw):
+        """Add a text, a list of texts, or a list of messages."""
+        match _first_byte(raw):
             case b"[":
                 self._add_list(raw)
             case b'"':
@@ -158,56 +168,56 @@ class _Tally:
             case b"":
                 pass
             case _:
-                self.whole = self.whole and not _filled(raw)
+                self.counted = self.counted and not _is_filled(raw)
 
     def add_json(self, raw: Raw) -> None:
-        """What reaches the model as JSON: in one line, however the caller wrote it."""
-        if not _filled(raw):
+        """Add a value that reaches the model as JSON: in one line, however it was written."""
+        if not _is_filled(raw):
             return
         size = json_bytes(raw)
-        self.whole = self.whole and size is not None
+        self.counted = self.counted and size is not None
         self.size += size or 0
 
     def _add_list(self, raw: Raw) -> None:
-        if not self._readable:
+        if not self._decodable:
             return
         try:
             items = _items.decode(raw)
         except _UNREADABLE:
             self._add_texts(raw)
             return
-        self.turns += len(items)
+        self.messages += len(items)
         for item in items:
             self.size += MESSAGE_BYTES
             self._add_item(item, depth=0)
 
     def _add_texts(self, raw: Raw) -> None:
-        if not _is_short(raw):
-            self.whole = False
-            return
         try:
-            texts = _texts.decode(raw)
+            texts = _texts.decode(raw) if _is_short(raw) else None
         except _UNREADABLE:
-            self.whole = False
+            texts = None
+        if texts is None:
+            self.counted = False
             return
         self.inputs = max(1, len(texts))
-        self.longest = _utf8(max(texts, key=len, default=""))
-        self.size += _utf8("".join(texts))
+        self.longest = _utf8_length(max(texts, key=len, default=""))
+        self.size += _utf8_length("".join(texts))
 
     def _add_item(self, item: _Item, *, depth: int) -> None:
         kind = _text(item.type)
-        if kind in _THOUGHT_TYPES:
+        if kind in _THINKING_TYPES:
             return
         if kind and kind not in _TEXT_TYPES:
-            self.whole = False
+            self.counted = False
             return
-        self.whole = self.whole and not _filled(item.images)
-        if item.tool_calls is not _NOTHING:
+        if _is_filled(item.images):
+            self.counted = False
+        if item.tool_calls is not _ABSENT:
             self.add_json(item.tool_calls)
         for raw in (item.content, item.text, item.arguments, item.output, item.input):
-            if raw is _NOTHING:
+            if raw is _ABSENT:
                 continue
-            match _first(raw):
+            match _first_byte(raw):
                 case b'"':
                     self.size += text_bytes(raw)
                 case b"[":
@@ -219,23 +229,26 @@ class _Tally:
 
     def _add_parts(self, raw: Raw, *, depth: int) -> None:
         try:
-            parts = _items.decode(raw) if depth < _DEEPEST else None
+            parts = _items.decode(raw) if depth < _MAX_DEPTH else None
         except _UNREADABLE:
             parts = None
         if parts is None:
-            self.whole = False
+            self.counted = False
             return
         for part in parts:
             self._add_item(part, depth=depth + 1)
 
 
 def text_bytes(raw: Raw) -> int:
-    """Bytes in UTF-8 of a JSON text, give or take: an escape by a number counts as two."""
+    """Return the bytes of a JSON text in UTF-8; an escape by a number counts as two."""
     return max(0, _without_escapes(bytes(raw)) - 2)
 
 
 def json_bytes(raw: Raw) -> int | None:
-    """Bytes of a JSON value in one line, its texts as in ``text_bytes``; None if it is too long."""
+    """Return the bytes of a JSON value in one line, texts as in ``text_bytes``.
+
+    None if it is too long to be formatted.
+    """
     try:
         written = msgspec.json.format(bytes(raw), indent=0) if _is_short(raw) else None
     except _UNREADABLE:
@@ -252,30 +265,30 @@ def _without_escapes(written: bytes) -> int:
 
 
 def _is_short(raw: Raw) -> bool:
-    return memoryview(raw).nbytes <= _MOST_READ
+    return memoryview(raw).nbytes <= _MAX_DECODED_BYTES
 
 
-def _utf8(text: str) -> int:
+def _utf8_length(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
-def _first(raw: Raw) -> bytes:
-    """The first byte, which tells what it is."""
+def _first_byte(raw: Raw) -> bytes:
+    """Return the first byte of a value, which tells its kind."""
     return bytes(memoryview(raw)[:16]).lstrip()[:1]
 
 
-def _filled(raw: Raw) -> bool:
-    if raw is _NOTHING:
+def _is_filled(raw: Raw) -> bool:
+    if raw is _ABSENT:
         return False
     view = memoryview(raw)
     return view.nbytes > 4 or bytes(view) not in _EMPTY
 
 
 def _text(raw: Raw) -> str:
-    if raw is _NOTHING:
+    if raw is _ABSENT:
         return ""
     try:
-        return _word.decode(raw)
+        return _string.decode(raw)
     except _UNREADABLE:
         return ""
 
@@ -288,8 +301,8 @@ def _num_ctx(raw: Raw) -> int | None:
     if not _is_short(raw):
         return None
     try:
-        asked = [value for key, value in _options.decode(raw).items() if key == "num_ctx"]
-        number = _number.decode(asked[0]) if asked else 0
+        values = [value for key, value in _options.decode(raw).items() if key == "num_ctx"]
+        number = _number.decode(values[0]) if values else 0
     except _UNREADABLE:
         return None
-    return number if 0 < number <= _LARGEST_CONTEXT else None
+    return number if 0 < number <= _MAX_CONTEXT else None

@@ -1,109 +1,117 @@
-"""Failures that could not be told: kept for a moment, for the retry that follows a cut. Pure."""
+"""Failures that could not be reported to the client: kept for the retry that follows. Pure.
+
+A non-streaming response that fails after heartbeats have begun can only be aborted. The SDKs then
+send the request again, and the retry gets the failure of the attempt before it.
+"""
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-_KEPT: Final = 60.0
-"""Seconds. The OpenAI SDKs come again within 10."""
+from gateway.proxy.request import Fingerprint
 
-_UNDECLARED: Final = 10.0
-"""Seconds within which an identical call counts as a retry, of a client that does not say."""
+_KEPT_SECONDS: Final = 60.0
+"""The OpenAI SDKs retry within 10 seconds."""
 
-_MOST: Final = 1024
+_UNDECLARED_SECONDS: Final = 10.0
+"""Within these an identical request counts as a retry, of a client that does not say so."""
+
+_MAX_FAILURES: Final = 1024
 
 MAX_BYTES: Final = 16 * 1024
-"""Of one failure. What is larger has to be told in other words."""
+"""Of one failure. A larger one must be reported in other words."""
 
 MAX_HEADERS: Final = 64
-"""Of one failure, likewise."""
+"""Of one failure, likewise: headers without a value cost more memory than they have bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayableFailure:
-    """What would have been answered, complete: who comes again gets it as it is.
+    """A complete response that reports a failure.
 
-    ``outcome`` and ``words`` are for the log.
+    ``outcome`` and ``message`` are for the log.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
     outcome: str
-    words: str
+    message: str
 
     @property
     def size(self) -> int:
-        """Bytes of what would be sent."""
+        """Bytes of the response."""
         return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
 
     @property
     def is_small(self) -> bool:
-        """Whether it may be kept. Headers with nothing in them cost more than they show."""
+        """Return True if it is small enough to be kept."""
         return self.size <= MAX_BYTES and len(self.headers) <= MAX_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    fingerprint: bytes
+class _Entry:
+    """A failure, and what identifies its retry. It does not keep the body of its request."""
+
+    hash: int
+    digest: bytes
     retry: int | None
     at: float
     failure: ReplayableFailure
 
-    def is_asked_for(self, retry: int | None, now: float) -> bool:
-        """Whether a call like this one is its retry.
+    def may_be_retried_by(self, retry: int | None, now: float) -> bool:
+        """Return True if a request that says ``retry`` can be a retry of the failed one.
 
-        A client that says 0, and one that says nothing where this one did, has a call of its own.
+        A client that says 0 sends a new request, and so does one that says nothing where the failed
+        request said something.
         """
         if retry is None:
-            return self.retry is None and now - self.at <= _UNDECLARED
-        # Older SDKs do not say 0 of a first attempt.
+            return self.retry is None and now - self.at <= _UNDECLARED_SECONDS
+        # Older SDKs do not say 0 with a first attempt.
         return retry > (self.retry or 0)
 
 
 class FailureReplay:
-    """What failed late, oldest first: all mutable state. One entry for each call that failed."""
+    """The failures that wait for their retry. Mutable state: their entries, the oldest first."""
 
-    def __init__(self, *, now: Callable[[], float], most: int = _MOST) -> None:
+    def __init__(self, *, now: Callable[[], float], max_failures: int = _MAX_FAILURES) -> None:
         self._now = now
-        self._kept: deque[_Kept] = deque(maxlen=most)
+        self._entries: deque[_Entry] = deque(maxlen=max_failures)
 
     def __repr__(self) -> str:
-        return f"<LateFailures {len(self._kept)}/{self._kept.maxlen}>"
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        return f"<FailureReplay {len(self._entries)}/{self._entries.maxlen}>"
 
     def remember(
-        self, fingerprint: bytes, failure: ReplayableFailure, *, retry: int | None
+        self, fingerprint: Fingerprint, failure: ReplayableFailure, *, retry: int | None
     ) -> None:
-        """The call with this fingerprint failed, and could not be told.
+        """Keep the failure of a request.
 
-        ``retry`` is what its client said: how often it had tried before; None, it did not say.
+        Args:
+            retry: how often its client had sent it before, as it said; None if it did not.
         """
         if failure.is_small:
-            self._kept.append(_Kept(fingerprint, retry, self._now(), failure))
+            digest = fingerprint.digest()
+            self._entries.append(_Entry(hash(fingerprint), digest, retry, self._now(), failure))
 
-    def may_concern(self, retry: int | None) -> bool:
-        """Return True if some failure waits for a request that says this about retries.
+    def take(self, fingerprint: Fingerprint, *, retry: int | None) -> ReplayableFailure | None:
+        """Return the failure that this request must get instead of being served, once for each.
 
-        Only then is it worth hashing the request for ``take``.
+        Args:
+            retry: as in ``remember``.
         """
+        if not self._entries:
+            return None
         now = self._now()
-        return any(kept.is_asked_for(retry, now) for kept in self._kept)
-
-    def take(self, fingerprint: bytes, *, retry: int | None) -> ReplayableFailure | None:
-        """What a call that comes now is told instead of being served, once for each failure.
-
-        ``retry`` is as in ``remember``. One that says 0 is a new call, however much it looks like
-        another; only one that says nothing can be the retry of one that said nothing.
-        """
-        now = self._now()
-        while self._kept and now - self._kept[0].at > _KEPT:
-            self._kept.popleft()
-        for kept in self._kept:
-            if kept.fingerprint == fingerprint and kept.is_asked_for(retry, now):
-                self._kept.remove(kept)
-                return kept.failure
+        while self._entries and now - self._entries[0].at > _KEPT_SECONDS:
+            self._entries.popleft()
+        for entry in self._entries:
+            # The digest last: it reads all of the body.
+            if (
+                entry.hash == hash(fingerprint)
+                and entry.may_be_retried_by(retry, now)
+                and entry.digest == fingerprint.digest()
+            ):
+                self._entries.remove(entry)
+                return entry.failure
         return None

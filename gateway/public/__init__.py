@@ -1,1 +1,1 @@
-"""HTTP as the caller sees it: route table, authentication, the answer, observation, admin pages."""
+"""The public listener: connections, routes, request handling, responses."""

@@ -103,15 +103,27 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch_pipelining()
-        self._limit_head(len(data))
+        transport = self.transport
+        if transport is None:
+            return
+        if not transport.is_reading():
+            self._watch_pipelining()
+        if not self._awaits_head():
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            transport.write(_HEAD_TOO_LARGE)
+            self.force_close()
 
     def begin_request(self, request: web.BaseRequest) -> None:
         """Note that the head of ``request`` is complete and that its handler starts now."""
-        self._stop_head_timer()
+        if self._head_timer is not None:
+            self._stop_head_timer()
         self._request = request
         self.response_started = False
-        self._watch_pipelining()
+        if self.transport is not None and not self.transport.is_reading():
+            self._watch_pipelining()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -148,13 +160,6 @@ class Connection(web.RequestHandler):
         no request, ``_messages`` are the requests that it has parsed and not started.
         """
         return self._waiter is not None and not self._messages
-
-    def _limit_head(self, size: int) -> None:
-        """Count ``size`` new bytes if they belong to an incomplete head; reject a huge head."""
-        self._head_bytes = self._head_bytes + size if self._awaits_head() else 0
-        if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None:
-            self.transport.write(_HEAD_TOO_LARGE)
-            self.force_close()
 
     # aiohttp stops reading when a client has sent more behind its request than aiohttp buffers.
     # Then the client's disconnect would go unnoticed, and Ollama would work for nobody: such a

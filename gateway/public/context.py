@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from msgspec import Struct
 
-from gateway.auth.principal import Principal
+from gateway.auth.keys import Principal
 from gateway.public.memory import Reservation
 from gateway.public.response import Response
 from gateway.public.routes import Route

@@ -7,9 +7,8 @@ import msgspec
 
 from gateway.errors import UpstreamProtocolError
 from gateway.models import discovery as bodies
-from gateway.models.catalog import Catalog
-from gateway.models.list_cache import CachedList
-from gateway.proxy.fields import Fields, model_name, parse, value_of
+from gateway.models.catalog import FRESHNESS, CachedList, Catalog
+from gateway.proxy.request import Fields, model_name, parse, value_of
 from gateway.public.body import read_body
 from gateway.public.context import RequestContext
 from gateway.public.routes import HEALTH, MODEL
@@ -65,7 +64,7 @@ class Discovery:
         await _send(context, [_NATIVE_JSON], await self._catalog.version())
 
     async def _tags(self, context: RequestContext) -> None:
-        cached = await self._catalog.fresh()
+        cached = await self._catalog.get(max_age=FRESHNESS)
         body = bodies.tags_body(cached.listing, context.principal.may_use, full=self._full)
         await _send(context, _with_age([_NATIVE_JSON], cached, always=False), body)
 
@@ -117,8 +116,8 @@ class Discovery:
     async def _list(self, context: RequestContext) -> CachedList:
         """Return the cached list, or a new one for ``no-cache`` (RFC 9111, section 5.2.1.4)."""
         if "no-cache" in context.request.headers.get("Cache-Control", "").lower():
-            return await self._catalog.refresh()
-        return await self._catalog.listing()
+            return await self._catalog.get(max_age=0.0)
+        return await self._catalog.get()
 
 
 async def _send(

@@ -3,13 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from gateway.auth.authenticator import Authenticator, require
-from gateway.auth.client_address import TrustedProxy, client_address
-from gateway.auth.rates import Rates
+from gateway.auth.authenticator import Authenticator, require_scope
+from gateway.auth.client_address import client_address
+from gateway.auth.keys import Scope
+from gateway.auth.limits import KeyRateLimiter
 from gateway.errors import (
     BadRequest,
     ClientDisconnected,
@@ -29,18 +30,12 @@ from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response, State
 from gateway.public.routes import HEALTH, find_route, split_token
-from gateway.settings import Settings
-from gateway.telemetry.record import FinishedRequest, Phase, RequestRecord
+from gateway.settings import Settings, TrustedProxy
+from gateway.telemetry import Phase, RequestRecord, Telemetry
+from gateway.telemetry.log import Logger
+from gateway.telemetry.metrics import Metrics
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-class Observer(Protocol):
-    """Where the records of requests go, and what else is counted or logged."""
-
-    def finished(self, facts: FinishedRequest) -> None: ...
-    def auth_failed(self, reason: str) -> None: ...
-    def crashed(self, request_id: str, error: Exception) -> None: ...
 
 
 class RequestHandler:
@@ -55,12 +50,14 @@ class RequestHandler:
         *,
         settings: Settings,
         authenticator: Authenticator,
-        rates: Rates,
+        rates: KeyRateLimiter,
         trusted_proxies: Sequence[TrustedProxy],
         inference: Inference,
         discovery: Discovery,
         memory_budget: MemoryBudget,
-        observer: Observer,
+        telemetry: Telemetry,
+        metrics: Metrics,
+        log: Logger,
         now: Callable[[], float],
     ) -> None:
         self._settings = settings
@@ -70,7 +67,9 @@ class RequestHandler:
         self._inference = inference
         self._discovery = discovery
         self.memory_budget = memory_budget
-        self._observer = observer
+        self._telemetry = telemetry
+        self._metrics = metrics
+        self._log = log
         self._now = now
         self._active: set[RequestContext] = set()
         self.idle = asyncio.Event()
@@ -126,7 +125,7 @@ class RequestHandler:
                 record.status = record.status or response.status
                 record.bytes_out = response.bytes_out
                 record.heartbeats = response.heartbeats
-                self._observer.finished(record.finish(self._now()))
+                self._telemetry.finished(record.finish(self._now()))
         return response.aiohttp_response
 
     async def _attempt(self, context: RequestContext) -> None:
@@ -136,7 +135,7 @@ class RequestHandler:
         except GatewayError as error:
             await self._fail(context, error)
         except Exception as error:  # noqa: BLE001 - the one place where bugs become a response
-            self._observer.crashed(context.record.request_id, error)
+            self._log.error("request.crashed", request_id=context.record.request_id, exc_info=error)
             await self._fail(context, InternalError())
 
     async def _serve(self, context: RequestContext) -> None:
@@ -155,7 +154,7 @@ class RequestHandler:
             raise Draining
         if route.scope is not None:
             await self._authorize(context)
-        if route.is_inference:
+        if route.scope is Scope.INFERENCE:
             await self._inference.serve(context)
         else:
             await self._discovery.serve(context)
@@ -166,20 +165,20 @@ class RequestHandler:
         record = context.record
         record.phase = Phase.AUTHENTICATE
         try:
-            principal = self._authenticator.identify(
+            principal = self._authenticator.authenticate(
                 context.request.headers, path_token=context.token, client=record.client or ""
             )
         except (InvalidApiKey, TooManyFailures) as error:
             # Too many failures are caused by the latest of them.
             cause = error if isinstance(error, InvalidApiKey) else error.__cause__
             reason = cause.reason if isinstance(cause, InvalidApiKey) else error.code
-            self._observer.auth_failed(reason)
+            self._metrics.auth_failed(reason)
             raise
         record.key = principal.key
         context.principal = principal
         if context.route.scope is not None:
-            require(principal, context.route.scope)
-        await self._rates.take(principal)
+            require_scope(principal, context.route.scope)
+        self._rates.take(principal)
 
     async def _fail(self, context: RequestContext, error: GatewayError) -> None:
         response, record = context.response, context.record
@@ -245,13 +244,13 @@ class RequestHandler:
         record = RequestRecord(request_id=_new_id(), method="", started=self._now())
         record.client = client_address(request.remote, request.headers, ())
         record.fail(BadRequest())
-        self._observer.finished(record.finish(self._now()))
+        self._telemetry.finished(record.finish(self._now()))
         return record.request_id
 
     def record_crash(self, error: Exception) -> str:
         """Record a bug in the rendering of failures itself. Returns an id for it."""
         request_id = _new_id()
-        self._observer.crashed(request_id, error)
+        self._log.error("request.crashed", request_id=request_id, exc_info=error)
         return request_id
 
 

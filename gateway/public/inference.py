@@ -22,10 +22,9 @@ from gateway.errors import (
 from gateway.models.catalog import Catalog
 from gateway.models.listing import Model
 from gateway.models.names import is_cloud_name, name_key
-from gateway.proxy.inference import Call, Target
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.replay import FailureReplay, ReplayableFailure
-from gateway.proxy.request import understand
+from gateway.proxy.request import Fingerprint, InferenceRequest, parse_request
 from gateway.public.body import read_body
 from gateway.public.context import RequestContext
 from gateway.public.heartbeat import HeartbeatTimer, deadlines_extended, heartbeat_schedule
@@ -71,31 +70,31 @@ class Inference:
         if request.version >= HttpVersion11:  # HTTP/1.0 has no chunks, so it gets no heartbeats.
             schedule = heartbeat_schedule(request.headers, client_timeout, settings.tunnel)
         extended = deadlines_extended(settings.tunnel, client_timeout, schedule)
-        call = await self._read(context, client_timeout, extended=extended)
-        if await self._replay(context, call):
+        inference = await self._read(context, client_timeout, extended=extended)
+        if await self._replay(context, inference.fingerprint):
             return
         timer = HeartbeatTimer(
             response,
             schedule,
-            kind=ResponseKind.STREAM if call.streaming else ResponseKind.COMPLETE,
+            kind=ResponseKind.STREAM if inference.streaming else ResponseKind.COMPLETE,
             since=record.arrived_at or record.started,
             record=record,
         )
         try:
             with timer:
-                await self._pipeline.perform(call, response, record)
+                await self._pipeline.perform(inference, response, record)
         except (ClientDisconnected, ClientWriteTimeout):
             raise
         except Exception as error:
             if response.cannot_report_errors:
                 # Remember it before the connection closes: the client may retry at once.
                 failure = _replayable(error, context)
-                self._failure_replay.remember(call.fingerprint(), failure, retry=record.retry)
+                self._failure_replay.remember(inference.fingerprint, failure, retry=record.retry)
             raise
 
     async def _read(
         self, context: RequestContext, client_timeout: ClientTimeout | None, *, extended: bool
-    ) -> Call:
+    ) -> InferenceRequest:
         """Return the frozen request. What was parsed is dropped here, before anything waits."""
         request, record, route = context.request, context.record, context.route
         record.phase = Phase.BODY
@@ -108,32 +107,34 @@ class Inference:
         record.arrived_at = asyncio.get_running_loop().time()
         record.bytes_in = len(data)
         record.phase = Phase.PARSE
-        target = Target(route.template, route.dialect, can_stream=route.can_stream)
-        asked = understand(
+        parsed = parse_request(
             data,
-            target,
-            context.principal,
-            whole_prompts=self._settings.integrity.truncated_prompt == "error",
+            path=route.template,
+            dialect=route.dialect,
+            principal=context.principal,
+            can_stream=route.can_stream,
+            forbid_truncation=self._settings.integrity.truncated_prompt == "error",
         )
-        record.streaming = asked.streaming
-        if asked.dropped:
-            context.response.headers["x-gateway-dropped"] = ", ".join(asked.dropped)
+        record.streaming = parsed.streaming
+        if parsed.dropped:
+            context.response.headers["x-gateway-dropped"] = ", ".join(parsed.dropped)
         record.phase = Phase.RESOLVE
-        model = await self._resolve(context, asked.model)
+        model = await self._resolve(context, parsed.model)
         record.model = model.name if model.raw else None
-        body = asked.body_for(model.name)
+        body = parsed.body_for(model.name)
         context.reservation.shrink_to(len(body))
-        return Call(
+        return InferenceRequest(
             request_id=record.request_id,
             principal=context.principal,
-            target=target,
+            path=route.template,
+            dialect=route.dialect,
             model=model,
-            streaming=asked.streaming,
+            streaming=parsed.streaming,
             client_timeout=None if client_timeout is None else client_timeout.seconds,
             body=body,
-            prompt=asked.prompt,
-            held=extended,
-            dropped=asked.dropped,
+            fingerprint=Fingerprint(context.principal.key, route.template, body),
+            prompt=parsed.prompt,
+            extended=extended,
         )
 
     async def _resolve(self, context: RequestContext, name: str) -> Model:
@@ -162,19 +163,16 @@ class Inference:
             raise _cloud_not_allowed()
         return model
 
-    async def _replay(self, context: RequestContext, call: Call) -> bool:
+    async def _replay(self, context: RequestContext, fingerprint: Fingerprint) -> bool:
         """Answer with the failure of an earlier attempt, if this request is its retry.
 
         Raises ClientDisconnected, ClientWriteTimeout.
         """
         record, response = context.record, context.response
-        if not self._failure_replay.may_concern(record.retry):
-            # Hashing a large body takes a while.
-            return False
-        failure = self._failure_replay.take(call.fingerprint(), retry=record.retry)
+        failure = self._failure_replay.take(fingerprint, retry=record.retry)
         if failure is None:
             return False
-        record.outcome, record.error = failure.outcome, failure.words
+        record.outcome, record.error = failure.outcome, failure.message
         record.replayed = True
         await response.send(failure.status, failure.headers, failure.body)
         await response.end()

@@ -32,13 +32,13 @@ from aiohttp import web
 
 from gateway.dialects import Dialect, Scanner
 from gateway.errors import (
-    AsSent,
     ClientDisconnected,
     GatewayError,
     UpstreamFailed,
     UpstreamProtocolError,
+    UpstreamReply,
 )
-from gateway.proxy.headers import STREAM_HEADERS
+from gateway.proxy.relay import STREAM_HEADERS
 from gateway.public.memory import Reservation
 from gateway.public.writer import ResponseWriter
 from gateway.settings import Settings
@@ -142,7 +142,7 @@ class Response:
             return False
         return self._has_begun or self._settings.tunnel.late_error != "object"
 
-    # For the pipeline (gateway.proxy.response.Response).
+    # For the pipeline (gateway.proxy.relay.Response).
 
     def add_header(self, name: str, value: str) -> None:
         """Add a header to a head that a heartbeat commits, before Ollama's is known."""
@@ -183,7 +183,7 @@ class Response:
             if length is not None:
                 self._writer.expect(length)
         elif status != 200:
-            raise UpstreamFailed.of(AsSent(status, tuple(headers), b""))
+            raise UpstreamFailed.from_reply(UpstreamReply(status, tuple(headers), b""))
         elif (scanner is not None) is not (self._promised is ResponseKind.STREAM) or _is_encoded(
             headers
         ):
@@ -303,7 +303,7 @@ class Response:
         """Return what is written of a complete response whose head has left already."""
         if status != 200:
             message = self._error_message(body) or ""
-            raise UpstreamFailed.of(AsSent(status, tuple(headers), body), message)
+            raise UpstreamFailed.from_reply(UpstreamReply(status, tuple(headers), body), message)
         if self._promised is ResponseKind.STREAM:
             # Ollama answers some requests for a stream with one object, such as "model loaded".
             converted = self.dialect.complete_in_stream(body)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 from gateway.telemetry.record import UNKNOWN_ROUTE
 
@@ -37,11 +37,6 @@ class Route:
     scope: Scope | None
     dialect: Dialect
     can_stream: bool = True
-
-    @property
-    def is_inference(self) -> bool:
-        """Whether Ollama computes something for it."""
-        return self.scope is Scope.INFERENCE
 
 
 HEALTH: Final = "/healthz"

@@ -1,17 +1,17 @@
-"""Decides when an inference request may use Ollama: slots, queue, policy and wait estimates."""
+"""When: the only queue in front of Ollama. A lease is the right to have one request there."""
 
-from gateway.scheduler.policy import Policy, first_come, select_next
-from gateway.scheduler.queue import SlotRequest
-from gateway.scheduler.scheduler import QueuePosition, QueueSnapshot, Scheduler, Slot, Snapshot
+from gateway.scheduler.estimates import Place
+from gateway.scheduler.policy import Order, decide
+from gateway.scheduler.request import Limits, SlotRequest
+from gateway.scheduler.scheduler import Scheduler
+from gateway.scheduler.snapshot import Snapshot
 
 __all__ = [
-    "Policy",
-    "QueuePosition",
-    "QueueSnapshot",
+    "Limits",
+    "Order",
+    "Place",
     "Scheduler",
-    "Slot",
     "SlotRequest",
     "Snapshot",
-    "first_come",
-    "select_next",
+    "decide",
 ]

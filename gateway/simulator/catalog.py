@@ -1,13 +1,13 @@
-"""The routes that tell about models. They answer at once, whatever the GPU does."""
+"""The routes that list and describe models. They respond at once, also while the GPU is busy."""
 
 from gateway.simulator import describe
-from gateway.simulator.asked import Refusal
 from gateway.simulator.dialects import GIN_JSON, JSON
 from gateway.simulator.dialects.common import native_error, native_fields, openai_error
 from gateway.simulator.gojson import NotReadable, encode
 from gateway.simulator.gpu import Gpu
 from gateway.simulator.http import Headers
 from gateway.simulator.models import Library, SimulatedModel, canonical, is_name
+from gateway.simulator.params import Refusal
 from gateway.simulator.versions import Wire
 
 _PLAIN: Headers = (("Content-Type", "text/plain; charset=utf-8"),)
@@ -15,7 +15,7 @@ Written = tuple[bytes, Headers]
 
 
 class Catalog:
-    """Bodies of the lists; each method raises ``Refusal`` where Ollama answers an error."""
+    """The response bodies; each method raises ``Refusal`` where Ollama responds with an error."""
 
     def __init__(self, *, wire: Wire, library: Library, gpu: Gpu) -> None:
         self._wire = wire
@@ -67,6 +67,6 @@ class Catalog:
     def _found(self, name: str) -> SimulatedModel:
         model = self._library.find(name)
         if model is None:
-            told = canonical(name) if self._wire.missing_name_has_tag else name
-            raise Refusal(404, f"model '{told}' not found")
+            shown = canonical(name) if self._wire.missing_name_has_tag else name
+            raise Refusal(404, f"model '{shown}' not found")
         return model

@@ -1,4 +1,4 @@
-"""Simulated time: so many simulated seconds to a real one."""
+"""Simulated time."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """``scale`` real seconds pass for each simulated one; at 0 nothing ever takes time."""
+    """A simulated second takes ``scale`` real seconds; at 0 nothing takes time."""
 
     def __init__(self, scale: float = 1.0) -> None:
         if scale < 0:
@@ -14,20 +14,20 @@ class Clock:
         self.scale = scale
 
     def now(self) -> float:
-        """Simulated seconds since some moment."""
+        """Return simulated seconds since an arbitrary start."""
         return time.monotonic() / self.scale if self.scale else time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Let ``seconds`` of simulated time pass, and the event loop run at least once."""
+        """Sleep for ``seconds`` of simulated time, at least one iteration of the event loop."""
         await asyncio.sleep(max(0.0, seconds * self.scale))
 
     async def until(self, moment: float) -> None:
-        """Wait for a moment of ``now``; at scale 0 every moment has come."""
+        """Sleep until ``now`` is ``moment``; at scale 0 for one iteration of the event loop."""
         await asyncio.sleep(max(0.0, (moment - self.now()) * self.scale))
 
 
 def rfc3339(nanoseconds: int | None = None) -> str:
-    """A UTC time as Go prints it: nine decimals at most, no zeros at their end."""
+    """Return a UTC time as Go prints it: at most nine decimals, without trailing zeros."""
     stamp = time.time_ns() if nanoseconds is None else nanoseconds
     seconds, fraction = divmod(stamp, 1_000_000_000)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,4 +1,4 @@
-"""How tests and the simulator wait for each other without sleeping."""
+"""Lets tests and the simulator wait for each other without sleeping."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,41 +9,41 @@ Predicate = Callable[[], bool]
 
 
 class Watch:
-    """Wakes whoever waits for a condition, each time that something has changed.
+    """Conditions that are awaited; each is evaluated again whenever something has changed.
 
-    Its mutable state is the list of waiters; a waiter leaves it when granted or cancelled.
+    Mutable state: the awaited conditions; each is removed when it is met or its wait is cancelled.
     """
 
     def __init__(self) -> None:
-        self._waiters: list[tuple[Predicate, asyncio.Future[None]]] = []
+        self._conditions: list[tuple[Predicate, asyncio.Future[None]]] = []
 
     def changed(self) -> None:
-        for predicate, future in self._waiters:
+        for predicate, future in self._conditions:
             if future.done():
                 continue
             try:
-                holds = predicate()
-            except Exception as error:  # noqa: BLE001  - it is the waiter's own
+                met = predicate()
+            except Exception as error:  # noqa: BLE001  - it belongs to the code that waits
                 future.set_exception(error)
             else:
-                if holds:
+                if met:
                     future.set_result(None)
 
     async def until(self, predicate: Predicate) -> None:
         if predicate():
             return
-        waiter = (predicate, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
+        condition = (predicate, asyncio.get_running_loop().create_future())
+        self._conditions.append(condition)
         try:
-            await waiter[1]
+            await condition[1]
         finally:
-            self._waiters.remove(waiter)
+            self._conditions.remove(condition)
 
 
 class Hold:
-    """While it is held, every generation stops before each token until ``release`` lets it pass.
+    """Stops every generation before each token until ``release`` permits the token.
 
-    As a context manager it lets everything run again at its end.
+    As a context manager it lets all generations continue when the block ends.
     """
 
     def __init__(self, watch: Watch, on_end: Callable[["Hold"], None]) -> None:
@@ -52,10 +52,10 @@ class Hold:
         self._permits = 0
         self._open = False
         self.waiting = 0
-        """Generations that stand before a token now."""
+        """Generations that wait for a permit now."""
 
     def release(self, tokens: int = 1) -> None:
-        """Let ``tokens`` more tokens pass, whosever they are."""
+        """Permit ``tokens`` more tokens, of any generation."""
         self._permits += tokens
         self._watch.changed()
 
@@ -64,7 +64,7 @@ class Hold:
         self._on_end(self)
         self._watch.changed()
 
-    async def passes(self) -> None:
+    async def permit(self) -> None:
         self.waiting += 1
         self._watch.changed()
         try:

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from gateway.simulator.clock import rfc3339
+from gateway.simulator.gpu import Runner
 from gateway.simulator.models import SimulatedModel, parameter_count
-from gateway.simulator.runner import Runner
 from gateway.simulator.versions import Wire
 
 _FOREVER_YEARS = 292
@@ -34,8 +34,8 @@ def _remote(model: SimulatedModel) -> dict[str, Any]:
 
 def tag(model: SimulatedModel, wire: Wire) -> dict[str, Any]:
     """One entry of ``/api/tags``."""
-    details = _details(model, parent=model.parent_model if wire.tags_tell_more else "")
-    if wire.tags_tell_more:
+    details = _details(model, parent=model.parent_model if wire.tags_have_details else "")
+    if wire.tags_have_details:
         details["context_length"] = model.context_length
         details["embedding_length"] = model.width
     entry = {
@@ -47,13 +47,13 @@ def tag(model: SimulatedModel, wire: Wire) -> dict[str, Any]:
         "digest": model.digest,
         "details": details,
     }
-    if wire.tags_tell_more:
+    if wire.tags_have_details:
         entry["capabilities"] = list(model.capabilities)
     return {**entry, **model.extra}
 
 
 def running(runner: Runner, remaining: float) -> dict[str, Any]:
-    """One entry of ``/api/ps``; ``remaining`` is in seconds, infinite for ever."""
+    """One entry of ``/api/ps``; ``remaining`` is in seconds, infinite if it never expires."""
     model = runner.model
     seconds = min(remaining, _FOREVER_YEARS * 365 * 86_400.0)
     in_memory = int(model.size * 1.1) + runner.num_ctx * model.width * 2
@@ -80,7 +80,7 @@ def listed(model: SimulatedModel, *, name: str | None = None) -> dict[str, Any]:
 
 
 def shown(model: SimulatedModel, *, verbose: bool) -> dict[str, Any]:
-    """The answer of ``/api/show``. Empty texts are left out, as Ollama does."""
+    """The response of ``/api/show``. Empty texts are omitted, as Ollama does."""
     optional = {
         "license": model.license,
         "modelfile": _modelfile(model),
@@ -119,7 +119,7 @@ def _modelfile(model: SimulatedModel) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Go's template writes quotes where an edge is a space, or a word would be lost."""
+    """Quote a text as Go's template does: if it has spaces at an end or between words."""
     needs = text != text.strip() or " " in text.strip().removeprefix("{{ ").removesuffix(" }}")
     return f'"{text}"' if needs else text
 
@@ -171,7 +171,7 @@ def _encoder_info(model: SimulatedModel) -> dict[str, Any]:
 
 
 def _tokenizer(model: SimulatedModel, *, verbose: bool) -> dict[str, Any]:
-    """The vocabulary is only told to those who ask for more."""
+    """The vocabulary is only part of verbose responses."""
     names = ["token_type", "tokens"] if model.embeds else ["scores", "token_type", "tokens"]
     lists: dict[str, list[Any]] = {
         "scores": [0.0] * model.vocabulary,

@@ -1,16 +1,20 @@
-"""Failures that a test can ask for."""
+"""Failures that a test can cause."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
+
+from gateway.simulator.clock import Clock
+from gateway.simulator.dialects import EVENTS
+from gateway.simulator.response import Response
 
 Kind = Literal[
     "refuse",
     "slow_headers",
     "stall",
     "die",
-    "cut",
+    "abort",
     "garbage",
     "status",
     "repeat",
@@ -23,9 +27,9 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One failure; made by the class methods, which say what each is.
+    """One failure, created by the class methods, which describe the kinds.
 
-    ``seconds`` are simulated ones; None means until ``Simulator.release()``.
+    ``seconds`` are simulated seconds; None means until ``Simulator.release()``.
     """
 
     kind: Kind
@@ -43,30 +47,30 @@ class Fault:
 
     @classmethod
     def slow_headers(cls, seconds: float | None = None) -> Self:
-        """Begin late: nothing is sent for ``seconds``, then everything as usual."""
+        """Send nothing for ``seconds``, then respond as usual."""
         return cls("slow_headers", seconds=seconds)
 
     @classmethod
     def stall(cls, after_tokens: int = 1, seconds: float | None = None) -> Self:
-        """Stop in the middle of a generation, then go on."""
+        """Stop in the middle of a generation, then continue."""
         return cls("stall", after_tokens=after_tokens, seconds=seconds)
 
     @classmethod
     def die(cls, after_tokens: int = 0) -> Self:
-        """The runner is killed. A stream then ends as politely as the real one does."""
+        """Kill the runner. A stream then ends properly, as in the real Ollama."""
         return cls("die", after_tokens=after_tokens)
 
     @classmethod
-    def cut(cls, after_tokens: int = 1) -> Self:
+    def abort(cls, after_tokens: int = 1) -> Self:
         """Close the connection without an end to the body; at 0 tokens after the head.
 
-        A non-streaming answer is then never begun: the connection closes without a byte.
+        A non-streaming response is then never begun: the connection closes without a byte.
         """
-        return cls("cut", after_tokens=after_tokens)
+        return cls("abort", after_tokens=after_tokens)
 
     @classmethod
     def garbage(cls, after_tokens: int | None = None) -> Self:
-        """Answer something that is not HTTP, or in a stream break its framing, and close."""
+        """Send something that is not HTTP, or break the framing of a stream, and close."""
         return cls("garbage", after_tokens=after_tokens)
 
     @classmethod
@@ -76,17 +80,17 @@ class Fault:
         body: bytes = b"",
         headers: Sequence[tuple[str, str]] = (("Content-Type", "application/json"),),
     ) -> Self:
-        """Answer this instead."""
+        """Send this response instead."""
         return cls("status", code=code, body=body, headers=tuple(headers))
 
     @classmethod
     def repeat(cls, after_tokens: int = 31) -> Self:
-        """End as if one token had come too often in a row."""
+        """End as if a token had been repeated too often in a row."""
         return cls("repeat", after_tokens=after_tokens)
 
     @classmethod
     def huge(cls, size: int) -> Self:
-        """Answer with a text of ``size`` bytes, all at once."""
+        """Respond with a text of ``size`` bytes, all at once."""
         return cls("huge", size=size)
 
     @classmethod
@@ -96,7 +100,7 @@ class Fault:
 
     @classmethod
     def short_body(cls, missing: int = 10) -> Self:
-        """Announce more bytes than come, then close. A stream is not affected."""
+        """Announce more bytes than are sent, then close. Streams are not affected."""
         return cls("short_body", size=missing)
 
     @classmethod
@@ -119,7 +123,7 @@ class _Order:
 
 
 class FaultQueue:
-    """Faults in the order they were asked for; each meets the first request it fits."""
+    """Faults in the order in which they were added; each applies to the first matching request."""
 
     def __init__(self) -> None:
         self._orders: deque[_Order] = deque()
@@ -143,3 +147,72 @@ class FaultQueue:
 
     def __len__(self) -> int:
         return sum(order.times for order in self._orders)
+
+
+COMMENT_INTERVAL = 0.1
+"""Simulated seconds between the comments of ``comments_only``."""
+
+
+class Misbehaviour:
+    """Faults that need no generation: they happen before a response, or replace it.
+
+    Args:
+        released: waits for ``Simulator.release``.
+        releases: returns how often it was called.
+    """
+
+    def __init__(
+        self, *, clock: Clock, released: Callable[[], Awaitable[None]], releases: Callable[[], int]
+    ) -> None:
+        self._clock = clock
+        self._released = released
+        self._releases = releases
+
+    async def pause(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._released()
+        else:
+            await self._clock.sleep(seconds)
+
+    async def before(self, fault: Fault | None, response: Response) -> bool:
+        """Prepare the response for its fault; return True if the fault is the response."""
+        if fault is None:
+            return False
+        match fault.kind:
+            case "refuse":
+                response.abort()
+            case "garbage" if fault.after_tokens is None:
+                response.raw(b"\x16\x03\x01 this is not a response\r\n\r\n")
+            case "status":
+                response.send(fault.code, fault.body, fault.headers)
+            case "comments_only":
+                await self._comment(fault, response)
+            case _:
+                self._prepare(fault, response)
+                return False
+        return True
+
+    @staticmethod
+    def _prepare(fault: Fault, response: Response) -> None:
+        if fault.kind == "oversize_header":
+            response.extra_headers += (("X-Padding", "x" * fault.size),)
+        elif fault.kind == "short_body":
+            response.missing_bytes = fault.size
+        elif fault.kind == "huge":
+            response.min_bytes = fault.size
+
+    async def _comment(self, fault: Fault, response: Response) -> None:
+        response.begin_stream(200, EVENTS)
+        ends = self._clock.now() + fault.seconds if fault.seconds is not None else None
+        seen = self._releases()
+        while ends is None or self._clock.now() < ends:
+            response.chunk(b": nothing to say\n\n")
+            await response.drain()
+            if ends is None and not self._clock.scale:
+                # No time passes, so there is no second comment.
+                await self._released()
+            else:
+                await self._clock.sleep(COMMENT_INTERVAL)
+            if ends is None and self._releases() != seen:
+                break
+        response.end()

@@ -6,16 +6,22 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from gateway.simulator.answer import Answer
-from gateway.simulator.asked import MULTIMODAL_REFUSAL, Ask, Final, Piece, Refusal, gathered
 from gateway.simulator.dialects import Dialect, Encoder
 from gateway.simulator.faults import Fault
-from gateway.simulator.gpu import Gpu
+from gateway.simulator.gpu import Busy, Gpu, Runner, RunnerDied
 from gateway.simulator.models import SimulatedModel
-from gateway.simulator.runner import Busy, Runner, RunnerDied
+from gateway.simulator.params import (
+    MULTIMODAL_REFUSAL,
+    Final,
+    GenerateParams,
+    Piece,
+    Refusal,
+    completion_of,
+)
+from gateway.simulator.response import Response
 from gateway.simulator.stats import Stats
-from gateway.simulator.text import TEMPLATE_TOKENS, Plan, huge, plan, prompt_tokens
-from gateway.simulator.turn import GONE, Ended, Progress, Stage, Turn
+from gateway.simulator.text import TEMPLATE_TOKENS, Plan, huge, plan_text, prompt_tokens
+from gateway.simulator.token_stream import GONE, Progress, Runtime, StreamEnded, TokenStream
 from gateway.simulator.versions import Wire
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -24,56 +30,56 @@ TOO_LONG = "the input length exceeds the context length"
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds where a request says nothing. Seconds are simulated ones."""
+    """Values for requests that do not set them. Seconds are simulated seconds."""
 
-    answer_tokens: int
+    output_tokens: int
     context: int
     keep_alive: float
 
 
 def nanoseconds(seconds: float) -> int:
-    """A duration as Ollama tells it; never 0, for it would leave that out."""
+    """Return a duration as Ollama reports it; never 0, which Ollama would omit."""
     return max(1000, int(seconds * 1e9))
 
 
-def check(ask: Ask, model: SimulatedModel, wire: Wire) -> None:
-    """Raise ``Refusal`` for what the model cannot do."""
-    short = f'"{ask.model}" does not support'
+def check(params: GenerateParams, model: SimulatedModel, wire: Wire) -> None:
+    """Raise ``Refusal`` if the model cannot do what the request needs."""
+    short = f'"{params.model}" does not support'
     full = f"registry.ollama.ai/library/{model.canonical_name} does not support"
     for wrong, refusal in (
-        ("completion" not in model.capabilities, f"{short} {ask.task}"),
-        (bool(ask.tools) and "tools" not in model.capabilities, f"{full} tools"),
-        (ask.suffix and "insert" not in model.capabilities, f"{full} insert"),
-        (ask.think is True and not model.thinks, f"{short} thinking"),
+        ("completion" not in model.capabilities, f"{short} {params.task}"),
+        (bool(params.tools) and "tools" not in model.capabilities, f"{full} tools"),
+        (params.suffix and "insert" not in model.capabilities, f"{full} insert"),
+        (params.think is True and not model.thinks, f"{short} thinking"),
     ):
         if wrong:
             raise Refusal(400, refusal)
-    if ask.wrong_option:
-        raise Refusal(500, ask.wrong_option)
-    if ask.images and wire.refuses_images and "vision" not in model.capabilities:
+    if params.wrong_option:
+        raise Refusal(500, params.wrong_option)
+    if params.images and wire.refuses_images and "vision" not in model.capabilities:
         raise Refusal(400, MULTIMODAL_REFUSAL)
 
 
 class Generator:
-    """Runs generations on the GPU and writes them in the words of a dialect."""
+    """Runs generations on the GPU and writes them in a dialect."""
 
     def __init__(
-        self, *, wire: Wire, gpu: Gpu, stats: Stats, stage: Stage, defaults: Defaults
+        self, *, wire: Wire, gpu: Gpu, stats: Stats, runtime: Runtime, defaults: Defaults
     ) -> None:
         self._wire = wire
         self._gpu = gpu
         self._stats = stats
-        self._stage = stage
-        self._clock = stage.clock
+        self._runtime = runtime
+        self._clock = runtime.clock
         self._defaults = defaults
 
-    def context(self, model: SimulatedModel, asked: int | None) -> int:
-        """The context that the model is loaded with, in tokens."""
-        return min(asked or self._defaults.context, model.context_length)
+    def context(self, model: SimulatedModel, requested: int | None) -> int:
+        """Return the context that the model is loaded with, in tokens."""
+        return min(requested or self._defaults.context, model.context_length)
 
-    def lasting(self, asked: float | None) -> float:
-        """How long it stays loaded, in seconds; negative is for ever."""
-        return self._defaults.keep_alive if asked is None else asked
+    def keep_alive(self, requested: float | None) -> float:
+        """Return how long it stays loaded, in seconds; negative means for ever."""
+        return self._defaults.keep_alive if requested is None else requested
 
     @asynccontextmanager
     async def slot(
@@ -84,10 +90,10 @@ class Generator:
         keep_alive: float | None,
         streams: bool = False,
     ) -> AsyncIterator[Runner]:
-        """A slot of the model, with defaults; raise ``Refusal`` where there is none to be had."""
+        """Acquire a slot of the model, with defaults; raise ``Refusal`` if that is impossible."""
         try:
             async with self._gpu.slot(
-                model, num_ctx=self.context(model, num_ctx), keep_alive=self.lasting(keep_alive)
+                model, num_ctx=self.context(model, num_ctx), keep_alive=self.keep_alive(keep_alive)
             ) as runner:
                 yield runner
         except Busy:
@@ -98,53 +104,67 @@ class Generator:
     async def load(
         self, model: SimulatedModel, *, num_ctx: int | None, keep_alive: float | None
     ) -> None:
-        """Load a model, or renew its keep-alive; raise ``Refusal`` if too many wait."""
+        """Load a model, or renew its keep-alive; raise ``Refusal`` if too many requests wait."""
         try:
             await self._gpu.touch(
-                model, num_ctx=self.context(model, num_ctx), keep_alive=self.lasting(keep_alive)
+                model, num_ctx=self.context(model, num_ctx), keep_alive=self.keep_alive(keep_alive)
             )
         except Busy:
             raise Refusal(503, BUSY) from None
 
     async def run(
-        self, ask: Ask, model: SimulatedModel, dialect: Dialect, answer: Answer, fault: Fault | None
+        self,
+        params: GenerateParams,
+        model: SimulatedModel,
+        dialect: Dialect,
+        response: Response,
+        fault: Fault | None,
     ) -> None:
-        """Answer ``ask``; raise ``Refusal`` while nothing was written."""
-        encoder = dialect.encoder(ask, self._wire)
+        """Generate and write the response; raise ``Refusal`` only before anything was written."""
+        encoder = dialect.encoder(params, self._wire)
         try:
-            pieces, final = await self._generate(ask, model, encoder, answer, fault)
-        except Ended:
+            pieces, final = await self._generate(params, model, encoder, response, fault)
+        except StreamEnded:
             return
-        if not ask.stream:
-            answer.whole(200, encoder.whole(gathered(pieces, final)), encoder.whole_headers)
+        if not params.stream:
+            response.send(
+                200, encoder.complete(completion_of(pieces, final)), encoder.complete_headers
+            )
 
     async def _generate(
-        self, ask: Ask, model: SimulatedModel, encoder: Encoder, answer: Answer, fault: Fault | None
+        self,
+        params: GenerateParams,
+        model: SimulatedModel,
+        encoder: Encoder,
+        response: Response,
+        fault: Fault | None,
     ) -> tuple[list[Piece], Final | None]:
-        arrived, progress = self._clock.now(), Progress(ask.stream)
-        slot = self.slot(model, num_ctx=ask.num_ctx, keep_alive=ask.keep_alive, streams=ask.stream)
+        arrived, progress = self._clock.now(), Progress(params.stream)
+        slot = self.slot(
+            model, num_ctx=params.num_ctx, keep_alive=params.keep_alive, streams=params.stream
+        )
         async with slot as runner:
             loaded = self._clock.now()
             with self._counted(progress):
                 if fault is not None and fault.kind == "slow_headers":
-                    await self._stage.pause(fault.seconds)
-                prompt = await self._evaluate(ask, runner)
+                    await self._runtime.pause(fault.seconds)
+                prompt = await self._evaluate(params, runner)
                 evaluated = self._clock.now()
-                turn = Turn(
-                    self._stage,
+                tokens = TokenStream(
+                    self._runtime,
                     runner,
                     encoder=encoder,
-                    answer=answer,
+                    response=response,
                     progress=progress,
                     fault=fault,
                 )
-                said = self._said(ask, model, fault)
-                pieces = await turn.speak(said)
+                plan = self._plan(params, model, fault)
+                pieces = await tokens.run(plan)
                 final = None
-                if not said.repeats and not turn.repeated:
+                if not plan.repeats and not tokens.repeated:
                     now = self._clock.now()
                     final = Final(
-                        reason=said.reason,
+                        reason=plan.reason,
                         prompt_tokens=prompt,
                         tokens=progress.tokens,
                         total_duration=nanoseconds(now - arrived),
@@ -152,19 +172,19 @@ class Generator:
                         prompt_eval_duration=nanoseconds(evaluated - loaded),
                         eval_duration=nanoseconds(now - evaluated),
                     )
-                turn.end(final)
+                tokens.end(final)
                 progress.ending = "finished" if final else "failed"
         return pieces, final
 
-    def _said(self, ask: Ask, model: SimulatedModel, fault: Fault | None) -> Plan:
+    def _plan(self, params: GenerateParams, model: SimulatedModel, fault: Fault | None) -> Plan:
         if fault is not None and fault.kind == "huge":
             return huge(fault.size)
-        return plan(ask, model, answer_tokens=self._defaults.answer_tokens)
+        return plan_text(params, model, output_tokens=self._defaults.output_tokens)
 
-    async def _evaluate(self, ask: Ask, runner: Runner) -> int:
-        """Read the prompt; return how many of its tokens fitted."""
-        length = TEMPLATE_TOKENS + prompt_tokens(ask.prompt)
-        if length > runner.num_ctx and not ask.truncate:
+    async def _evaluate(self, params: GenerateParams, runner: Runner) -> int:
+        """Process the prompt; return how many of its tokens fit into the context."""
+        length = TEMPLATE_TOKENS + prompt_tokens(params.prompt)
+        if length > runner.num_ctx and not params.truncate:
             raise Refusal(400, TOO_LONG)
         taken = self._wire.prompt_tokens(length, runner.num_ctx)
         rate = runner.model.prompt_tokens_per_second
@@ -174,20 +194,20 @@ class Generator:
 
     @contextmanager
     def _counted(self, progress: Progress) -> Iterator[None]:
-        """Count a generation by its ending; one that says nothing was left by its client."""
+        """Count a generation by its ending; by default it was abandoned by its client."""
         self._stats.generations_started += 1
         started = self._clock.now()
         try:
             yield
-        except (Refusal, Ended):
+        except (Refusal, StreamEnded):
             progress.ending = "failed"
             raise
         except asyncio.CancelledError:
-            progress.ending = "failed" if self._stage.stopping() else "abandoned"
+            progress.ending = "failed" if self._runtime.stopping() else "abandoned"
             raise
         finally:
             self._count(progress, self._clock.now() - started)
-            self._stage.changed()
+            self._runtime.changed()
 
     def _count(self, progress: Progress, seconds: float) -> None:
         stats = self._stats

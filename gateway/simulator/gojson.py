@@ -1,7 +1,7 @@
 """JSON as Go's ``encoding/json`` reads and writes it.
 
 Reading: keys match struct fields without regard to case (by Unicode folding), the last of
-duplicates wins, null leaves a field as it was, and whatever follows the first value is ignored.
+duplicates wins, null leaves a field unchanged, and everything after the first value is ignored.
 Writing: ``<``, ``>``, ``&`` and the two Unicode line separators are escaped.
 """
 
@@ -33,11 +33,11 @@ _CONTEXTS = {
 
 
 class NotReadable(ValueError):
-    """The body is not what the handler can read; the message is Go's own."""
+    """The handler cannot read the body; the message is Go's own."""
 
 
 class EmptyBody(NotReadable):
-    """Nothing but white space; ``/api`` has its own words for it."""
+    """Nothing but white space; ``/api`` has its own message for it."""
 
     def __init__(self) -> None:
         super().__init__("EOF")
@@ -55,9 +55,9 @@ def encode(value: object) -> bytes:
 
 
 def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Keep the order of last occurrence, so that folding can tell which spelling came last.
+    """Keep the order of the last occurrences: folding then finds the last spelling of a key.
 
-    A null changes nothing, wherever it stands.
+    A null changes nothing.
     """
     kept: dict[str, Any] = {}
     for key, value in pairs:
@@ -77,7 +77,7 @@ _decoder = json.JSONDecoder(object_pairs_hook=_last_wins, parse_constant=_refuse
 
 
 def decode(body: bytes) -> Any:
-    """Return the first JSON value of ``body``; raise ``NotReadable`` in Go's words."""
+    """Return the first JSON value of ``body``; raise ``NotReadable`` with Go's message."""
     text = body.decode("utf-8", "replace")
     start = len(text) - len(text.lstrip(" \t\r\n"))
     if start == len(text):
@@ -85,13 +85,13 @@ def decode(body: bytes) -> Any:
     try:
         value, _ = _decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise NotReadable(_in_go_words(error, body)) from None
+        raise NotReadable(_go_message(error, body)) from None
     except RecursionError:
         raise NotReadable("invalid character '[' exceeded max depth") from None
     return value
 
 
-def _in_go_words(error: json.JSONDecodeError, body: bytes) -> str:
+def _go_message(error: json.JSONDecodeError, body: bytes) -> str:
     if error.msg.startswith("Unterminated string") or error.pos >= len(error.doc):
         return "unexpected EOF"
     offset = len(error.doc[: error.pos].encode())
@@ -112,7 +112,7 @@ def _quoted(character: str) -> str:
 
 
 def kind(value: object) -> str:
-    """The word that Go uses for a JSON value of this type."""
+    """Return Go's name for the type of a JSON value."""
     match value:
         case bool():
             return "bool"
@@ -130,7 +130,7 @@ def kind(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A JSON object as a Go struct takes it; ``type`` is the struct's name in its messages."""
+    """A JSON object read into a Go struct; ``type`` is the name of the struct in messages."""
 
     type: str
     values: Mapping[str, Any]
@@ -187,7 +187,7 @@ class Fields:
         return Fields.of(go_type, value)
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A Go ``map[string]any``: its keys are taken as they are."""
+        """Return a Go ``map[string]any``, whose keys stay unchanged."""
         value = self.values.get(name)
         if value is None:
             return {}

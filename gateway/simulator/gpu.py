@@ -1,22 +1,74 @@
-"""Which models are loaded, who runs on them, and who waits.
+"""The loaded models, their slots, and the queues for them.
 
-The rules are Ollama's. A request for a loaded model joins that model's own queue, which has no
-bound. Any other goes through one bounded queue, taken one at a time: room is made by unloading
-whoever was idle longest, or by waiting until somebody is idle, then the model is loaded, and
-everything behind waits meanwhile. A request that leaves does not stop a load that has begun.
+The rules are Ollama's. A request for a loaded model joins the queue of that model, which has no
+limit. Any other request joins one bounded queue, which is served one request at a time: the model
+that was idle longest is unloaded, after waiting until one is idle, then the model is loaded, and
+all further requests wait meanwhile. A client that disconnects does not stop a load that has begun.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 from gateway.simulator.clock import Clock
 from gateway.simulator.models import SimulatedModel
-from gateway.simulator.runner import Busy, Runner, RunnerDied
 from gateway.simulator.stats import Stats
+
+
+class Busy(Exception):
+    """Too many requests wait for models that are not loaded."""
+
+
+class RunnerDied(Exception):
+    """The process of the model has died."""
+
+
+@dataclass(slots=True, eq=False)
+class Runner:
+    """One loaded model. ``users`` counts the requests in a slot and those in its queue."""
+
+    model: SimulatedModel
+    num_ctx: int
+    keep_alive: float
+    """Simulated seconds; negative means for ever."""
+    slots: int
+    users: int = 0
+    dead: bool = False
+    expires: float = math.inf
+    """Time of ``Clock.now`` at which it is unloaded if no request comes."""
+    queue: deque[asyncio.Future[None]] = field(default_factory=deque)
+    timer: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> None:
+        """Acquire a slot, in order of arrival. Raises ``RunnerDied`` if it is killed meanwhile."""
+        if self.dead:
+            raise RunnerDied
+        if self.slots > 0:
+            self.slots -= 1
+            return
+        granted = asyncio.get_running_loop().create_future()
+        self.queue.append(granted)
+        try:
+            await granted
+        except asyncio.CancelledError:
+            # Granted and cancelled in the same iteration of the loop: pass the slot on.
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self.leave()
+            raise
+        finally:
+            with suppress(ValueError):
+                self.queue.remove(granted)
+
+    def leave(self) -> None:
+        while self.queue:
+            granted = self.queue.popleft()
+            if not granted.done():
+                granted.set_result(None)
+                return
+        self.slots += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +80,7 @@ class _Pending:
 
 
 class Gpu:
-    """Runners by model name, the queue before them, and the task that serves it."""
+    """Runners by model name, the queue for loading, and the task that serves it."""
 
     def __init__(
         self,
@@ -57,7 +109,7 @@ class Gpu:
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     async def stop(self) -> None:
-        """End as the process does: nothing stays loaded, nobody is granted anything."""
+        """Stop like the process: unload everything and cancel all queued requests."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -76,7 +128,7 @@ class Gpu:
     async def slot(
         self, model: SimulatedModel, *, num_ctx: int, keep_alive: float
     ) -> AsyncIterator[Runner]:
-        """Hold one slot of ``model``, loaded if need be; raise ``Busy`` or ``RunnerDied``."""
+        """Acquire a slot of ``model``, loading it if needed; raise ``Busy`` or ``RunnerDied``."""
         runner = await self._wait(model, num_ctx=num_ctx, keep_alive=keep_alive)
         self._stats.active += 1
         self._stats.peak_active = max(self._stats.peak_active, self._stats.active)
@@ -88,20 +140,20 @@ class Gpu:
             self._stats.generating_seconds += self._clock.now() - started
             self._stats.active -= 1
             runner.leave()
-            self._let_go(runner)
+            self._release(runner)
             self._changed()
 
     async def touch(self, model: SimulatedModel, *, num_ctx: int, keep_alive: float) -> None:
-        """Load a model, or only renew its keep-alive, without running anything on it."""
+        """Load a model, or only renew its keep-alive, without using a slot."""
         runner = await self._use(model, num_ctx=num_ctx, keep_alive=keep_alive)
-        self._let_go(runner)
+        self._release(runner)
 
     def loaded(self) -> list[Runner]:
-        """Those that stay longest first, as ``/api/ps`` sorts."""
+        """Return the runners as ``/api/ps`` sorts them: the longest remaining time first."""
         return sorted(self._loaded.values(), key=lambda runner: -self.remaining(runner))
 
     def remaining(self, runner: Runner) -> float:
-        """Simulated seconds until it is unloaded, were nobody to come."""
+        """Return the simulated seconds until it is unloaded, without further requests."""
         if runner.keep_alive < 0:
             return math.inf
         if runner.users:
@@ -112,7 +164,7 @@ class Gpu:
         return self._match(name, num_ctx) is not None
 
     def expire(self, name: str) -> None:
-        """Unload as soon as nobody uses it: ``keep_alive: 0`` without a prompt."""
+        """Unload as soon as it is idle: ``keep_alive: 0`` without a prompt."""
         runner = self._loaded.get(name)
         if runner is None:
             return
@@ -121,19 +173,19 @@ class Gpu:
             self._unload(runner)
 
     def kill(self, name: str) -> None:
-        """The process that holds this model ends at once."""
+        """Kill the process of a model."""
         runner = self._loaded.get(name)
         if runner is not None:
-            self.bury(runner)
+            self.remove_dead(runner)
 
-    def bury(self, runner: Runner) -> None:
-        """Forget a dead runner; those who wait for a slot of it learn it."""
+    def remove_dead(self, runner: Runner) -> None:
+        """Remove a dead runner; the requests in its queue fail."""
         runner.dead = True
         self._unload(runner)
-        while runner.waiters:
-            waiter = runner.waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(RunnerDied())
+        while runner.queue:
+            granted = runner.queue.popleft()
+            if not granted.done():
+                granted.set_exception(RunnerDied())
 
     async def _wait(self, model: SimulatedModel, *, num_ctx: int, keep_alive: float) -> Runner:
         self._stats.queued += 1
@@ -143,7 +195,7 @@ class Gpu:
             try:
                 await runner.enter()
             except BaseException:
-                self._let_go(runner)
+                self._release(runner)
                 raise
         finally:
             self._stats.queued -= 1
@@ -151,7 +203,7 @@ class Gpu:
         return runner
 
     async def _use(self, model: SimulatedModel, *, num_ctx: int, keep_alive: float) -> Runner:
-        """Count as a user of the model's runner, which is loaded first if need be."""
+        """Return the runner of the model as its user, loading it if needed."""
         runner = self._match(model.canonical_name, num_ctx)
         if runner is None:
             runner = await self._queue(model, num_ctx=num_ctx, keep_alive=keep_alive)
@@ -170,7 +222,7 @@ class Gpu:
             return await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
-                self._let_go(granted.result())
+                self._release(granted.result())
             raise
 
     def _match(self, name: str, num_ctx: int) -> Runner | None:
@@ -184,7 +236,7 @@ class Gpu:
             runner.timer.cancel()
             runner.timer = None
 
-    def _let_go(self, runner: Runner) -> None:
+    def _release(self, runner: Runner) -> None:
         runner.users -= 1
         self._wake.set()
         if runner.users or runner.dead:
@@ -219,28 +271,28 @@ class Gpu:
     async def _serve(self) -> None:
         while True:
             while self._pending:
-                await self._place(self._pending.popleft())
+                await self._grant(self._pending.popleft())
             self._wake.clear()
             await self._wake.wait()
 
-    async def _place(self, pending: _Pending) -> None:
+    async def _grant(self, pending: _Pending) -> None:
         if pending.granted.done():
             return
         runner = self._match(pending.model.canonical_name, pending.num_ctx)
         if runner is None:
-            await self._make_room(pending)
+            await self._free_memory(pending)
             if pending.granted.done():
                 return
             runner = await self._load(pending)
         self._claim(runner, pending.keep_alive)
         if pending.granted.done():
-            self._let_go(runner)
+            self._release(runner)
         else:
             pending.granted.set_result(runner)
 
-    async def _make_room(self, pending: _Pending) -> None:
+    async def _free_memory(self, pending: _Pending) -> None:
         while not pending.granted.done():
-            runner = self._in_the_way(pending.model.canonical_name)
+            runner = self._victim(pending.model.canonical_name)
             if runner is None:
                 return
             if not runner.users:
@@ -249,8 +301,8 @@ class Gpu:
             self._wake.clear()
             await self._wake.wait()
 
-    def _in_the_way(self, name: str) -> Runner | None:
-        """Whom to unload before ``name`` can be loaded: an idle one if there is one."""
+    def _victim(self, name: str) -> Runner | None:
+        """Return the runner to unload before ``name`` can be loaded: an idle one if possible."""
         same = self._loaded.get(name)
         if same is not None:
             return same

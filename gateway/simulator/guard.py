@@ -1,4 +1,4 @@
-"""Whom an Ollama on loopback answers: its rules for ``Host`` and ``Origin``."""
+"""The rules of an Ollama on loopback for ``Host`` and ``Origin``."""
 
 import ipaddress
 import socket
@@ -22,7 +22,7 @@ Origin = Literal["none", "allowed", "foreign"]
 
 
 def host_is_local(value: str) -> bool:
-    """Whether Ollama, bound to loopback, accepts this ``Host``."""
+    """Return True if Ollama, bound to loopback, accepts this ``Host``."""
     host = _without_port(value).lower()
     if host in ("", "localhost", "host.docker.internal", socket.gethostname().lower()):
         return True
@@ -39,8 +39,8 @@ def _without_port(value: str) -> str:
     return value.rpartition(":")[0] if value.count(":") == 1 else value
 
 
-def judge_origin(origin: str | None, host: str) -> Origin:
-    """``none`` as well where the page comes from Ollama itself."""
+def classify_origin(origin: str | None, host: str) -> Origin:
+    """Classify an origin; ``none`` also for a page of Ollama itself."""
     if not origin or origin in (f"http://{host}", f"https://{host}"):
         return "none"
     try:
@@ -56,7 +56,7 @@ def cors(origin: str) -> Headers:
 
 
 def preflight(origin: str, allow: str) -> Headers:
-    """The head of an answer to ``OPTIONS``."""
+    """The headers of a response to ``OPTIONS``."""
     return (
         ("Access-Control-Allow-Headers", _ALLOWED_HEADERS),
         ("Access-Control-Allow-Methods", _ALLOWED_METHODS),

@@ -1,4 +1,4 @@
-"""HTTP/1.x as bytes: requests in, heads out. No I/O."""
+"""HTTP/1.x: parsing requests and rendering response heads. No I/O."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 Headers = tuple[tuple[str, str], ...]
 
 MAX_HEAD = 1 << 20
-"""Go's limit for a request's head, in bytes."""
+"""Go's limit for the head of a request, in bytes."""
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.([01])")
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -15,7 +15,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Malformed(ValueError):
-    """Not a request; ``text`` follows ``400 Bad Request`` in the answer."""
+    """Not a request; ``text`` follows ``400 Bad Request`` in the response."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ class Head:
         return None
 
     @property
-    def wants_to_stay(self) -> bool:
+    def wants_keep_alive(self) -> bool:
         connection = (self.header("connection") or "").lower()
         return "keep-alive" in connection if self.minor == 0 else "close" not in connection
 
@@ -81,13 +81,13 @@ def _field(text: str) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class ChunkedBody:
-    """Undoes the chunking of a request's body; ``feed`` says how far it got."""
+    """Decodes the chunked body of a request."""
 
     body: bytearray
     done: bool = False
 
     def feed(self, buffer: bytearray) -> None:
-        """Consume whole chunks from the front of ``buffer``; raise ``Malformed``."""
+        """Consume complete chunks from the front of ``buffer``; raise ``Malformed``."""
         while not self.done:
             end = buffer.find(b"\r\n")
             if end < 0:
@@ -152,7 +152,7 @@ def render_head(
     length: int = 0,
     close: bool = False,
 ) -> bytes:
-    """Write a head as Go does: the handler's headers by name, then ``Date``, then the framing."""
+    """Render a head as Go does: the headers of the handler by name, ``Date``, the framing."""
     lines = [f"HTTP/1.{minor} {status} {REASONS.get(status, f'status code {status}')}"]
     lines += [f"{name}: {value}" for name, value in sorted(headers, key=lambda pair: pair[0])]
     lines.append(f"Date: {date}")

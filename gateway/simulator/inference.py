@@ -1,33 +1,40 @@
-"""The routes that use the GPU: which dialect, which model, which fault."""
+"""The routes that use the GPU: selects dialect, model and fault."""
 
 import importlib
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gateway.simulator.answer import Answer, Request
-from gateway.simulator.asked import Ask, Final, Refusal, Whole
-from gateway.simulator.cloud import unreachable
 from gateway.simulator.dialects import GIN_JSON, Dialect
 from gateway.simulator.dialects.anthropic import MESSAGES
+from gateway.simulator.dialects.common import native_error
 from gateway.simulator.dialects.embeddings import (
     EMBED,
     EMBEDDINGS,
     V1_EMBEDDINGS,
-    EmbedAsk,
     Embedded,
     EmbedDialect,
+    EmbedParams,
 )
 from gateway.simulator.dialects.native import CHAT, GENERATE, native_encoder
 from gateway.simulator.dialects.openai import CHAT_COMPLETIONS, COMPLETIONS
 from gateway.simulator.dialects.responses import RESPONSES
 from gateway.simulator.embedding import Embedder
-from gateway.simulator.faults import Fault, FaultQueue
+from gateway.simulator.faults import Fault, FaultQueue, Misbehaviour
 from gateway.simulator.generation import Generator, check
 from gateway.simulator.gpu import Gpu
-from gateway.simulator.misbehaviour import Misbehaviour
 from gateway.simulator.models import Library, SimulatedModel, is_cloud
+from gateway.simulator.params import Completion, Final, GenerateParams, Refusal
+from gateway.simulator.response import Request, Response
 from gateway.simulator.versions import Wire
+
+
+def unreachable(path: str, host: str) -> bytes:
+    """Ollama's error if it would run a model on ``host`` and cannot resolve that name."""
+    address = f"https://{host}:443{path}?ts={int(time.time())}"
+    return native_error(f'Post "{address}": dial tcp: lookup {host}: no such host')
+
 
 _GENERATING: Mapping[str, Dialect] = MappingProxyType(
     {
@@ -47,7 +54,7 @@ _OLLAMA_COM = "ollama.com"
 
 
 class Inference:
-    """Takes a request from its body to an answer, or to a refusal in its dialect."""
+    """Responds to inference requests, with a generation or an error in their dialect."""
 
     def __init__(
         self,
@@ -68,103 +75,105 @@ class Inference:
         self._faults = faults
         self._misbehaviour = misbehaviour
 
-    async def answer(self, route: str, request: Request, answer: Answer) -> None:
+    async def respond(self, route: str, request: Request, response: Response) -> None:
         embedding = _EMBEDDING.get(route)
         if embedding is not None:
-            await self._embed(route, embedding, request, answer)
+            await self._embed(route, embedding, request, response)
         else:
-            await self._generate(route, _GENERATING[route], request, answer)
+            await self._generate(route, _GENERATING[route], request, response)
 
     async def _generate(
-        self, route: str, dialect: Dialect, request: Request, answer: Answer
+        self, route: str, dialect: Dialect, request: Request, response: Response
     ) -> None:
         stream = False
         try:
-            ask = dialect.parse(_inflated(route, request))
-            stream = ask.stream
-            fault = self._take(route, ask.model)
-            if await self._misbehaviour.before(fault, answer):
+            params = dialect.parse(_inflated(route, request))
+            stream = params.stream
+            fault = self._take(route, params.model)
+            if await self._misbehaviour.before(fault, response):
                 return
-            model = self._resolve(ask.model, missing=_not_found(ask))
-            check(ask, model, self._wire)
-            if ask.messages:
-                await self._generator.run(ask, model, dialect, answer, fault)
+            model = self._resolve(params.model, missing=_not_found(params))
+            check(params, model, self._wire)
+            if params.messages:
+                await self._generator.run(params, model, dialect, response, fault)
             else:
-                await self._idle(ask, model, dialect, answer)
+                await self._idle(params, model, dialect, response)
         except Refusal as refusal:
-            self._refuse(dialect, refusal, answer, stream=stream)
-        except _Elsewhere as elsewhere:
-            answer.whole(502, unreachable(route, elsewhere.host), GIN_JSON)
+            self._refuse(dialect, refusal, response, stream=stream)
+        except _RemoteModel as remote:
+            response.send(502, unreachable(route, remote.host), GIN_JSON)
 
     async def _embed(
-        self, route: str, dialect: EmbedDialect, request: Request, answer: Answer
+        self, route: str, dialect: EmbedDialect, request: Request, response: Response
     ) -> None:
         try:
-            ask = dialect.parse(_inflated(route, request))
-            fault = self._take(route, ask.model)
-            if await self._misbehaviour.before(fault, answer):
+            params = dialect.parse(_inflated(route, request))
+            fault = self._take(route, params.model)
+            if await self._misbehaviour.before(fault, response):
                 return
-            if fault is not None and fault.kind == "cut":
-                answer.cut()
+            if fault is not None and fault.kind == "abort":
+                response.abort()
                 return
-            missing = Refusal(404, f'model "{ask.model}" not found, try pulling it first')
-            model = self._resolve(ask.model, missing=missing)
-            done = await self._vectors(ask, model, fault)
-            answer.whole(200, dialect.write(ask, done), dialect.headers)
+            missing = Refusal(404, f'model "{params.model}" not found, try pulling it first')
+            model = self._resolve(params.model, missing=missing)
+            done = await self._vectors(params, model, fault)
+            response.send(200, dialect.write(params, done), dialect.headers)
         except Refusal as refusal:
             headers, body = dialect.error(refusal)
-            answer.whole(refusal.status, body, headers)
-        except _Elsewhere as elsewhere:
-            answer.whole(502, unreachable(route, elsewhere.host), GIN_JSON)
+            response.send(refusal.status, body, headers)
+        except _RemoteModel as remote:
+            response.send(502, unreachable(route, remote.host), GIN_JSON)
 
-    async def _vectors(self, ask: EmbedAsk, model: SimulatedModel, fault: Fault | None) -> Embedded:
-        if ask.inputs:
-            return await self._embedder.run(ask, model, fault)
-        await self._generator.load(model, num_ctx=ask.num_ctx, keep_alive=ask.keep_alive)
+    async def _vectors(
+        self, params: EmbedParams, model: SimulatedModel, fault: Fault | None
+    ) -> Embedded:
+        if params.inputs:
+            return await self._embedder.run(params, model, fault)
+        await self._generator.load(model, num_ctx=params.num_ctx, keep_alive=params.keep_alive)
         return Embedded([], 0, 0, 0)
 
     async def _idle(
-        self, ask: Ask, model: SimulatedModel, dialect: Dialect, answer: Answer
+        self, params: GenerateParams, model: SimulatedModel, dialect: Dialect, response: Response
     ) -> None:
-        """A request without a prompt only loads, or with ``keep_alive: 0`` unloads."""
-        reason = "unload" if ask.keep_alive == 0 else "load"
+        """Load the model for a request without a prompt, or unload it for ``keep_alive: 0``."""
+        reason = "unload" if params.keep_alive == 0 else "load"
         if reason == "unload":
             self._gpu.expire(model.canonical_name)
         else:
-            await self._generator.load(model, num_ctx=ask.num_ctx, keep_alive=ask.keep_alive)
+            await self._generator.load(model, num_ctx=params.num_ctx, keep_alive=params.keep_alive)
         if dialect in (CHAT, GENERATE):
-            answer.whole(200, native_encoder(ask, self._wire).idle(reason), GIN_JSON)
+            response.send(200, native_encoder(params, self._wire).idle(reason), GIN_JSON)
             return
-        encoder = dialect.encoder(ask, self._wire)
-        whole = Whole("", "", (), (), Final(reason, 0, 0, 0, 0, 0, 0))
-        answer.whole(200, encoder.whole(whole), encoder.whole_headers)
+        encoder = dialect.encoder(params, self._wire)
+        completion = Completion("", "", (), (), Final(reason, 0, 0, 0, 0, 0, 0))
+        response.send(200, encoder.complete(completion), encoder.complete_headers)
 
     def _take(self, route: str, model: str) -> Fault | None:
         return self._faults.take(path=route, model=model, generates=True)
 
     def _resolve(self, name: str, *, missing: Refusal) -> SimulatedModel:
         if is_cloud(name):
-            raise _Elsewhere(_OLLAMA_COM)
+            raise _RemoteModel(_OLLAMA_COM)
         model = self._library.find(name)
         if model is None:
             raise missing
         if model.remote_host is not None:
             host = model.remote_host.partition("://")[2] or model.remote_host
-            raise _Elsewhere(host.partition(":")[0])
+            raise _RemoteModel(host.partition(":")[0])
         return model
 
     @staticmethod
-    def _refuse(dialect: Dialect, refusal: Refusal, answer: Answer, *, stream: bool) -> None:
+    def _refuse(dialect: Dialect, refusal: Refusal, response: Response, *, stream: bool) -> None:
         headers, body = dialect.error(refusal, stream)
         if refusal.in_stream:
-            answer.stream(refusal.status, headers)
-            answer.chunk(body)
-            answer.end()
+            response.begin_stream(refusal.status, headers)
+            response.chunk(body)
+            response.end()
         else:
-            answer.whole(refusal.status, body, headers)
+            response.send(refusal.status, body, headers)
 
 
-class _Elsewhere(Exception):
+class _RemoteModel(Exception):
     """The model would run on another host."""
 
     def __init__(self, host: str) -> None:
@@ -172,14 +181,14 @@ class _Elsewhere(Exception):
         self.host = host
 
 
-def _not_found(ask: Ask) -> Refusal:
-    if not ask.model and ask.task == "chat":
+def _not_found(params: GenerateParams) -> Refusal:
+    if not params.model and params.task == "chat":
         return Refusal(400, "model is required")
-    return Refusal(404, f"model '{ask.model}' not found")
+    return Refusal(404, f"model '{params.model}' not found")
 
 
 def _inflated(route: str, request: Request) -> bytes:
-    """Undo zstd, which ``/v1`` takes, where this Python can."""
+    """Decompress zstd, which ``/v1`` accepts, if the library is installed."""
     encoding = request.head.header("content-encoding")
     if encoding != "zstd" or not route.startswith("/v1/"):
         return request.body

@@ -1,4 +1,4 @@
-"""The models that a simulated Ollama has, and how it takes their names."""
+"""The models of a simulated Ollama, and how it reads their names."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ _CHAT_TEMPLATE = (
 
 
 def canonical(name: str) -> str:
-    """``Foo`` is ``foo:latest``; the default registry and namespace go without saying."""
+    """Return a name as Ollama lists it: ``Foo`` is ``foo:latest``, without default prefixes."""
     name = name.casefold()
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
@@ -31,13 +31,13 @@ def is_name(name: str) -> bool:
 
 
 def is_cloud(name: str) -> bool:
-    """Whether Ollama would run it on ollama.com, pulled or not."""
+    """Return True if Ollama would run it on ollama.com, pulled or not."""
     tag = name.casefold().rpartition(":")[2]
     return ":" in name and (tag == "cloud" or tag.endswith("-cloud"))
 
 
 def parameter_count(text: str) -> int:
-    """``7.6B`` as a number; 0 where there is none."""
+    """Return ``7.6B`` as a number; 0 if it is not one."""
     match = re.fullmatch(r"(?:(\d+)x)?([\d.]+)([KMBT])", text)
     if match is None:
         return 0
@@ -46,10 +46,10 @@ def parameter_count(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """One model: what the lists tell about it and how fast it is.
+    """One model: its description and its speed.
 
-    ``size`` is in bytes on disk; ``load_time`` in simulated seconds. Rates of ``inf`` take no time.
-    A model with ``remote_host`` is run elsewhere, and so cannot be run here at all.
+    ``size`` is in bytes on disk, ``load_time`` in simulated seconds. Rates of ``inf`` take no time.
+    A model with ``remote_host`` runs on another host, which the simulator cannot reach.
     """
 
     name: str
@@ -71,15 +71,15 @@ class SimulatedModel:
     license: str = ""
     parent_model: str = ""
     blocks: int = 2
-    """Layers, heads, vocabulary and width of the inner layers only show in ``/api/show``."""
+    """Layers; like heads, vocabulary and feed_forward only visible in ``/api/show``."""
     heads: int = 4
     vocabulary: int = 544
     feed_forward: int = 128
     always_says: str = ""
-    """The one token that it repeats for ever, if it does."""
+    """A token that it repeats for ever, if set."""
     modified_ns: int = field(default_factory=time.time_ns)
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Fields that a later Ollama might add to this entry of ``/api/tags``."""
+    """Additional fields of its entry in ``/api/tags``, as a later Ollama may have."""
 
     @property
     def canonical_name(self) -> str:
@@ -103,7 +103,7 @@ class SimulatedModel:
 
     @property
     def blob(self) -> str:
-        """The file of its weights, with the path that tells who runs Ollama."""
+        """The path of its weights, which reveals the user that runs Ollama."""
         if self.parent_model:
             return self.parent_model
         digest = hashlib.sha256(f"blob {self.canonical_name} {self.size}".encode()).hexdigest()
@@ -112,7 +112,7 @@ class SimulatedModel:
     def at_speed(
         self, *, load_time: float | None = None, tokens_per_second: float | None = None
     ) -> "SimulatedModel":
-        """The same model on other hardware; None leaves a number as it is."""
+        """Return the same model on other hardware; None keeps a value."""
         return replace(
             self,
             load_time=self.load_time if load_time is None else load_time,
@@ -123,7 +123,7 @@ class SimulatedModel:
 
 
 class Library:
-    """What was pulled. Its mutable state is the table of models by canonical name."""
+    """The pulled models. Mutable state: the models by canonical name."""
 
     def __init__(self, models: Iterable[SimulatedModel]) -> None:
         self._models = {model.canonical_name: model for model in models}
@@ -132,14 +132,14 @@ class Library:
         self._models[model.canonical_name] = model
 
     def remove(self, name: str) -> None:
-        """Forget a model; ``KeyError`` if it was never pulled."""
+        """Remove a model. Raises ``KeyError`` if it is not pulled."""
         del self._models[canonical(name)]
 
     def find(self, name: str) -> SimulatedModel | None:
         return self._models.get(canonical(name))
 
     def newest_first(self) -> list[SimulatedModel]:
-        """As ``/api/tags`` sorts: by whole seconds, then by name."""
+        """Return the models as ``/api/tags`` sorts them: by full seconds, then by name."""
         return sorted(
             self._models.values(), key=lambda m: (-(m.modified_ns // 1_000_000_000), m.name)
         )

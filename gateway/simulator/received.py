@@ -1,4 +1,4 @@
-"""The requests that arrived, for tests to look at."""
+"""The received requests, for tests."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.simulator.http import Headers
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it arrived: target as sent, header names as sent, body without chunking."""
+    """One request: target and header names as sent, body without chunking."""
 
     method: str
     path: str
@@ -16,7 +16,7 @@ class Received:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The first header of this name, whatever its case."""
+        """Return the first header of this name; case is ignored."""
         for known, value in self.headers:
             if known.lower() == name.lower():
                 return value
@@ -24,9 +24,9 @@ class Received:
 
 
 class Inbox:
-    """The latest requests: at most ``limit`` of them, with bodies of at most ``limit_bytes``.
+    """The latest requests: at most ``limit``, with bodies of at most ``limit_bytes`` together.
 
-    The very latest is always kept, unless the limit is 0.
+    The latest request is always kept, unless the limit is 0.
     """
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
@@ -40,8 +40,8 @@ class Inbox:
             return
         self.received.append(received)
         self._bytes += len(received.body)
-        while len(self.received) > self._limit or self._is_too_much():
+        while len(self.received) > self._limit or self._exceeds_bytes():
             self._bytes -= len(self.received.popleft().body)
 
-    def _is_too_much(self) -> bool:
+    def _exceeds_bytes(self) -> bool:
         return self._bytes > self._limit_bytes and len(self.received) > 1

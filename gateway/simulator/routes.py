@@ -1,4 +1,4 @@
-"""Which request is which, with the habits of Ollama's routers."""
+"""The routes, matched as Ollama's routers match them."""
 
 import posixpath
 import re
@@ -9,9 +9,9 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 MODEL_PREFIX = "/v1/models/"
 MODEL_ROUTE = "/v1/models/{model}"
-"""What comes after may hold slashes and colons."""
+"""The model may contain slashes and colons."""
 
-# In the order in which `Allow` names them.
+# In the order of the Allow header.
 _READ = ("HEAD", "GET")
 _METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -51,7 +51,7 @@ class Moved:
     status: int
     location: str
     with_page: bool
-    """Only ``GET`` and ``HEAD`` are told in HTML."""
+    """Only ``GET`` and ``HEAD`` get an HTML page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ Destination = Found | Moved | WrongMethod | Unknown
 
 
 def target_path(target: str) -> str:
-    """The path of a request target, percent signs undone: ``/api%2fversion`` is a route."""
+    """Return the decoded path of a request target: ``/api%2fversion`` is a route."""
     if not target.startswith("/"):
         target = urlsplit(target).path or "/"
     raw = target.partition("?")[0]
@@ -76,7 +76,7 @@ def target_path(target: str) -> str:
 
 
 def find(method: str, target: str) -> Destination:
-    """Where a request goes. Paths are cleaned first, then compared with their case."""
+    """Find the route of a request. Paths are cleaned first; their case matters."""
     path = target_path(target)
     reads = method in _READ
     clean = _clean(path)

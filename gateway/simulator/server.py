@@ -1,31 +1,31 @@
-"""Connections: bytes to requests and back, with a task per request that dies with its client."""
+"""Connections: parses requests, and runs a task for each, cancelled with its connection."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from gateway.simulator.answer import Answer, Request
 from gateway.simulator.http import MAX_HEAD, ChunkedBody, Head, Malformed, parse_head
+from gateway.simulator.response import Request, Response
 
-Handler = Callable[[Request, Answer], Awaitable[None]]
-Welcome = Callable[[Head, Answer], bool]
+Handler = Callable[[Request, Response], Awaitable[None]]
+Accepts = Callable[[Head, Response], bool]
 
 
 class Server:
-    """All connections of one simulated Ollama, and the tasks that answer on them."""
+    """All connections of one simulated Ollama, and the tasks of their requests."""
 
     def __init__(
         self,
         *,
         handle: Handler,
-        welcome: Welcome,
+        accepts: Accepts,
         on_connection: Callable[[], None],
         on_failure: Callable[[BaseException], None],
         blocked: Callable[[int], None],
     ) -> None:
         self.handle = handle
-        self.welcome = welcome
+        self.accepts = accepts
         self.on_connection = on_connection
         self.on_failure = on_failure
         self.blocked = blocked
@@ -40,37 +40,37 @@ class Server:
         return Connection(self)
 
     def run(self, request: Request, connection: "Connection") -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._answer(request, connection))
+        task = asyncio.get_running_loop().create_task(self._respond(request, connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """Close every connection where it stands, as a process that was told to end does."""
+        """Close all connections at once, like a process that was told to stop."""
         self.is_closed = True
         for connection in list(self.connections):
             connection.hang_up()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # A closed transport says so in the next round of the loop.
+        # A transport reports its closing in the next iteration of the loop.
         await asyncio.sleep(0)
 
-    async def _answer(self, request: Request, connection: "Connection") -> None:
-        answer = connection.answer
-        if answer is None:
+    async def _respond(self, request: Request, connection: "Connection") -> None:
+        response = connection.response
+        if response is None:
             return
         try:
-            await self.handle(request, answer)
-            await answer.room()
-        except Exception as error:  # noqa: BLE001  - a bug of the simulator, reported by its owner
+            await self.handle(request, response)
+            await response.drain()
+        except Exception as error:  # noqa: BLE001  - a bug of the simulator, reported by the Simulator
             self.on_failure(error)
-            answer.cut()
-        connection.answered()
+            response.abort()
+        connection.request_done()
 
 
 class Connection(asyncio.Protocol):
-    """One connection. It reads ahead while a request is answered, and so notices an end at once."""
+    """One connection. It reads while a request is processed, to notice a disconnect at once."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -80,13 +80,13 @@ class Connection(asyncio.Protocol):
         self._length = 0
         self._chunked: ChunkedBody | None = None
         self._task: asyncio.Task[None] | None = None
-        self.answer: Answer | None = None
+        self.response: Response | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Only ever a full transport; that of uvloop is one in all but its class.
+        # A stream transport; that of uvloop is not a subclass of asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
         if self._server.is_closed:
-            # Accepted in the same moment in which the listener went away.
+            # Accepted while the listener was closed.
             self._transport.abort()
             return
         self._server.connections.add(self)
@@ -97,16 +97,16 @@ class Connection(asyncio.Protocol):
         self._transport = None
         if self._task is not None:
             self._task.cancel()
-        if self.answer is not None:
-            self.answer.resume()
+        if self.response is not None:
+            self.response.resume()
 
     def pause_writing(self) -> None:
-        if self.answer is not None:
-            self.answer.pause()
+        if self.response is not None:
+            self.response.pause()
 
     def resume_writing(self) -> None:
-        if self.answer is not None:
-            self.answer.resume()
+        if self.response is not None:
+            self.response.resume()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -122,14 +122,14 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
 
-    def answered(self) -> None:
-        """The request's task is done; go on with the next one, or close."""
-        stays = self.answer is not None and self.answer.stays
+    def request_done(self) -> None:
+        """Continue with the next request, or close the connection."""
+        reusable = self.response is not None and self.response.reusable
         self._task = None
-        self.answer = None
+        self.response = None
         if self._transport is None:
             return
-        if not stays:
+        if not reusable:
             self._transport.close()
         elif self._buffer:
             self._advance()
@@ -160,12 +160,12 @@ class Connection(asyncio.Protocol):
         self._chunked = ChunkedBody(bytearray()) if head.is_chunked else None
         if self._transport is None:
             return False
-        self.answer = Answer(head, self._transport, self._server.blocked)
+        self.response = Response(head, self._transport, self._server.blocked)
         if head.expects_continue:
-            if self._server.welcome(head, self.answer):
+            if self._server.accepts(head, self.response):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             else:
-                self.answer.cut()
+                self.response.abort()
                 return False
         self._head = head
         return True

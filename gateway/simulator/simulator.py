@@ -1,4 +1,4 @@
-"""The simulated Ollama as a whole: what a test or the command line starts."""
+"""The simulated Ollama that tests and the command line start."""
 
 import asyncio
 import socket
@@ -7,23 +7,22 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from gateway.simulator.answer import Answer, Request
 from gateway.simulator.catalog import Catalog
 from gateway.simulator.clock import Clock
 from gateway.simulator.control import Hold, Watch
 from gateway.simulator.embedding import Embedder
-from gateway.simulator.faults import Fault, FaultQueue
+from gateway.simulator.faults import Fault, FaultQueue, Misbehaviour
 from gateway.simulator.generation import Defaults, Generator
 from gateway.simulator.gpu import Gpu
 from gateway.simulator.handlers import Handlers
 from gateway.simulator.inference import Inference
-from gateway.simulator.misbehaviour import Misbehaviour
 from gateway.simulator.models import Library, SimulatedModel, canonical
 from gateway.simulator.received import Inbox, Received
+from gateway.simulator.response import Request, Response
 from gateway.simulator.routes import target_path
 from gateway.simulator.server import Server
 from gateway.simulator.stats import Stats
-from gateway.simulator.turn import Stage
+from gateway.simulator.token_stream import Runtime
 from gateway.simulator.usual import USUAL_MODELS
 from gateway.simulator.versions import NEWEST, wire
 
@@ -31,12 +30,15 @@ _LOOPBACK = "127.0.0.1"
 
 
 class Simulator:
-    """An Ollama that a client cannot tell from the real one, and that a test can command.
+    """An Ollama that clients cannot tell from the real one, and that tests control.
 
-    Its mutable state: the library, the GPU, the fault queue, the counters, the requests received,
-    the hold, and how often what waits was released. ``max_loaded_models`` 0 means as many as there
-    are; ``keep_requests`` is how many received requests are remembered, at most
-    ``keep_request_bytes`` of them.
+    Mutable state: the library, the GPU, the fault queue, the counters, the received requests, the
+    hold, and the number of releases.
+
+    Args:
+        max_loaded_models: models in memory at once; 0 means no limit.
+        keep_requests: how many received requests are kept in ``requests``.
+        keep_request_bytes: the total size of their bodies.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Simulator:
         max_loaded_models: int = 3,
         max_queue: int = 512,
         time_scale: float = 1.0,
-        answer_tokens: int = 8,
+        output_tokens: int = 8,
         keep_alive: float = 300.0,
         context: int = 4096,
         keep_requests: int = 1000,
@@ -79,36 +81,36 @@ class Simulator:
             max_queue=max_queue,
             changed=self._watch.changed,
         )
-        defaults = Defaults(answer_tokens=answer_tokens, context=context, keep_alive=keep_alive)
+        defaults = Defaults(output_tokens=output_tokens, context=context, keep_alive=keep_alive)
         self._handlers = self._wired(defaults)
         self._server = Server(
             handle=self._handle,
-            welcome=self._handlers.welcome,
+            accepts=self._handlers.accepts,
             on_connection=self._connected,
             on_failure=self.failures.append,
             blocked=self._blocked,
         )
 
     def _wired(self, defaults: Defaults) -> Handlers:
-        habits = wire(self.version)
+        behaviour = wire(self.version)
         misbehaviour = Misbehaviour(
             clock=self._clock, released=self._released, releases=lambda: self._releases
         )
-        stage = Stage(
+        runtime = Runtime(
             clock=self._clock,
             hold=lambda: self._hold,
             pause=misbehaviour.pause,
             token_made=self._token_made,
             changed=self._watch.changed,
             stopping=lambda: self._listener is None,
-            bury=self._gpu.bury,
+            remove_dead=self._gpu.remove_dead,
         )
         generator = Generator(
-            wire=habits, gpu=self._gpu, stats=self.stats, stage=stage, defaults=defaults
+            wire=behaviour, gpu=self._gpu, stats=self.stats, runtime=runtime, defaults=defaults
         )
-        embedder = Embedder(wire=habits, gpu=self._gpu, stage=stage, generator=generator)
+        embedder = Embedder(wire=behaviour, gpu=self._gpu, runtime=runtime, generator=generator)
         inference = Inference(
-            wire=habits,
+            wire=behaviour,
             library=self._library,
             gpu=self._gpu,
             generator=generator,
@@ -117,7 +119,7 @@ class Simulator:
             misbehaviour=misbehaviour,
         )
         return Handlers(
-            catalog=Catalog(wire=habits, library=self._library, gpu=self._gpu),
+            catalog=Catalog(wire=behaviour, library=self._library, gpu=self._gpu),
             inference=inference,
             faults=self._faults,
             misbehaviour=misbehaviour,
@@ -126,7 +128,7 @@ class Simulator:
 
     @property
     def requests(self) -> deque[Received]:
-        """What was received, oldest first, as far as it is remembered."""
+        """The received requests, oldest first, as far as they are kept."""
         return self._inbox.received
 
     @property
@@ -135,7 +137,7 @@ class Simulator:
         return f"http://{host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen; always on the same port once one is known. ``OSError`` if it is taken."""
+        """Listen, always on the same port. Raises ``OSError`` if it is in use."""
         if self._listener is not None:
             return
         self._reserve()
@@ -147,9 +149,9 @@ class Simulator:
         )
 
     async def stop(self) -> None:
-        """End as on SIGTERM: connections close where they stand, nothing stays loaded.
+        """Stop as on SIGTERM: close all connections at once and unload all models.
 
-        The port stays reserved; whoever connects meanwhile is refused.
+        The port stays reserved; new connections are refused.
         """
         if self._listener is None:
             return
@@ -182,21 +184,24 @@ class Simulator:
             raise self.failures[0]
 
     def pull(self, model: SimulatedModel) -> None:
-        """Add a model, or replace the one of that name."""
+        """Add a model, or replace the model of that name."""
         self._library.add(model)
 
     def remove(self, name: str) -> None:
-        """Delete a model; ``KeyError`` if there is none of that name."""
+        """Delete a model. Raises ``KeyError`` if there is none of that name."""
         self._library.remove(name)
         self._gpu.expire(canonical(name))
 
     def fault(
         self, fault: Fault, *, times: int = 1, path: str | None = None, model: str | None = None
     ) -> None:
-        """Have the next ``times`` matching requests meet a fault.
+        """Apply a fault to the next ``times`` matching requests.
 
-        Without a path only inference requests match; ``/v1/models/`` stands for all of its kind.
-        ``model`` is the name as the request writes it.
+        Args:
+            fault: what happens.
+            times: how often.
+            path: the path; ``/v1/models/`` matches all models. None matches inference requests.
+            model: the name as written in the request.
         """
         self._faults.add(fault, times=times, path=path, model=model)
 
@@ -204,19 +209,19 @@ class Simulator:
         self._faults.clear()
 
     def release(self) -> None:
-        """Let everything go on that waits for it: stalls, slow heads, comments without seconds."""
+        """End all faults that have no duration: stalls, slow heads, comments."""
         self._releases += 1
         self._watch.changed()
 
     def hold(self) -> Hold:
-        """Stop all generations before their next token, until the handle releases them."""
+        """Stop all generations before their next token, until the returned hold releases them."""
         if self._hold is not None:
-            raise RuntimeError("generations are being held already")
+            raise RuntimeError("there is a hold already")
         self._hold = Hold(self._watch, self._end_hold)
         return self._hold
 
     def kill_runner(self, name: str) -> None:
-        """Kill the process that holds a model, as the kernel does when memory runs out."""
+        """Kill the process of a model, as the kernel does when memory runs out."""
         self._gpu.kill(canonical(name))
 
     @property
@@ -228,20 +233,21 @@ class Simulator:
     def loading(self) -> str | None:
         return self._gpu.loading
 
-    async def wait_for(self, condition: Callable[[], bool], *, timeout: float = 5.0) -> None:  # noqa: ASYNC109  - its error tells the state
-        """Wait until ``condition`` holds, asked after each change of state.
+    async def wait_for(self, condition: Callable[[], bool], *, timeout: float = 5.0) -> None:  # noqa: ASYNC109  - its error contains the state
+        """Wait until ``condition`` is true; it is evaluated after each change of state.
 
-        ``TimeoutError`` after so many real seconds; its message is the state.
+        Raises:
+            TimeoutError: after ``timeout`` real seconds; the message contains the state.
         """
         try:
             async with asyncio.timeout(timeout):
                 await self._watch.until(condition)
         except TimeoutError:
-            raise TimeoutError(f"still not so after {timeout} s: {self!r}") from None
+            raise TimeoutError(f"condition not met after {timeout} s: {self!r}") from None
 
-    async def _handle(self, request: Request, answer: Answer) -> None:
+    async def _handle(self, request: Request, response: Response) -> None:
         self._remember(request)
-        await self._handlers.handle(request, answer)
+        await self._handlers.handle(request, response)
 
     def _remember(self, request: Request) -> None:
         head = request.head
@@ -270,7 +276,7 @@ class Simulator:
             self._hold = None
 
     def _reserve(self) -> None:
-        """Keep the port from others while nobody listens on it: bound, but not listening."""
+        """Reserve the port while the simulator is stopped: bound, but not listening."""
         if self._reserved is None:
             self._reserved = self._socket()
             self.port = self._reserved.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a simulated Ollama did, counted."""
+"""Counters of a simulated Ollama."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class Stats:
     """Counters since the simulator was made; a restart does not reset them.
 
-    A generation is *finished* when its answer was complete, *abandoned* when its client left
-    first, *failed* when it broke by itself (a killed runner, the repeat limit, a fault).
-    Seconds are simulated ones.
+    A generation is *finished* when its response was complete, *abandoned* when its client
+    disconnected before, *failed* when it broke (a killed runner, the repeat limit, a fault).
+    Seconds are simulated seconds.
     """
 
     connections: int = 0
@@ -26,21 +26,21 @@ class Stats:
     tokens_delivered: int = 0
     """Tokens of finished generations."""
     tokens_abandoned: int = 0
-    """Tokens of generations whose client left."""
+    """Tokens of abandoned generations."""
 
     loads: int = 0
     unloads: int = 0
     active: int = 0
-    """Generations and embeddings that hold a slot of a loaded model now."""
+    """Generations and embeddings that have a slot of a loaded model now."""
     peak_active: int = 0
     queued: int = 0
-    """Requests that wait for a model to load or for a slot now."""
+    """Requests that wait now for a model to load or for a slot."""
     blocked: int = 0
-    """Answers that wait now because their client takes nothing."""
+    """Responses that wait now because their client does not read."""
     refused: int = 0
-    """Requests answered 503 because too many waited for models to load."""
+    """Requests rejected with 503 because too many waited for models to load."""
 
     loading_seconds: float = 0.0
     generating_seconds: float = 0.0
-    """Seconds of slots held, abandoned ones included."""
+    """Seconds during which slots were in use, including abandoned generations."""
     abandoned_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What a simulated model says. The same prompt to the same model gives the same words."""
+"""The text of a simulated model. The same prompt to the same model gives the same text."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from gateway.simulator.asked import Ask, Logprob, Piece, ToolCall
 from gateway.simulator.models import SimulatedModel
+from gateway.simulator.params import GenerateParams, Logprob, Piece, ToolCall
 
 TEMPLATE_TOKENS = 11
-"""Tokens that a chat template adds to what is said in it."""
+"""Tokens that a chat template adds to the messages."""
 THINKING_TOKENS = 6
 REPEAT_LIMIT = 30
-"""A token may come this many times more in a row before Ollama gives up."""
+"""A token may be repeated this many times in a row before Ollama gives up."""
 
 _WORDS = (
     "the of and to in is you that it he was for on are as with his they be at one have this from "
@@ -29,18 +29,18 @@ _WORDS = (
     "\u2014 & \U0001f40e"
 )
 _TOKENS = tuple(f" {word}" for word in _WORDS.split())
-_SPOKEN = re.compile(r"\s*\S+|\s+\Z")
+_SAY_TOKENS = re.compile(r"\s*\S+|\s+\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that will be said, one token each (a tool call takes ``silent`` tokens before it)."""
+    """All pieces to generate, one token each; ``silent`` tokens come before a tool call."""
 
     pieces: tuple[Piece, ...]
     reason: str
     silent: int = 0
     repeats: bool = False
-    """The repeat limit ends it, without a final word."""
+    """The repeat limit ends it, without a final event."""
 
     @property
     def tokens(self) -> int:
@@ -48,22 +48,22 @@ class Plan:
 
 
 def prompt_tokens(text: str) -> int:
-    """How many tokens a text is: a quarter of its bytes, as good as any guess."""
+    """Return the tokens of a text: a quarter of its bytes, rounded up."""
     return (len(text.encode("utf-8", "replace")) + 3) // 4
 
 
-def plan(ask: Ask, model: SimulatedModel, *, answer_tokens: int) -> Plan:
-    """Decide what is said to ``ask``."""
-    rng = random.Random(_seed(model.canonical_name, ask.prompt))
-    last = ask.messages[-1]
-    if ask.tools and last.role == "user" and "CALL_TOOL" in last.text:
-        return _tool_call(ask, last.text.partition("CALL_TOOL")[2].strip(), rng)
-    thinking = _thoughts(ask, model, rng)
-    limit = ask.max_tokens if ask.max_tokens is not None and ask.max_tokens >= 0 else None
-    words = _words(ask, model, rng, length=_length(limit, answer_tokens, len(thinking)))
+def plan_text(params: GenerateParams, model: SimulatedModel, *, output_tokens: int) -> Plan:
+    """Return the text to generate for a request."""
+    rng = random.Random(_seed(model.canonical_name, params.prompt))
+    last = params.messages[-1]
+    if params.tools and last.role == "user" and "CALL_TOOL" in last.text:
+        return _tool_call(params, last.text.partition("CALL_TOOL")[2].strip(), rng)
+    thinking = _thoughts(params, model, rng)
+    limit = params.max_tokens if params.max_tokens is not None and params.max_tokens >= 0 else None
+    words = _words(params, model, rng, length=_length(limit, output_tokens, len(thinking)))
     pieces = [Piece(thinking=token) for token in thinking]
-    pieces += _spoken(words, ask.logprobs, rng)
-    return _limited(_stopped(pieces, ask.stop), limit)
+    pieces += _pieces(words, params.logprobs, rng)
+    return _limited(_stopped(pieces, params.stop), limit)
 
 
 def _seed(*parts: str) -> int:
@@ -71,27 +71,29 @@ def _seed(*parts: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _length(limit: int | None, answer_tokens: int, taken: int) -> int:
-    return answer_tokens if limit is None else max(0, limit - taken)
+def _length(limit: int | None, output_tokens: int, taken: int) -> int:
+    return output_tokens if limit is None else max(0, limit - taken)
 
 
-def _thoughts(ask: Ask, model: SimulatedModel, rng: random.Random) -> list[str]:
-    if not model.thinks or ask.think is False:
+def _thoughts(params: GenerateParams, model: SimulatedModel, rng: random.Random) -> list[str]:
+    if not model.thinks or params.think is False:
         return []
     return _without_space(rng.choices(_TOKENS, k=THINKING_TOKENS))
 
 
-def _words(ask: Ask, model: SimulatedModel, rng: random.Random, *, length: int) -> list[str]:
+def _words(
+    params: GenerateParams, model: SimulatedModel, rng: random.Random, *, length: int
+) -> list[str]:
     if model.always_says:
         return [model.always_says] * length
-    last = ask.messages[-1]
+    last = params.messages[-1]
     if last.role == "user" and last.text.startswith("SAY:"):
-        return _SPOKEN.findall(last.text.removeprefix("SAY:").lstrip(" ")) or [" "]
+        return _SAY_TOKENS.findall(last.text.removeprefix("SAY:").lstrip(" ")) or [" "]
     words = _without_space(rng.choices(_TOKENS, k=length))
-    if ask.format == "json":
+    if params.format == "json":
         return _as_json_object(words)
-    if isinstance(ask.format, dict):
-        return re.findall(r"\s*\w+|[^\w\s]+", json.dumps(example(ask.format)))
+    if isinstance(params.format, dict):
+        return re.findall(r"\s*\w+|[^\w\s]+", json.dumps(example(params.format)))
     return words
 
 
@@ -112,7 +114,7 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
 
 
 def example(schema: dict[str, Any]) -> Any:
-    """Return the smallest value that a JSON schema of the usual kind allows."""
+    """Return the smallest value that a simple JSON schema allows."""
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type")
@@ -123,7 +125,7 @@ def example(schema: dict[str, Any]) -> Any:
     return _EXAMPLES.get(str(kind), "word")
 
 
-def _spoken(words: list[str], logprobs: int | None, rng: random.Random) -> list[Piece]:
+def _pieces(words: list[str], logprobs: int | None, rng: random.Random) -> list[Piece]:
     if logprobs is None:
         return [Piece(content=word) for word in words]
     return [Piece(content=word, logprobs=(_likely(word, logprobs, rng),)) for word in words]
@@ -138,19 +140,19 @@ def _likely(token: str, alternatives: int, rng: random.Random) -> Logprob:
 
 
 def _stopped(pieces: list[Piece], stop: tuple[str, ...]) -> tuple[list[Piece], bool]:
-    """Cut at the first stop text; what of its token comes before it is still said."""
+    """Truncate at the first stop text; the part of its token before it is kept."""
     text = "".join(piece.content for piece in pieces)
     found = [at for at in (text.find(word) for word in stop if word) if at >= 0]
     if not found:
         return pieces, False
-    end, said, kept = min(found), 0, []
+    end, length, kept = min(found), 0, []
     for piece in pieces:
-        room = end - said
-        if piece.content and room <= len(piece.content):
-            kept.append(Piece(content=piece.content[:room], logprobs=piece.logprobs))
+        remaining = end - length
+        if piece.content and remaining <= len(piece.content):
+            kept.append(Piece(content=piece.content[:remaining], logprobs=piece.logprobs))
             return kept, True
         kept.append(piece)
-        said += len(piece.content)
+        length += len(piece.content)
     return kept, True
 
 
@@ -162,38 +164,38 @@ def _limited(stopped: tuple[list[Piece], bool], limit: int | None) -> Plan:
     return _repeated(Plan(tuple(pieces), reason))
 
 
-def _repeated(whole: Plan) -> Plan:
-    """End a plan where Ollama loses patience with one token, white space not counted."""
+def _repeated(plan: Plan) -> Plan:
+    """End a plan where Ollama gives up on a repeated token; white space is ignored."""
     last, again = "", 0
-    for index, piece in enumerate(whole.pieces):
+    for index, piece in enumerate(plan.pieces):
         token = (piece.content or piece.thinking).strip()
         again = again + 1 if token == last else 0
         last = token
         if again > REPEAT_LIMIT:
-            return Plan(whole.pieces[:index], "", repeats=True)
-    return whole
+            return Plan(plan.pieces[:index], "", repeats=True)
+    return plan
 
 
-def _tool_call(ask: Ask, said: str, rng: random.Random) -> Plan:
-    arguments: dict[str, Any] = {"text": said} if said else {}
-    if said.startswith("{"):
+def _tool_call(params: GenerateParams, text: str, rng: random.Random) -> Plan:
+    arguments: dict[str, Any] = {"text": text} if text else {}
+    if text.startswith("{"):
         try:
-            arguments = json.loads(said)
+            arguments = json.loads(text)
         except ValueError:
-            arguments = {"text": said}
-    call = ToolCall(f"call_{rng.getrandbits(32):08x}", ask.tools[0], arguments)
+            arguments = {"text": text}
+    call = ToolCall(f"call_{rng.getrandbits(32):08x}", params.tools[0], arguments)
     silent = 4 + prompt_tokens(json.dumps(arguments))
     return Plan((Piece(tool_calls=(call,)),), "stop", silent=silent)
 
 
 def huge(size: int) -> Plan:
-    """One piece of ``size`` bytes."""
-    line = "All work and no play makes a dull answer. "
+    """Return one piece of ``size`` bytes."""
+    line = "The same sentence again and again and again. "
     return Plan((Piece(content=(line * (size // len(line) + 1))[:size]),), "stop")
 
 
 def embedding(text: str, *, model: str, length: int) -> list[float]:
-    """A unit vector of 32-bit floats that depends on model and text alone."""
+    """Return a unit vector of 32-bit floats that depends only on model and text."""
     rng = random.Random(_seed(model, text))
     raw = [rng.gauss(0.0, 1.0) for _ in range(length)]
     norm = math.sqrt(sum(value * value for value in raw)) or 1.0
@@ -201,13 +203,13 @@ def embedding(text: str, *, model: str, length: int) -> list[float]:
 
 
 def rounded(value: float) -> float:
-    """The value of the nearest 32-bit float."""
+    """Return the value of the nearest 32-bit float."""
     result: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return result
 
 
 def shortest(value: float) -> float:
-    """A 32-bit float with no more digits than it needs, as Go prints it."""
+    """Return a 32-bit float with as few digits as possible, as Go prints it."""
     for digits in (7, 8, 9):
         short = float(f"{value:.{digits}g}")
         if rounded(short) == value:
@@ -216,7 +218,7 @@ def shortest(value: float) -> float:
 
 
 def renormalised(vector: list[float], dimensions: int) -> list[float]:
-    """The first ``dimensions`` of a vector, as a unit vector again."""
+    """Return the first ``dimensions`` of a vector, normalised to a unit vector."""
     if not 0 < dimensions < len(vector):
         return vector
     part = vector[:dimensions]

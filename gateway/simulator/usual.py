@@ -1,4 +1,4 @@
-"""Models that people have, as Ollama describes them."""
+"""Popular models, as Ollama describes them."""
 
 from gateway.simulator.models import SimulatedModel
 
@@ -128,4 +128,4 @@ USUAL_MODELS: tuple[SimulatedModel, ...] = (
         license="Apache License, Version 2.0",
     ),
 )
-"""One of each kind that the gateway has to tell apart; all of them answer at once."""
+"""One model of each kind that the gateway distinguishes; none of them takes time."""

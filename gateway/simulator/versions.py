@@ -1,30 +1,30 @@
-"""What differs between the two Ollamas that were recorded."""
+"""The differences between the two recorded versions of Ollama."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The habits of one version. Everything not named here is the same in both."""
+    """The behaviour of one version. Everything not listed here is the same in both."""
 
     version: str
     role_in_every_delta: bool
-    """``/v1/chat/completions`` repeats ``role`` and ``content`` in each chunk, the last too."""
-    tags_tell_more: bool
+    """``/v1/chat/completions`` repeats ``role`` and ``content`` in each chunk, also in the last."""
+    tags_have_details: bool
     """``/api/tags`` has capabilities, context and embedding length, and the parent's path."""
     missing_name_has_tag: bool
-    """``show`` says that ``nope:latest`` was not found where the caller said ``nope``."""
+    """``show`` reports ``nope:latest`` as not found for a request for ``nope``."""
     keeps_half_of_context: bool
-    """A prompt that does not fit is cut to half of the context plus 3, not to all of it."""
+    """A prompt that does not fit is truncated to half of the context plus 3 tokens."""
     any_model_embeds: bool
-    """``/v1/embeddings`` answers for chat models too."""
+    """``/v1/embeddings`` accepts chat models, too."""
     refuses_images: bool
-    """A picture for a model without eyes is a 400 and not ignored."""
+    """An image for a model without vision is a 400 instead of being ignored."""
     one_created: bool
-    """All chunks of a stream carry the same ``created``."""
+    """All chunks of a stream have the same ``created``."""
 
     def prompt_tokens(self, length: int, context: int) -> int:
-        """How many tokens of a prompt of ``length`` are read."""
+        """Return how many tokens of a prompt of ``length`` are used."""
         if length <= context:
             return length
         return context // 2 + 3 if self.keeps_half_of_context else context
@@ -34,7 +34,7 @@ _WIRES = (
     Wire(
         version="0.24.0",
         role_in_every_delta=True,
-        tags_tell_more=False,
+        tags_have_details=False,
         missing_name_has_tag=False,
         keeps_half_of_context=False,
         any_model_embeds=True,
@@ -44,7 +44,7 @@ _WIRES = (
     Wire(
         version="0.33.0",
         role_in_every_delta=False,
-        tags_tell_more=True,
+        tags_have_details=True,
         missing_name_has_tag=True,
         keeps_half_of_context=True,
         any_model_embeds=False,
@@ -58,7 +58,7 @@ NEWEST = VERSIONS[-1]
 
 
 def wire(version: str) -> Wire:
-    """Return the habits of ``version``; ``ValueError`` names those that are known."""
+    """Return the behaviour of ``version``. Raises ``ValueError`` with the known versions."""
     for known in _WIRES:
         if known.version == version:
             return known

@@ -265,6 +265,10 @@ class Metrics:
         if finished.outcome == ClientDisconnected.code:
             self._disconnects.add((finished.phase.value,))
 
+    def prompt_truncated(self, model: str, key: str) -> None:
+        """Count a truncated prompt that was found after its request had been observed."""
+        self._prompts_truncated.add((self._models.label(model), self._keys.label(key)))
+
     def auth_failed(self, reason: str) -> None:
         """Count a credential that was missing or not accepted; ``reason`` is a word of ours."""
         self._auth_failures.add((self._words.label(reason),))

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from gateway.errors import ContextLengthExceeded
 from gateway.telemetry.metrics import BoundedLabels
 from gateway.telemetry.record import OK, FinishedRequest
@@ -21,27 +24,20 @@ NONE: Final = "none"
 """The name for totals of requests without a valid key, or without a model."""
 
 
-class _Totals:
+class _Totals(Struct):
     """Sums over the requests of one key or model.
 
     ``prompts_cut``: prompts that Ollama truncated to fit a context; ``prompts_refused``: requests
     rejected because the prompt does not fit; ``too_long_at``: when either was last.
     """
 
-    __slots__ = (
-        "failed",
-        "prompts_cut",
-        "prompts_refused",
-        "requests",
-        "tokens_in",
-        "tokens_out",
-        "too_long_at",
-    )
-
-    def __init__(self) -> None:
-        self.requests = self.failed = self.tokens_in = self.tokens_out = 0
-        self.prompts_cut = self.prompts_refused = 0
-        self.too_long_at: str | None = None
+    requests: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    prompts_cut: int = 0
+    prompts_refused: int = 0
+    too_long_at: str | None = None
 
     def add(self, finished: FinishedRequest, ended_at: float) -> None:
         self.requests += 1
@@ -53,15 +49,6 @@ class _Totals:
             self.prompts_refused += refused
             self.prompts_cut += not refused
             self.too_long_at = _iso(ended_at)
-
-    def snapshot(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _TOTALS}
-
-
-_TOTALS: Final = (
-    *("requests", "failed", "tokens_in", "tokens_out"),
-    *("prompts_cut", "prompts_refused", "too_long_at"),
-)
 
 
 class Recent:
@@ -101,6 +88,15 @@ class Recent:
         self._total(self._keys, "key", finished.key).add(finished, now)
         self._total(self._models, "model", finished.model).add(finished, now)
 
+    def prompt_truncated(self, model: str, key: str) -> None:
+        """Count a truncated prompt that was found after its request had been observed."""
+        now = _iso(self._wall_clock())
+        by_key = self._total(self._keys, "key", key)
+        by_model = self._total(self._models, "model", model)
+        for total in (by_key, by_model):
+            total.prompts_cut += 1
+            total.too_long_at = now
+
     def _total(self, totals: dict[str, _Totals], kind: str, name: str | None) -> _Totals:
         shown = NONE if name is None else self._names[kind].label(name)
         total = totals.get(shown)
@@ -118,8 +114,8 @@ class Recent:
         return {
             "requests": self._outcomes.total(),
             "outcomes": dict(self._outcomes.most_common()),
-            "keys": {name: total.snapshot() for name, total in self._keys.items()},
-            "models": {name: total.snapshot() for name, total in self._models.items()},
+            "keys": {name: asdict(total) for name, total in self._keys.items()},
+            "models": {name: asdict(total) for name, total in self._models.items()},
             "last": [_shown(*entry) for entry in reversed(self._last)],
             "failures": [_shown(*entry) for entry in reversed(self._failures)],
         }

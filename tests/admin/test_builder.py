@@ -10,11 +10,11 @@ import pytest
 
 from gateway.admin.builder import build_status, not_ready_reason
 from gateway.admin.status import KeyStatus, ModelStatus, QueueStatus, Status, Totals
+from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
-from gateway.models.list_cache import CachedList
 from gateway.models.residency import Residency
 from gateway.public.context import ActiveRequest
-from gateway.scheduler import QueueSnapshot
+from gateway.scheduler.snapshot import LaneState
 from gateway.settings import ModelRule
 from gateway.telemetry.record import Phase
 from tests.admin.fakes import (
@@ -144,10 +144,10 @@ def test_ollamas_memory_is_listed() -> None:
 def test_queues_are_sorted_by_their_oldest_wait() -> None:
     """An estimate of zero says nothing, and is null."""
     lanes = (
-        QueueSnapshot("laptop", MODEL, queued=3, oldest_wait=1.25, expected_wait=40.04),
-        QueueSnapshot("agent", "qwen:7b", queued=1, oldest_wait=61.04),
+        LaneState("laptop", MODEL, waiting=3, oldest_wait=1.25, expected_wait=40.04),
+        LaneState("agent", "qwen:7b", waiting=1, oldest_wait=61.04),
     )
-    scheduler = status(scheduler=replace(scheduler_snapshot(), queues=lanes)).scheduler
+    scheduler = status(scheduler=replace(scheduler_snapshot(), lanes=lanes)).scheduler
 
     assert scheduler.queues == [
         QueueStatus(key="agent", model="qwen:7b", queued=1, oldest_wait=61.0, expected_wait=None),
@@ -379,9 +379,9 @@ def context_windows(window: int = 4096, max_window: int = 131_072) -> ContextWin
     assert model is not None
     known = ContextWindows()
     entry = {"name": MODEL, "digest": model.digest, "context_length": window}
-    known.listed(json.dumps({"models": [entry]}).encode())
+    known.update_from_ps(json.dumps({"models": [entry]}).encode())
     info = {"llama.context_length": max_window}
-    known.shown(model, json.dumps({"model_info": info}).encode())
+    known.update_from_show(model, json.dumps({"model_info": info}).encode())
     return known
 
 
@@ -442,8 +442,8 @@ def test_the_remedy_is_for_the_longest_prompt() -> None:
     model = listing(MODEL).find(MODEL)
     assert model is not None
     known = context_windows()
-    known.too_long(model, 9150)
-    known.too_long(model, 5000)
+    known.note_overlong_prompt(model, 9150)
+    known.note_overlong_prompt(model, 5000)
     context = only_model(context_windows=known, recent=recent(TRUNCATED)).context
 
     assert context.longest_prompt == 9150

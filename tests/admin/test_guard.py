@@ -4,30 +4,23 @@ import pytest
 
 from gateway.admin.guard import AdminGuard, AdminRequest
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.failures import Failures
-from gateway.auth.keys import Grant
-from gateway.auth.principal import Scope
-from tests.auth.fakes import NOW, a_key, headers
+from gateway.auth.keys import Scope
+from gateway.auth.limits import FailureLimiter
+from tests.auth.fakes import NOW, a_key, headers, store_of
 
 ADDRESS = "127.0.0.1:11436"
 ADMIN = frozenset({Scope.ADMIN})
 
 
-class Keys:
-    """The owner's key has the secret `owner`, a client's `client`."""
-
-    def find(self, secret: str) -> Grant | None:
-        owner = a_key("owner", secret="owner", scopes=ADMIN)
-        client = a_key("client", secret="client")
-        key = {"owner": owner, "client": client}.get(secret)
-        return None if key is None else Grant(key.digest, key, key.principal)
+# The owner's key has the secret `owner`, a client's `client`.
+KEYS = store_of(a_key("owner", secret="owner", scopes=ADMIN), a_key("client", secret="client"))
 
 
 def guard_of(listen_host: str = "127.0.0.1", *hosts: str, counted: list[str]) -> AdminGuard:
     return AdminGuard(
         listen_host=listen_host,
         hosts=frozenset(hosts),
-        authenticator=Authenticator(Keys(), Failures(100), now=lambda: NOW),
+        authenticator=Authenticator(KEYS, FailureLimiter(100), now=lambda: NOW),
         auth_failed=counted.append,
     )
 
@@ -232,7 +225,7 @@ def test_a_401_has_a_challenge_for_programs_and_one_for_browsers() -> None:
 def test_too_many_failures_are_429_and_counted_by_reason() -> None:
     """A valid key is accepted all the same."""
     counted: list[str] = []
-    authenticator = Authenticator(Keys(), Failures(1), now=lambda: datetime.now(UTC))
+    authenticator = Authenticator(KEYS, FailureLimiter(1), now=lambda: datetime.now(UTC))
     guard = AdminGuard(
         listen_host="0.0.0.0",
         hosts=frozenset(),

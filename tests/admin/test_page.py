@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.app import Gateway
-from gateway.auth.principal import Scope
-from gateway.scheduler import QueueSnapshot, Snapshot
+from gateway.auth.keys import Scope
+from gateway.scheduler import Snapshot
+from gateway.scheduler.snapshot import LaneState
 from gateway.simulator import SimulatedModel, Simulator
 from tests.admin.fakes import failed_request, model_stats
 from tests.harness import Running, running
@@ -93,7 +94,7 @@ def test_every_table_has_a_caption_with_a_heading() -> None:
 
 def make_busy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the gateway something for every section, with hostile names wherever there are names."""
-    gateway.learning.statistics.restore({"llama3.2:3b": model_stats()})
+    gateway.host.statistics.restore({"llama3.2:3b": model_stats()})
     gateway.recent.observe(failed_request(HOSTILE, model=HOSTILE, key=HOSTILE, heartbeats=2))
     gateway.recent.observe(failed_request(outcome="ok", model="llama3.2:3b", tokens_out=1234))
     gateway.recent.observe(
@@ -102,10 +103,10 @@ def make_busy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     queues = (
-        QueueSnapshot(HOSTILE, "llama3.2:3b", queued=17, oldest_wait=61.0, expected_wait=250.0),
-        *(QueueSnapshot(f"key{n:02}", "qwen:7b", 1, float(n)) for n in range(32)),
+        LaneState(HOSTILE, "llama3.2:3b", waiting=17, oldest_wait=61.0, expected_wait=250.0),
+        *(LaneState(f"key{n:02}", "qwen:7b", 1, float(n)) for n in range(32)),
     )
-    snapshot = Snapshot(max_active=2, max_queued=64, active={HOSTILE: 1}, queues=queues)
+    snapshot = Snapshot(max_active=2, max_queued=64, active={HOSTILE: 1}, lanes=queues)
     monkeypatch.setattr(gateway.scheduler, "snapshot", lambda: snapshot)
 
 
@@ -130,7 +131,7 @@ async def test_the_page_shows_the_status(
 ) -> None:
     """Every section, with hostile names as text."""
     sim.pull(SimulatedModel("llama3.2:3b", "3.2B", 2_000_000_000))
-    await gateway.gateway.catalog.refresh()
+    await gateway.gateway.catalog.get(max_age=0.0)
     make_busy(gateway.gateway, monkeypatch)
     page = Elements(await rendered(f"{gateway.admin_url}/status", tmp_path))
     text = " ".join(page.text.split())
@@ -185,7 +186,7 @@ async def test_the_page_says_why_it_has_no_status(
 async def test_the_page_works_with_a_key(sim: Simulator, tmp_path: Path) -> None:
     """Off loopback, with the key in the URL, as a browser keeps it after its login dialog."""
     async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
-        await gateway.gateway.catalog.refresh()
+        await gateway.gateway.catalog.get(max_age=0.0)
         key = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
         url = f"http://owner:{key}@127.0.0.1:{gateway.serving.admin.port}/status"
         page = Elements(await rendered(url, tmp_path))

@@ -1,14 +1,15 @@
-"""Keys, headers and clocks for tests of who may do what."""
+"""Keys, headers and clocks for tests of authentication."""
 
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.auth.keyfile import create_key
-from gateway.auth.keys import Key, NewKey, digest_of
-from gateway.auth.principal import Scope
+from gateway.auth.keyfile import create_key, with_new
+from gateway.auth.keys import Key, KeySpec, Scope, digest_of
+from gateway.auth.store import KeyStore
 
 NOW = datetime(2030, 1, 31, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -16,7 +17,7 @@ DISCOVERY = frozenset({Scope.DISCOVERY})
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """Time that only passes when a test changes it."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -42,4 +43,15 @@ def a_key(name: str = "laptop", *, secret: str = "s", **fields: object) -> Key: 
 def a_file(folder: Path, *names: str) -> tuple[Path, dict[str, str]]:
     """A keys file and the secrets of its keys by name."""
     path = folder / "keys.toml"
-    return path, {name: create_key(path, NewKey(name=name), NOW) for name in names}
+    return path, {name: create_key(path, KeySpec(name=name), NOW) for name in names}
+
+
+def store_of(*keys: Key) -> KeyStore:
+    """A store with these keys, whose file is gone by now."""
+    text = ""
+    for key in keys:
+        text = with_new(text, key)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "keys.toml"
+        path.write_text(text)
+        return KeyStore(path)

@@ -1,4 +1,6 @@
+import asyncio
 import os
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,26 +10,25 @@ import pytest
 from gateway.auth.keyfile import (
     Stamp,
     create_key,
+    parse_content,
     read_content,
     revoke_key,
     rotate_key,
     stamp_of,
 )
-from gateway.auth.keys import NewKey, State
-from gateway.auth.store import UNSETTLED, Change, KeyStore
+from gateway.auth.keys import Key, KeySpec, KeyState
+from gateway.auth.store import TIMESTAMP_GRANULARITY_NS, KeyFileStatus, KeyStore
 from tests.auth.fakes import DAY, NOW, a_file
 from tests.test_files import NOBODY, as_root
 
 LATER = 10**19
-"""A wall clock by which every file has long been settled, so that only stamps count."""
+"""A time of day at which every file is old, so that only stamps count."""
 
 
-class Told(list[Change]):
-    """Collects what a store reports."""
-
-
-def a_store(path: Path, told: Told | None = None, *, wall: int = LATER) -> KeyStore:
-    report = (Told() if told is None else told).append
+def a_store(
+    path: Path, reports: list[KeyFileStatus] | None = None, *, wall: int = LATER
+) -> KeyStore:
+    report = ([] if reports is None else reports).append
     return KeyStore(path, report=report, wall_clock_ns=lambda: wall)
 
 
@@ -35,34 +36,35 @@ def names(store: KeyStore) -> list[str]:
     return [key.name for key in store.keys]
 
 
-def test_a_secret_is_found_by_itself_alone(tmp_path: Path) -> None:
-    """Not by its digest, its beginning, its case, or nothing."""
+def test_a_key_is_found_by_its_exact_secret_only(tmp_path: Path) -> None:
+    """Not by its digest, a prefix, another case, or nothing."""
     path, secrets = a_file(tmp_path, "a", "b")
     store = a_store(path)
     secret = secrets["a"]
 
-    grant = store.find(secret)
+    credential = store.find(secret)
 
-    assert grant is not None
-    assert (grant.key.name, grant.principal.key, grant.until) == ("a", "a", None)
-    others = (grant.digest, secret[:-1], secret + "=", secret.swapcase(), "", "a")
+    assert credential is not None
+    assert (credential.key.name, credential.principal.key, credential.until) == ("a", "a", None)
+    others = (credential.digest, secret[:-1], secret + "=", secret.swapcase(), "", "a")
     assert [store.find(other) for other in others] == [None] * len(others)
 
 
-def test_old_secrets_are_found_with_their_end(tmp_path: Path) -> None:
-    """Whether they still hold is a question of the time, not of the file."""
+def test_a_rotated_secret_is_found_with_its_end(tmp_path: Path) -> None:
     path, secrets = a_file(tmp_path, "a")
     rotate_key(path, "a", now=NOW, overlap=DAY)
 
-    grant = a_store(path).find(secrets["a"])
+    credential = a_store(path).find(secrets["a"])
 
-    assert grant is not None
-    assert grant.until == NOW + DAY
-    assert [grant.state(NOW), grant.state(NOW + DAY)] == [State.ACTIVE, State.ROTATED]
+    assert credential is not None
+    assert credential.until == NOW + DAY
+    assert [credential.state(NOW), credential.state(NOW + DAY)] == [
+        KeyState.ACTIVE,
+        KeyState.ROTATED,
+    ]
 
 
-def test_an_unchanged_file_is_not_read(tmp_path: Path) -> None:
-    """One stat a second is all that it costs."""
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     path, secrets = a_file(tmp_path, "a")
     store = a_store(path)
     before = store.find(secrets["a"])
@@ -71,12 +73,11 @@ def test_an_unchanged_file_is_not_read(tmp_path: Path) -> None:
     assert store.find(secrets["a"]) is before
 
 
-def test_a_change_is_noticed(tmp_path: Path) -> None:
-    """Made, rotated and revoked keys come into force; those that stay keep working."""
+def test_created_and_revoked_keys_take_effect(tmp_path: Path) -> None:
     path, secrets = a_file(tmp_path, "a")
     store = a_store(path)
 
-    secret = create_key(path, NewKey(name="b"), NOW)
+    secret = create_key(path, KeySpec(name="b"), NOW)
     assert store.find(secret) is None
     assert store.reload_if_changed()
     assert store.find(secret) is not None
@@ -84,24 +85,16 @@ def test_a_change_is_noticed(tmp_path: Path) -> None:
 
     revoke_key(path, "a", now=NOW)
     assert store.reload_if_changed()
-    grant = store.find(secrets["a"])
-    assert grant is not None
-    assert grant.state(NOW) is State.REVOKED
+    credential = store.find(secrets["a"])
+    assert credential is not None
+    assert credential.state(NOW) is KeyState.REVOKED
     assert [key.name for key in store.active(NOW)] == ["b"]
 
 
-def test_names_are_those_of_the_file(tmp_path: Path) -> None:
-    """Rate limiters of other names are dropped."""
-    path, _ = a_file(tmp_path, "a", "b")
-
-    assert a_store(path).names == {"a", "b"}
-
-
-def test_a_missing_file_is_no_keys(tmp_path: Path) -> None:
-    """At the start and in between; and it is said, because it shuts everybody out."""
+def test_a_missing_file_means_no_keys_and_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
-    told = Told()
-    store = a_store(path, told)
+    reports: list[KeyFileStatus] = []
+    store = a_store(path, reports)
     assert (store.keys, store.broken) == ((), None)
 
     a_file(tmp_path, "a")
@@ -112,17 +105,21 @@ def test_a_missing_file_is_no_keys(tmp_path: Path) -> None:
     assert store.reload_if_changed()
     assert not store.reload_if_changed()
     assert store.keys == ()
-    assert told == [Change(0, missing=True), Change(1), Change(0, missing=True)]
+    assert reports == [
+        KeyFileStatus(0, missing=True),
+        KeyFileStatus(1),
+        KeyFileStatus(0, missing=True),
+    ]
 
 
-def test_a_broken_file_keeps_the_last_good_keys(tmp_path: Path) -> None:
-    """And says so once, with the reason, until it is mended."""
+def test_a_broken_file_leaves_the_last_valid_keys_in_effect(tmp_path: Path) -> None:
+    """It is reported once, with the reason, until it is fixed."""
     path, secrets = a_file(tmp_path, "a")
-    told = Told()
-    store = a_store(path, told)
-    good = path.read_text()
+    reports: list[KeyFileStatus] = []
+    store = a_store(path, reports)
+    valid = path.read_text()
 
-    path.write_text(good + "[keys.b")
+    path.write_text(valid + "[keys.b")
     assert not store.reload_if_changed()
     assert not store.reload_if_changed()
     assert store.find(secrets["a"]) is not None
@@ -130,31 +127,30 @@ def test_a_broken_file_keeps_the_last_good_keys(tmp_path: Path) -> None:
     assert store.broken.startswith(f"{path}: not valid TOML: ")
     assert repr(store) == "<KeyStore 1 key, broken>"
 
-    path.write_text(good)
+    path.write_text(valid)
     assert not store.reload_if_changed(), "the same keys as before"
     assert repr(store) == "<KeyStore 1 key>"
-    assert [(change.keys, change.broken is not None) for change in told] == [
+    assert [(change.keys, change.broken is not None) for change in reports] == [
         (1, False),
         (1, True),
         (1, False),
     ]
 
 
-def test_another_reason_is_told_again(tmp_path: Path) -> None:
-    """A person who is mending the file looks at the log to see how far he is."""
+def test_a_new_reason_is_reported_again(tmp_path: Path) -> None:
+    """An owner who fixes the file step by step reads the log."""
     path, _ = a_file(tmp_path, "a")
-    told = Told()
-    store = a_store(path, told)
+    reports: list[KeyFileStatus] = []
+    store = a_store(path, reports)
 
     for text in ("[keys.b", "x = 1", "x = 1 # still"):
         path.write_text(text)
         store.reload_if_changed()
 
-    assert len(told) == 3
+    assert len(reports) == 3
 
 
-def test_a_file_that_is_broken_from_the_start_is_no_keys(tmp_path: Path) -> None:
-    """There are no last good ones; the reason tells it from a file that is missing."""
+def test_a_file_that_is_broken_from_the_start_means_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("[keys.b")
     store = a_store(path)
@@ -163,26 +159,25 @@ def test_a_file_that_is_broken_from_the_start_is_no_keys(tmp_path: Path) -> None
     assert store.broken is not None
 
 
-def test_a_revocation_in_a_broken_file_comes_into_force_when_it_is_mended(tmp_path: Path) -> None:
-    """What is not read does not count, whichever part of the file is right."""
+def test_a_revocation_in_a_broken_file_takes_effect_when_the_file_is_fixed(tmp_path: Path) -> None:
     path, secrets = a_file(tmp_path, "a", "b")
     store = a_store(path)
     revoke_key(path, "a", now=NOW)
-    good = path.read_text()
+    valid = path.read_text()
 
-    path.write_text(good + "[")
+    path.write_text(valid + "[")
     store.reload_if_changed()
-    grant = store.find(secrets["a"])
-    assert grant is not None
-    assert grant.state(NOW) is State.ACTIVE
+    credential = store.find(secrets["a"])
+    assert credential is not None
+    assert credential.state(NOW) is KeyState.ACTIVE
 
-    path.write_text(good)
+    path.write_text(valid)
     assert store.reload_if_changed()
 
 
 @as_root
-def test_an_unreadable_file_keeps_the_keys_and_recovers(tmp_path: Path) -> None:
-    """chmod leaves size and modification time as they are, and must be noticed all the same."""
+def test_an_unreadable_file_leaves_the_keys_in_effect_and_recovers(tmp_path: Path) -> None:
+    """chmod changes neither size nor modification time, and must be noticed nevertheless."""
     path, secrets = a_file(tmp_path, "a")
     store = a_store(path)
     for folder in (tmp_path, *tmp_path.parents[:-2]):
@@ -193,7 +188,9 @@ def test_an_unreadable_file_keeps_the_keys_and_recovers(tmp_path: Path) -> None:
     try:
         assert not store.reload_if_changed()
         assert store.broken is not None
-        assert store.broken.startswith(f"{path} cannot be read: Permission denied; whoever runs ")
+        assert store.broken.startswith(
+            f"{path} cannot be read: Permission denied; the user that runs "
+        )
         assert store.find(secrets["a"]) is not None
         os.seteuid(0)
         path.chmod(0o600)
@@ -207,8 +204,8 @@ def test_an_unreadable_file_keeps_the_keys_and_recovers(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_folder_that_was_closed_for_a_while(tmp_path: Path) -> None:
-    """The file's stamp is the same as before, and the store recovers nevertheless."""
+def test_a_folder_that_is_accessible_again_is_noticed(tmp_path: Path) -> None:
+    """The file's stamp is the same as before."""
     path, _ = a_file(tmp_path, "a")
     store = a_store(path)
 
@@ -223,19 +220,18 @@ def test_a_folder_that_was_closed_for_a_while(tmp_path: Path) -> None:
     assert store.broken is None
 
 
-def test_a_file_replaced_between_stat_and_read(
+def test_a_file_replaced_between_stat_and_read_is_consistent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in force is of one file, and what came after it is noticed the next time."""
     path, _ = a_file(tmp_path, "a")
     store = a_store(path)
-    create_key(path, NewKey(name="b"), NOW)
+    create_key(path, KeySpec(name="b"), NOW)
     real = stamp_of
 
     def then_replace(where: Path) -> Stamp | None:
         found = real(where)
         monkeypatch.setattr("gateway.auth.store.stamp_of", real)
-        create_key(path, NewKey(name="c"), NOW)
+        create_key(path, KeySpec(name="c"), NOW)
         return found
 
     monkeypatch.setattr("gateway.auth.store.stamp_of", then_replace)
@@ -244,19 +240,19 @@ def test_a_file_replaced_between_stat_and_read(
     assert not store.reload_if_changed()
 
 
-def test_a_file_replaced_right_after_it_was_read(
+def test_a_file_replaced_right_after_reading_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stamp that is kept is from before the reading, so nothing is missed."""
+    """The stored stamp is from before the reading."""
     path, _ = a_file(tmp_path, "a")
     store = a_store(path)
-    create_key(path, NewKey(name="b"), NOW)
+    create_key(path, KeySpec(name="b"), NOW)
     real = read_content
 
     def then_replace(where: Path) -> tuple[bytes, Stamp] | None:
         found = real(where)
         monkeypatch.setattr("gateway.auth.store.read_content", real)
-        create_key(path, NewKey(name="c"), NOW)
+        create_key(path, KeySpec(name="c"), NOW)
         return found
 
     monkeypatch.setattr("gateway.auth.store.read_content", then_replace)
@@ -266,10 +262,9 @@ def test_a_file_replaced_right_after_it_was_read(
     assert names(store) == ["a", "b", "c"]
 
 
-def test_a_file_that_vanishes_between_stat_and_read(
+def test_a_file_deleted_between_stat_and_read_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is missing, as if the stat had said so."""
     path, _ = a_file(tmp_path, "a")
     store = a_store(path)
     path.write_text(path.read_text() + "# changed\n")
@@ -279,10 +274,10 @@ def test_a_file_that_vanishes_between_stat_and_read(
     assert store.keys == ()
 
 
-def test_a_write_within_one_tick_of_the_files_clock_is_noticed(
+def test_a_write_within_the_granularity_of_file_times_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file just written may be written again with the same stamp, so it is read once more."""
+    """A file just written may be written again with the same stamp."""
     path, _ = a_file(tmp_path, "a")
     written = path.stat().st_mtime_ns
     frozen = stamp_of(path)
@@ -295,28 +290,27 @@ def test_a_write_within_one_tick_of_the_files_clock_is_noticed(
 
     monkeypatch.setattr("gateway.auth.store.stamp_of", lambda _path: frozen)
     monkeypatch.setattr("gateway.auth.store.read_content", same_stamp)
-    young = a_store(path, wall=written + UNSETTLED)
-    old = a_store(path, wall=written + UNSETTLED + 10**9)
-    create_key(path, NewKey(name="b"), NOW)
+    young = a_store(path, wall=written + TIMESTAMP_GRANULARITY_NS)
+    old = a_store(path, wall=written + TIMESTAMP_GRANULARITY_NS + 10**9)
+    create_key(path, KeySpec(name="b"), NOW)
 
     assert young.reload_if_changed()
     assert not old.reload_if_changed()
 
 
-def test_a_young_file_that_is_the_same_is_not_parsed_again(tmp_path: Path) -> None:
-    """It is read, compared and left."""
+def test_a_young_file_with_the_same_content_is_not_parsed_again(tmp_path: Path) -> None:
     path, secrets = a_file(tmp_path, "a")
-    told = Told()
-    store = a_store(path, told, wall=path.stat().st_mtime_ns)
+    reports: list[KeyFileStatus] = []
+    store = a_store(path, reports, wall=path.stat().st_mtime_ns)
     before = store.find(secrets["a"])
 
     assert not store.reload_if_changed()
     assert store.find(secrets["a"]) is before
-    assert len(told) == 1
+    assert len(reports) == 1
 
 
-def test_a_copy_with_the_old_times_is_noticed(tmp_path: Path) -> None:
-    """`cp -p` and restored backups keep the modification time."""
+def test_a_copy_with_the_old_modification_time_is_noticed(tmp_path: Path) -> None:
+    """`cp -p` and restored backups keep it."""
     path, _ = a_file(tmp_path, "a")
     store = a_store(path)
     status = path.stat()
@@ -329,11 +323,10 @@ def test_a_copy_with_the_old_times_is_noticed(tmp_path: Path) -> None:
     assert names(store) == ["z"]
 
 
-def test_a_file_that_others_can_read_is_reported(tmp_path: Path) -> None:
-    """Once, with the keys in force; and that it is well again."""
+def test_a_file_that_other_users_can_read_is_reported_once(tmp_path: Path) -> None:
     path, _ = a_file(tmp_path, "a")
-    told = Told()
-    store = a_store(path, told)
+    reports: list[KeyFileStatus] = []
+    store = a_store(path, reports)
 
     path.chmod(0o644)
     assert not store.reload_if_changed()
@@ -341,22 +334,21 @@ def test_a_file_that_others_can_read_is_reported(tmp_path: Path) -> None:
     path.chmod(0o600)
     store.reload_if_changed()
 
-    warnings = [change.warning for change in told]
+    warnings = [change.warning for change in reports]
     assert [warning is not None for warning in warnings] == [False, True, False]
-    assert [replace(change, warning=None) for change in told] == [Change(1)] * 3
+    assert [replace(change, warning=None) for change in reports] == [KeyFileStatus(1)] * 3
 
 
 def test_a_key_expires_without_a_change_of_the_file(tmp_path: Path) -> None:
-    """The file says when, and the question is asked with the time."""
     path = tmp_path / "keys.toml"
     expires = NOW + timedelta(seconds=5)
-    secret = create_key(path, NewKey(name="a", expires=expires), NOW)
+    secret = create_key(path, KeySpec(name="a", expires=expires), NOW)
     store = a_store(path)
 
-    grant = store.find(secret)
+    credential = store.find(secret)
 
-    assert grant is not None
-    assert [grant.state(NOW), grant.state(expires)] == [State.ACTIVE, State.EXPIRED]
+    assert credential is not None
+    assert [credential.state(NOW), credential.state(expires)] == [KeyState.ACTIVE, KeyState.EXPIRED]
     assert store.active(expires) == ()
 
 
@@ -365,7 +357,64 @@ def test_a_key_expires_without_a_change_of_the_file(tmp_path: Path) -> None:
     [(0, "<KeyStore 0 keys>"), (1, "<KeyStore 1 key>"), (3, "<KeyStore 3 keys>")],
 )
 def test_the_repr_counts_keys(tmp_path: Path, count: int, expected: str) -> None:
-    """And shows nothing of them."""
     path, _ = a_file(tmp_path, *(f"key{number}" for number in range(count)))
 
     assert repr(a_store(path)) == expected
+
+
+@pytest.fixture
+def watched_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.auth.store.WATCH_INTERVAL", 0.0)
+
+
+@pytest.mark.usefixtures("watched_without_pause")
+async def test_a_watching_store_notices_every_change(tmp_path: Path) -> None:
+    path, _ = a_file(tmp_path, "a")
+    reports = asyncio.Queue[KeyFileStatus]()
+    store = KeyStore(path, report=reports.put_nowait)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        watching = group.create_task(store.watch())
+        assert await reports.get() == KeyFileStatus(1)
+
+        create_key(path, KeySpec(name="b"), NOW)
+        assert await reports.get() == KeyFileStatus(2)
+
+        path.write_text("[keys.")
+        broken = await reports.get()
+        assert broken.broken is not None
+        assert names(store) == ["a", "b"], "the last valid keys stay in effect"
+
+        path.unlink()
+        assert await reports.get() == KeyFileStatus(0, missing=True)
+        watching.cancel()
+
+
+@pytest.mark.usefixtures("watched_without_pause")
+async def test_a_slow_reload_neither_blocks_the_event_loop_nor_replaces_newer_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = a_file(tmp_path, "a")
+    store = a_store(path)
+    parsing, go_on = threading.Event(), threading.Event()
+
+    def parse_slowly_in_threads(path: Path, content: bytes) -> tuple[Key, ...]:
+        keys = parse_content(path, content)
+        if threading.current_thread() is not threading.main_thread():
+            parsing.set()
+            go_on.wait(10)
+        return keys
+
+    monkeypatch.setattr("gateway.auth.store.parse_content", parse_slowly_in_threads)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        watching = group.create_task(store.watch())
+        create_key(path, KeySpec(name="b"), NOW)
+        await asyncio.to_thread(parsing.wait, 10)
+
+        create_key(path, KeySpec(name="c"), NOW)
+        assert store.reload_if_changed()
+        go_on.set()
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+            assert names(store) == ["a", "b", "c"]
+        watching.cancel()

@@ -118,10 +118,10 @@ async def unknown_model(scene: Scene) -> Told:
 
 
 async def nothing_pulled(scene: Scene) -> Told:
-    listing = (await scene.gateway.gateway.catalog.listing()).listing
+    listing = (await scene.gateway.gateway.catalog.get()).listing
     for model in listing.models:
         scene.sim.remove(model.name)
-    await scene.gateway.gateway.catalog.refresh()
+    await scene.gateway.gateway.catalog.get(max_age=0.0)
     return await scene.ask()
 
 
@@ -193,13 +193,13 @@ def _too_much(name: str, code: str, provoke: Any, *says: str, **more: Any) -> Ro
 
 ROWS = (
     _unauthorised("no key", no_key, "Authorization: Bearer <key>", "keys create NAME"),
-    _unauthorised("placeholder", placeholder_key, "`ollama`, the placeholder", "`ogw_`"),
-    _unauthorised("unknown key", unknown_key, "copied whole"),
+    _unauthorised("placeholder", placeholder_key, "`ollama`, a placeholder", "`ogw_`"),
+    _unauthorised("unknown key", unknown_key, "copied completely"),
     _too_much(
         "too many unknown keys",
         "too_many_failures",
         too_many_unknown_keys,
-        "Correct it, then wait",
+        "Correct the key, then retry",
         settings={"limits": {"failures_per_minute": 1}},
     ),
     _forbidden("scope", "scope_not_allowed", discovery_key, "keys create NAME --scope inference"),
@@ -220,7 +220,7 @@ ROWS = (
         "own queue",
         "rate_limit_exceeded",
         too_many_of_one_key,
-        "Wait for responses before sending more",
+        "Wait for answers before sending more",
         settings={"scheduler": {"max_queued_per_key": 1}},
     ),
     Row(

@@ -62,7 +62,7 @@ async def while_draining(scene: Scene) -> Told:
 
 
 async def ollama_is_away(scene: Scene) -> Told:
-    await scene.gateway.gateway.catalog.listing()
+    await scene.gateway.gateway.catalog.get()
     await scene.sim.stop()
     return await scene.ask()
 
@@ -114,7 +114,7 @@ async def repeats_itself(scene: Scene) -> Told:
 
 
 async def stream_is_cut(scene: Scene) -> Told:
-    return await scene.provoked(Fault.cut(after_tokens=2), stream=True)
+    return await scene.provoked(Fault.abort(after_tokens=2), stream=True)
 
 
 async def stream_turns_to_garbage(scene: Scene) -> Told:
@@ -145,7 +145,7 @@ async def bug(scene: Scene) -> Told:
 
 async def bug_in_the_middle(scene: Scene) -> Told:
     """An upstream whose replies break when they are read again, after their first line."""
-    pipeline = scene.gateway.gateway.handler._inference._pipeline
+    pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
     lines: list[bytes] = []
 
     class Broken:
@@ -250,7 +250,7 @@ ROWS = (
         "would wait too long",
         "queue_timeout",
         would_wait_too_long,
-        "this request may wait 100 s for a slot",
+        "would certainly wait more than 100 s",
         "Try again later",
         headers=IN_LINE,
         settings={"timeouts": {"queue_timeout": 100.0}},
@@ -259,9 +259,9 @@ ROWS = (
         "would be too late",
         "deadline_unreachable",
         would_be_too_late,
-        "A response would take about 120 s, 60 s of it in the queue",
-        "the client times out after 30 s",
-        "Try again later, or raise the client's timeout",
+        "An answer would take about 120 s, 60 s of it in the queue",
+        "this caller waits 30 s",
+        "Try again later, or wait longer",
         headers=IN_LINE,
         settings={"scheduler": {"max_active": 1}, "tunnel": {"client_timeout": "respect"}},
     ),
@@ -269,7 +269,7 @@ ROWS = (
         "busy with others",
         "queue_timeout",
         ollama_is_busy,
-        "Ollama is busy with calls that did not come through this gateway",
+        "Ollama is busy with requests that did not come through this gateway",
         "Try again later",
         settings={"timeouts": {"queue_timeout": SHORT}},
     ),
@@ -284,7 +284,7 @@ ROWS = (
         "draining",
         "draining",
         while_draining,
-        "Try again in a few seconds",
+        "Retry in a few seconds",
         headers={"retry-after": "5", "connection": "close"},
     ),
     _away("no Ollama", "upstream_unreachable", ollama_is_away, "`ollama serve`", "`ollama.url`"),
@@ -326,7 +326,7 @@ ROWS = (
         status=503,
         type="overloaded_error",
         provoke=shut_down_while_waiting,
-        says=("Try again",),
+        says=("Retry.",),
         settings=_DRAINED,
     ),
     Row(
@@ -335,7 +335,7 @@ ROWS = (
         status=500,
         type="api_error",
         provoke=bug,
-        says=("Its log holds the reason under this request's id",),
+        says=("Its log has the reason under the id of this request",),
     ),
     _late(
         "late: silence",
@@ -365,9 +365,9 @@ ROWS = (
         "late: shut down",
         "shutdown",
         shut_down_in_the_middle,
-        "Try again",
+        "Retry.",
         kind="overloaded_error",
         settings=_DRAINED,
     ),
-    _late("late: bug", "internal_error", bug_in_the_middle, "Its log holds the reason"),
+    _late("late: bug", "internal_error", bug_in_the_middle, "Its log has the reason"),
 )

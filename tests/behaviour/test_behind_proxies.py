@@ -123,7 +123,7 @@ async def test_a_broken_stream_is_broken_for_the_caller(
 ) -> None:
     """Our last words pass, and the missing end stays missing, whatever the proxy's protocol."""
     async with house(product, tmp_path) as here:
-        here.sim.fault(Fault.cut(after_tokens=2))
+        here.sim.fault(Fault.abort(after_tokens=2))
         body = speech.body(stream=True)
         told = await ask(here.proxy.port, speech.path, body, headers=here.gateway.bearer)
 
@@ -164,16 +164,16 @@ async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path
         caller(proxy.port) as other,
     ):
         one.send(request("/silent", b"{}"))
-        silent = await target.asked()
+        silent = await target.next_request()
         other.send(request("/begun", b"{}"))
-        begun = await target.asked()
+        begun = await target.next_request()
         if begun.line.endswith("1.1"):
-            begun.says(head("X-Accel-Buffering: no", CHUNKED) + chunk(b"x"))
+            begun.send(head("X-Accel-Buffering: no", CHUNKED) + chunk(b"x"))
         else:
-            begun.says(head("X-Accel-Buffering: no") + b"x")
+            begun.send(head("X-Accel-Buffering: no") + b"x")
         told, half = await one.answer(), await other.answer()
-        await silent.is_gone()
-        await begun.is_gone()
+        await silent.wait_closed()
+        await begun.wait_closed()
 
     assert told.status == product.timeout_status
     assert (half.status, half.body, half.whole) == (200, b"x", False)
@@ -280,7 +280,7 @@ async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Pa
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 second = group.create_task(says_whole(here, here.proxy.port))
                 await asyncio.sleep(LONG)
-                assert repr(here.gateway.gateway.scheduler) == "<Scheduler 1/1 active, 1/64 queued>"
+                assert repr(here.gateway.gateway.scheduler) == "<Admission 1/1 active, 1/64 queued>"
                 hold.end()
         lines = await here.gateway.finished(2)
 

@@ -1,4 +1,4 @@
-"""A caller who leaves frees his place at once, and Ollama stops working for him."""
+"""A client disconnect releases the slot at once, and Ollama stops working for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,45 +26,45 @@ every_way = pytest.mark.parametrize(
 )
 
 
-# (a) While he uploads.
+# (a) During the upload.
 
 
 @every_way
-async def test_while_he_uploads(tmp_path: Path, leave: Leave) -> None:
-    """Nothing was asked of Ollama, nothing was queued."""
-    async with scene(tmp_path) as here, caller(here.gateway.port) as one:
+async def test_disconnect_during_the_upload(tmp_path: Path, leave: Leave) -> None:
+    """Nothing is sent to Ollama, nothing is queued."""
+    async with scene(tmp_path) as here, caller(here.gateway.port) as client:
         data = request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer)
-        one.send(data[:-10])
+        client.send(data[:-10])
         await until(lambda: "1 active" in repr(here.gateway.gateway.handler))
-        leave(one)
+        leave(client)
         await is_logged(here, "body")
 
         assert asked(here.sim) == []
 
 
-async def test_while_he_uploads_megabytes(tmp_path: Path) -> None:
-    """The memory that he was given is free again."""
-    async with scene(tmp_path) as here, caller(here.gateway.port) as one:
+async def test_disconnect_during_a_large_upload_frees_its_memory(tmp_path: Path) -> None:
+    """The reservation returns to the budget."""
+    async with scene(tmp_path) as here, caller(here.gateway.port) as client:
         memory_budget = here.gateway.gateway.handler.memory_budget
         headers = {**here.gateway.bearer, "Content-Length": str(20 * MIB)}
-        one.send(request(OPENAI.path, bytes(10 * MIB), headers=headers))
+        client.send(request(OPENAI.path, bytes(10 * MIB), headers=headers))
         await until(lambda: memory_budget.used == 20 * MIB)
-        is_killed(one)
+        is_killed(client)
         await is_logged(here, "body")
 
         assert memory_budget.used == 0
 
 
-# (b) While he waits for his turn.
+# (b) In the queue.
 
 
 @every_way
-async def test_while_he_is_queued(tmp_path: Path, leave: Leave) -> None:
-    """His place in the queue is gone, and Ollama never hears of him."""
+async def test_disconnect_in_the_queue(tmp_path: Path, leave: Leave) -> None:
+    """The request leaves the queue, and Ollama gets nothing."""
     async with scene(tmp_path) as here, here.occupied() as (first, hold):
-        async with here.waiting() as one:
+        async with here.waiting() as client:
             await here.queued(1)
-            leave(one)
+            leave(client)
             line = await is_logged(here, "queue")
         await here.queued(0)
         hold.end()
@@ -75,8 +75,8 @@ async def test_while_he_is_queued(tmp_path: Path, leave: Leave) -> None:
         assert line["queue_wait"] >= 0
 
 
-async def test_one_who_leaves_the_queue_does_not_hold_up_those_behind_him(tmp_path: Path) -> None:
-    """The next one moves up."""
+async def test_disconnect_in_the_queue_lets_later_requests_move_up(tmp_path: Path) -> None:
+    """The next one is dispatched."""
     async with scene(tmp_path) as here, here.occupied() as (first, hold):
         async with here.waiting() as gone, here.waiting() as behind:
             await here.queued(2)
@@ -89,52 +89,54 @@ async def test_one_who_leaves_the_queue_does_not_hold_up_those_behind_him(tmp_pa
         assert len(asked(here.sim)) == 2
 
 
-# (c) While he waits for the first byte.
+# (c) Before the first byte.
 
 
 @every_dialect
 @streaming_or_not
-async def test_before_the_first_byte(tmp_path: Path, speech: Speech, stream: bool) -> None:
-    """The model works, nothing was sent yet: it stops."""
-    async with scene(tmp_path, speech) as here, caller(here.gateway.port) as one:
+async def test_disconnect_before_the_first_byte(
+    tmp_path: Path, speech: Speech, stream: bool
+) -> None:
+    """The model works and nothing was sent yet: Ollama stops."""
+    async with scene(tmp_path, speech) as here, caller(here.gateway.port) as client:
         with here.sim.hold() as hold:
             body = speech.body(stream=stream)
-            one.send(request(speech.path, body, headers=here.gateway.bearer))
+            client.send(request(speech.path, body, headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: hold.waiting == 1)
-            hangs_up(one)
+            hangs_up(client)
             await is_abandoned(here)
             await is_logged(here, "first_byte")
 
 
 @every_way
-async def test_while_the_model_loads(tmp_path: Path, leave: Leave) -> None:
-    """However he leaves: Ollama has sent no byte, and sees its connection close."""
-    async with scene(tmp_path) as here, here.waiting() as one:
+async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) -> None:
+    """Ollama has sent no byte, and sees its connection close."""
+    async with scene(tmp_path) as here, here.waiting() as client:
         here.sim.fault(Fault.slow_headers())
         await here.sim.wait_for(lambda: len(asked(here.sim)) == 1)
-        leave(one)
+        leave(client)
         await is_logged(here, "first_byte")
         await until(lambda: here.gateway.gateway.scheduler.idle)
 
         assert repr(here.gateway.gateway.upstream).startswith("<Upstream 0 in use")
 
 
-# (d) In the middle of the answer.
+# (d) In the middle of the response.
 
 
 @every_dialect
-async def test_in_the_middle_of_a_stream(tmp_path: Path, speech: Speech) -> None:
-    """Ollama stops within the next token, and the next caller is served."""
+async def test_disconnect_in_a_stream(tmp_path: Path, speech: Speech) -> None:
+    """Ollama stops within the next token, and the next request is served."""
     async with scene(tmp_path, speech) as here:
         with here.sim.hold() as hold:
-            async with caller(here.gateway.port) as one:
+            async with caller(here.gateway.port) as client:
                 body = speech.body(stream=True)
-                one.send(request(speech.path, body, headers=here.gateway.bearer))
+                client.send(request(speech.path, body, headers=here.gateway.bearer))
                 hold.release(2)
-                status, _ = await one.head()
-                await one.chunk()
+                status, _ = await client.head()
+                await client.chunk()
                 await here.sim.wait_for(lambda: here.sim.stats.tokens_generated == 2)
-                hangs_up(one)
+                hangs_up(client)
                 await is_abandoned(here)
             line = await is_logged(here, "relay")
 
@@ -144,49 +146,49 @@ async def test_in_the_middle_of_a_stream(tmp_path: Path, speech: Speech) -> None
 
 
 @every_way
-async def test_in_the_middle_of_a_stream_in_every_way(tmp_path: Path, leave: Leave) -> None:
+async def test_every_kind_of_disconnect_in_a_stream(tmp_path: Path, leave: Leave) -> None:
     """Closed, reset, or half closed."""
-    async with scene(tmp_path, NATIVE) as here, caller(here.gateway.port) as one:
+    async with scene(tmp_path, NATIVE) as here, caller(here.gateway.port) as client:
         with here.sim.hold() as hold:
             body = NATIVE.body(stream=True)
-            one.send(request(NATIVE.path, body, headers=here.gateway.bearer))
+            client.send(request(NATIVE.path, body, headers=here.gateway.bearer))
             hold.release(1)
-            await one.head()
-            await one.chunk()
+            await client.head()
+            await client.chunk()
             await here.sim.wait_for(lambda: hold.waiting == 1)
-            leave(one)
+            leave(client)
             await is_abandoned(here)
             await is_logged(here, "relay")
 
 
-async def test_while_he_takes_nothing_of_a_stream(tmp_path: Path) -> None:
-    """Held back by his slowness, Ollama is let go by his leaving."""
+async def test_disconnect_of_a_client_that_does_not_read(tmp_path: Path) -> None:
+    """Ollama waits for the client, and stops when that leaves."""
     settings = {"read_ahead_bytes": 64 * 1024}
     async with scene(tmp_path, limits=settings) as here:
         here.sim.fault(Fault.huge(64 * MIB))
-        async with caller(here.gateway.port, limit=1 << 16) as one:
+        async with caller(here.gateway.port, limit=1 << 16) as client:
             body = OPENAI.body(stream=True)
-            one.send(request(OPENAI.path, body, headers=here.gateway.bearer))
+            client.send(request(OPENAI.path, body, headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.blocked == 1)
-            is_killed(one)
+            is_killed(client)
             await is_abandoned(here)
             await is_logged(here, "relay")
 
 
-# (e) While the last of it is on its way.
+# (e) While the last of it is sent.
 
 
 @pytest.mark.parametrize("leave", [hangs_up, is_killed], ids=lambda leave: leave.__name__)
-async def test_while_the_end_is_flushed(tmp_path: Path, leave: Leave) -> None:
-    """His place was free already; the rest of the answer is dropped."""
+async def test_disconnect_while_the_rest_is_sent(tmp_path: Path, leave: Leave) -> None:
+    """The slot is free already; the rest of the response is dropped."""
     async with scene(tmp_path, limits={"read_ahead_bytes": 16 * MIB}) as here:
         here.sim.fault(Fault.huge(14 * MIB))
-        async with caller(here.gateway.port, limit=1 << 16) as one:
-            one.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))
+        async with caller(here.gateway.port, limit=1 << 16) as client:
+            client.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.generations_finished == 1)
             await until(lambda: here.gateway.gateway.scheduler.idle)
             still = repr(here.gateway.gateway.handler)
-            leave(one)
+            leave(client)
             await is_logged(here, "relay")
 
         assert still == "<RequestHandler 1 active>"

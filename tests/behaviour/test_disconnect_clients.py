@@ -1,4 +1,4 @@
-"""Real clients, crowds, and a gateway in production: who leaves is noticed."""
+"""Disconnects of real clients, of many clients at once, and of a gateway in its own process."""
 
 import asyncio
 import signal
@@ -39,10 +39,10 @@ def _ollama(clients: Clients) -> Coroutine[Any, Any, object]:
 
 
 @pytest.mark.parametrize("call", [_openai, _anthropic, _ollama])
-async def test_a_cancelled_call_of_a_real_client(
+async def test_cancelled_request_of_an_sdk(
     tmp_path: Path, call: Callable[[Clients], Coroutine[Any, Any, object]]
 ) -> None:
-    """Their users press a button, or their own clock runs out."""
+    """Its user presses a button, or its own timeout expires."""
     async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -53,8 +53,8 @@ async def test_a_cancelled_call_of_a_real_client(
             await is_logged(here, "first_byte")
 
 
-async def test_a_real_client_that_gives_up_by_its_own_clock(tmp_path: Path) -> None:
-    """Its retry finds the place free."""
+async def test_sdk_timeout_frees_the_slot_for_its_retry(tmp_path: Path) -> None:
+    """The retry finds the slot free."""
     async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
         with here.sim.hold():
             with pytest.raises(Exception, match="timed out"):
@@ -67,7 +67,7 @@ async def test_a_real_client_that_gives_up_by_its_own_clock(tmp_path: Path) -> N
         assert (await here.ask()).status == 200
 
 
-async def test_a_stream_of_a_real_client_that_is_left_early(tmp_path: Path) -> None:
+async def test_sdk_stream_that_is_left_early(tmp_path: Path) -> None:
     """A ``break`` in the loop that reads it."""
     async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
         with here.sim.hold() as hold:
@@ -85,8 +85,8 @@ async def test_a_stream_of_a_real_client_that_is_left_early(tmp_path: Path) -> N
 # Many at once, and in production.
 
 
-async def test_thirty_who_leave_at_once_leave_nothing(sim: Simulator, tmp_path: Path) -> None:
-    """Whatever each of them was waiting for."""
+async def test_thirty_disconnects_at_once_leave_nothing(sim: Simulator, tmp_path: Path) -> None:
+    """Whatever each of the requests was waiting for."""
     async with running(sim.url, tmp_path, scheduler={"max_queued_per_key": 64}) as gateway:
         with sim.hold() as hold:
             async with httpx.AsyncClient(headers=gateway.bearer, timeout=30) as client:
@@ -109,16 +109,16 @@ async def test_thirty_who_leave_at_once_leave_nothing(sim: Simulator, tmp_path: 
         assert len(asked(sim)) == 1
 
 
-async def test_a_caller_who_leaves_a_process_of_its_own(sim: Simulator, tmp_path: Path) -> None:
-    """aiohttp's own default would let Ollama work on; what is shipped does not."""
+async def test_disconnect_from_a_gateway_process(sim: Simulator, tmp_path: Path) -> None:
+    """aiohttp would let Ollama work on by default; the shipped program does not."""
     home = Home(tmp_path)
     key = home.key("tester")
     with home.serves(sim.url) as process, sim.hold() as hold:
-        async with caller(process.port) as one:
+        async with caller(process.port) as client:
             bearer = {"Authorization": f"Bearer {key}"}
-            one.send(request(OPENAI.path, OPENAI.body(), headers=bearer))
+            client.send(request(OPENAI.path, OPENAI.body(), headers=bearer))
             await sim.wait_for(lambda: hold.waiting == 1)
-            hangs_up(one)
+            hangs_up(client)
             await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
         await process.until(lambda: bool(process.log("request.finished")))
         line = process.log("request.finished")[0]
@@ -128,12 +128,14 @@ async def test_a_caller_who_leaves_a_process_of_its_own(sim: Simulator, tmp_path
     assert (line["outcome"], line["status"]) == ("client_disconnected", 499)
 
 
-async def test_a_caller_who_stays_is_not_taken_for_gone(gateway: Running, sim: Simulator) -> None:
-    """A whole request on a connection that stays open is answered, however long it takes."""
-    async with caller(gateway.port) as one:
+async def test_open_connection_is_not_taken_for_a_disconnect(
+    gateway: Running, sim: Simulator
+) -> None:
+    """A complete request on an open connection is served, however long it takes."""
+    async with caller(gateway.port) as client:
         with sim.hold() as hold:
-            one.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
+            client.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
             await sim.wait_for(lambda: hold.waiting == 1)
-        answer = await one.answer()
+        response = await client.answer()
 
-    assert (answer.status, answer.whole) == (200, True)
+    assert (response.status, response.whole) == (200, True)

@@ -1,4 +1,4 @@
-"""What a signal does: what runs may end, what waits is told, what comes is sent away."""
+"""Signals: running requests may end, queued ones fail, new ones are rejected."""
 
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +13,7 @@ from tests.behaviour.speech import OPENAI
 from tests.behaviour.wire import Caller, ask, caller, request
 
 ANSWER = 8
-"""Tokens of an answer of the simulator's."""
+"""Tokens of a response of the simulator."""
 
 either_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -33,7 +33,7 @@ def key(home: Home) -> str:
 
 @pytest.fixture
 def hold(sim: Simulator) -> Iterator[Hold]:
-    """Ollama answers two tokens of the first stream, then nothing until it is let go on."""
+    """Ollama generates two tokens of the first stream, then nothing until it is let go on."""
     with sim.hold() as hold:
         hold.release(2)
         yield hold
@@ -41,21 +41,21 @@ def hold(sim: Simulator) -> Iterator[Hold]:
 
 @asynccontextmanager
 async def streaming(process: Process, key: str) -> AsyncIterator[Caller]:
-    """A stream of which the first events have come."""
-    async with caller(process.port) as one:
+    """A stream of which the first events have arrived."""
+    async with caller(process.port) as client:
         bearer = {"Authorization": f"Bearer {key}"}
-        one.send(request(OPENAI.path, OPENAI.body(stream=True), headers=bearer))
-        status, _ = await one.head()
+        client.send(request(OPENAI.path, OPENAI.body(stream=True), headers=bearer))
+        status, _ = await client.head()
         assert status == 200
-        assert await one.chunk()
-        yield one
+        assert await client.chunk()
+        yield client
 
 
 @either_signal
-async def test_what_runs_may_end(
+async def test_running_request_may_end(
     number: signal.Signals, home: Home, key: str, sim: Simulator, hold: Hold
 ) -> None:
-    """The stream completes, waiters and newcomers are told at once, and the exit code is 0."""
+    """The stream completes, queued and new requests fail at once, and the exit code is 0."""
     bearer = {"Authorization": f"Bearer {key}"}
     with home.serves(sim.url) as process:
         async with streaming(process, key) as stream, caller(process.port) as waiting:
@@ -75,14 +75,14 @@ async def test_what_runs_may_end(
     assert (new.headers["retry-after"], new.json()["error"]["code"]) == ("5", "draining")
     assert (whole, rest.endswith(b"data: [DONE]\n\n")) == (True, True)
     assert code == 0
-    _logged(process, "draining", "draining", "ok")
+    _assert_log_is_complete(process, "draining", "draining", "ok")
 
 
 @either_signal
-async def test_what_runs_for_too_long_is_cut(
+async def test_request_is_aborted_after_the_drain_timeout(
     number: signal.Signals, home: Home, key: str, sim: Simulator, hold: Hold
 ) -> None:
-    """``drain_timeout``: the stream ends with an error event and a cut."""
+    """The stream ends with an error event and no end."""
     with home.serves(sim.url, GATEWAY_TIMEOUTS__DRAIN_TIMEOUT="0.2") as process:
         async with streaming(process, key) as stream:
             process.signal(number)
@@ -93,14 +93,14 @@ async def test_what_runs_for_too_long_is_cut(
     assert OPENAI.late_failure(rest).code == "shutdown"
     assert (whole, code) == (False, 0)
     assert sim.stats.generations_abandoned == 1
-    _logged(process, "shutdown")
+    _assert_log_is_complete(process, "shutdown")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_at_once(
+async def test_second_signal_ends_at_once(
     second: signal.Signals, home: Home, key: str, sim: Simulator, hold: Hold
 ) -> None:
-    """Whichever it is, and however much time the drain had left."""
+    """Whichever signal it is, and however much of the drain timeout is left."""
     with home.serves(sim.url) as process:
         async with streaming(process, key) as stream:
             process.signal(signal.SIGTERM)
@@ -111,13 +111,11 @@ async def test_a_second_signal_ends_at_once(
 
     assert OPENAI.late_failure(rest).code == "shutdown"
     assert (whole, code) == (False, 0)
-    _logged(process, "shutdown")
+    _assert_log_is_complete(process, "shutdown")
 
 
-async def test_many_signals_are_no_more_than_two(
-    home: Home, key: str, sim: Simulator, hold: Hold
-) -> None:
-    """Someone who holds Ctrl-C down ends it as cleanly."""
+async def test_many_signals_are_like_two(home: Home, key: str, sim: Simulator, hold: Hold) -> None:
+    """Holding Ctrl-C down ends the gateway as cleanly."""
     with home.serves(sim.url) as process:
         async with streaming(process, key) as stream:
             process.signal(signal.SIGINT)
@@ -130,11 +128,11 @@ async def test_many_signals_are_no_more_than_two(
         code = await process.ended()
 
     assert code == 0
-    _logged(process, "shutdown")
+    _assert_log_is_complete(process, "shutdown")
 
 
-async def test_nothing_to_wait_for(home: Home, key: str, sim: Simulator) -> None:
-    """An idle gateway ends at once, whoever keeps a connection open."""
+async def test_idle_gateway_ends_at_once(home: Home, key: str, sim: Simulator) -> None:
+    """Even if clients keep connections open."""
     with home.serves(sim.url) as process:
         async with caller(process.port) as idle, caller(process.port) as half:
             idle.send(request("/healthz"))
@@ -146,11 +144,13 @@ async def test_nothing_to_wait_for(home: Home, key: str, sim: Simulator) -> None
             assert await half.hung_up() == b""
 
     assert code == 0
-    _logged(process, "ok")
+    _assert_log_is_complete(process, "ok")
 
 
-async def test_health_says_ok_to_the_end(home: Home, key: str, sim: Simulator, hold: Hold) -> None:
-    """It tells that the process lives; ``readyz`` tells that it takes no more."""
+async def test_health_is_ok_during_the_drain(
+    home: Home, key: str, sim: Simulator, hold: Hold
+) -> None:
+    """It says that the process lives; ``readyz`` says that it takes no more requests."""
     with home.serves(sim.url) as process:
         async with streaming(process, key) as stream:
             before = process.ready().status_code
@@ -165,8 +165,8 @@ async def test_health_says_ok_to_the_end(home: Home, key: str, sim: Simulator, h
     assert (before, whole, code) == (200, True, 0)
 
 
-def _logged(process: Process, *outcomes: str) -> None:
-    """One line for each request, no traceback, and a last word."""
+def _assert_log_is_complete(process: Process, *outcomes: str) -> None:
+    """One line for each request, no traceback, and a last line."""
     lines = process.log("request.finished")
     assert sorted(line["outcome"] for line in lines) == sorted(outcomes)
     assert "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""Callers are held, not forgotten: heartbeats keep them, and no clock of ours hears of it."""
+"""Heartbeats keep clients waiting, and no timeout of the gateway is extended by them by mistake."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,18 +28,20 @@ def held(**timeouts: float) -> dict[str, Any]:
     return {"tunnel": QUICK, "timeouts": timeouts}
 
 
-async def code_of_last(scene: Scene, count: int = 1) -> tuple[str, int, bool]:
+async def last_outcome(scene: Scene, count: int = 1) -> tuple[str, int, bool]:
     """How the last of ``count`` requests ended; whether it had heartbeats."""
     line = (await scene.gateway.finished(count))[-1]
     return line["outcome"], line["status"], line.get("heartbeats", 0) >= 2
 
 
-# Patience.
+# Client timeouts.
 
 
 @asynccontextmanager
-async def clients_with(scene: Scene, *timeouts: float) -> AsyncIterator[list[openai.AsyncOpenAI]]:
-    """OpenAI's clients, each of which waits so many seconds, and none of which tries twice."""
+async def clients_with_timeout(
+    scene: Scene, *timeouts: float
+) -> AsyncIterator[list[openai.AsyncOpenAI]]:
+    """OpenAI's clients with this timeout in seconds, which do not retry."""
     async with AsyncExitStack() as stack:
         made = []
         for timeout in timeouts:
@@ -53,14 +55,14 @@ async def clients_with(scene: Scene, *timeouts: float) -> AsyncIterator[list[ope
         yield made
 
 
-async def test_nobody_gives_up_while_we_hold_his_call(tmp_path: Path) -> None:
-    """However short his patience, and though no setting says a word of it: one waits for the first
-    token of all, the others for their turn, for longer than most of them would.
+async def test_heartbeats_keep_clients_from_giving_up(tmp_path: Path) -> None:
+    """Without any setting: one client waits for the first token, the others in the queue, for
+    longer than the timeout of most of them.
     """
     scheduler = {"scheduler": {"max_active": 1}}
     async with (
         scene_of(tmp_path, OPENAI, scheduler) as scene,
-        clients_with(scene, 1.0, 1.2, 1.5, 60.0) as clients,
+        clients_with_timeout(scene, 1.0, 1.2, 1.5, 60.0) as clients,
         asyncio.TaskGroup() as group,
     ):
         with scene.sim.hold() as hold:
@@ -77,95 +79,95 @@ async def test_nobody_gives_up_while_we_hold_his_call(tmp_path: Path) -> None:
             assert not any(call.done() for call in calls)
     lines = scene.gateway.log("request.finished")
     outcomes = sorted(line["outcome"] for line in lines)
-    answers = [call.result().choices[0].message.content for call in calls]
+    responses = [call.result().choices[0].message.content for call in calls]
 
-    assert answers == ["0", "1", "2", "3"]
+    assert responses == ["0", "1", "2", "3"]
     assert outcomes == ["client_disconnected", "ok", "ok", "ok", "ok"]
-    # He who waits a minute had no need of one.
+    # Nothing waited long enough for a heartbeat.
     assert sorted(line.get("heartbeats", 0) > 0 for line in lines) == [False, *[True] * 4]
 
 
-async def test_without_heartbeats_everything_keeps_its_status(tmp_path: Path) -> None:
-    """``tunnel.profile = "none"``: whoever has neither a tunnel nor impatient callers."""
+async def test_without_heartbeats_every_failure_keeps_its_status(tmp_path: Path) -> None:
+    """``tunnel.profile = "none"``: for an owner with neither a tunnel nor impatient clients."""
     settings = {"tunnel": {"profile": "none"}, "timeouts": {"total_timeout": 0.8}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
-            told = await scene.ask(headers={STAINLESS: "1"})
-        ending = await code_of_last(scene)
+            response = await scene.ask(headers={STAINLESS: "1"})
+        ending = await last_outcome(scene)
 
-    assert (told.status, told.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert (response.status, response.json()["error"]["code"]) == (504, "upstream_timeout")
     assert ending == ("upstream_timeout", 504, False)
 
 
-# Heartbeats prove nothing.
+# Heartbeats restart no timeout of the gateway.
 
 
 @pytest.mark.parametrize("speech", [OPENAI, NATIVE], ids=lambda speech: speech.name)
-async def test_a_stream_that_falls_silent_ends_by_our_clock(tmp_path: Path, speech: Any) -> None:
-    """Heartbeats of ours are no signs of Ollama's life."""
+async def test_idle_timeout_ends_a_silent_stream(tmp_path: Path, speech: Any) -> None:
+    """Heartbeats are no sign of life from Ollama."""
     async with scene_of(tmp_path, speech, held(idle_timeout=0.4)) as scene:
-        told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+        response = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
-        ending = await code_of_last(scene)
+        ending = await last_outcome(scene)
 
-    assert "nothing for 0.4 s" in speech.late_failure(told.body).message
-    assert (told.status, told.whole) == (200, False)
+    assert "nothing for 0.4 s" in speech.late_failure(response.body).message
+    assert (response.status, response.whole) == (200, False)
     assert ending == ("upstream_idle_timeout", 200, True)
 
 
-async def test_a_stream_that_does_not_begin_ends_by_our_clock(tmp_path: Path) -> None:
-    """Its first byte has to be Ollama's."""
+async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(tmp_path: Path) -> None:
+    """Only a byte from Ollama counts."""
     async with scene_of(tmp_path, OPENAI, held(first_byte_timeout=0.4)) as scene:
         with scene.sim.hold():
-            told = await scene.ask(stream=True)
+            response = await scene.ask(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
-        ending = await code_of_last(scene)
+        ending = await last_outcome(scene)
 
-    assert OPENAI.late_failure(told.body).code == "upstream_first_byte_timeout"
+    assert OPENAI.late_failure(response.body).code == "upstream_first_byte_timeout"
     assert ending == ("upstream_first_byte_timeout", 200, True)
 
 
-async def test_an_answer_in_one_piece_that_never_comes_ends_by_our_clock(tmp_path: Path) -> None:
-    """His own clock no longer ends it: the total one has to."""
+async def test_total_timeout_ends_a_complete_response_that_never_comes(tmp_path: Path) -> None:
+    """The client's timeout no longer ends it."""
     async with scene_of(tmp_path, OPENAI, held(total_timeout=0.4)) as scene:
         with scene.sim.hold():
-            told = await scene.ask(headers={STAINLESS: "60"})
+            response = await scene.ask(headers={STAINLESS: "60"})
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
-        ending = await code_of_last(scene)
+        ending = await last_outcome(scene)
 
-    assert (told.status, told.whole, told.body.strip()) == (200, False, b"")
+    assert (response.status, response.whole, response.body.strip()) == (200, False, b"")
     assert ending == ("upstream_timeout", 200, True)
 
 
-async def test_who_waits_for_his_turn_for_ever_ends_by_our_clock(tmp_path: Path) -> None:
-    """``queue_timeout``, and not what he says he waits."""
+async def test_queue_timeout_ends_a_request_that_is_never_dispatched(tmp_path: Path) -> None:
+    """``queue_timeout``, not the client's declared timeout."""
     settings = {**held(queue_timeout=1.3), "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
-        told = await scene.ask(stream=True, headers={STAINLESS: "1"})
-        ending = await code_of_last(scene)
+        response = await scene.ask(stream=True, headers={STAINLESS: "1"})
+        ending = await last_outcome(scene)
 
-    assert OPENAI.late_failure(told.body).code == "queue_timeout"
-    assert "within 1.3 s" in OPENAI.late_failure(told.body).message
+    assert OPENAI.late_failure(response.body).code == "queue_timeout"
+    assert "within 1.3 s" in OPENAI.late_failure(response.body).message
     assert ending == ("queue_timeout", 200, True)
 
 
-async def test_an_ollama_that_only_sends_comments_ends_by_our_clock(tmp_path: Path) -> None:
-    """They are bytes, so it is not idle; but they are no answer."""
+async def test_total_timeout_ends_a_stream_of_comments(tmp_path: Path) -> None:
+    """They are bytes, so the stream is not idle, but they are no response."""
     settings = held(stream_total_timeout=0.6, idle_timeout=0.5)
     async with Simulator() as sim, running(sim.url, tmp_path, settings=settings) as gateway:
         scene = Scene(sim, gateway, OPENAI)
-        told = await scene.provoked(Fault.comments_only(), stream=True)
+        response = await scene.provoked(Fault.comments_only(), stream=True)
         (line,) = await gateway.finished()
         sim.release()
         await left_empty(gateway)
 
-    assert told.body.startswith(b": nothing to say\n\n")
-    assert (OPENAI.late_failure(told.body).code, told.whole) == ("upstream_timeout", False)
+    assert response.body.startswith(b": nothing to say\n\n")
+    assert (OPENAI.late_failure(response.body).code, response.whole) == ("upstream_timeout", False)
     assert (line["outcome"], line["status"]) == ("upstream_timeout", 200)
 
 
-async def test_one_who_reads_a_byte_now_and_then_ends_by_our_clock(tmp_path: Path) -> None:
-    """Nothing reaches him in time, and a byte now and then is no progress."""
+async def test_timeouts_of_the_gateway_end_a_response_to_a_very_slow_client(tmp_path: Path) -> None:
+    """Reading a byte now and then is no progress."""
     settings = {**held(write_timeout=0.4), "limits": {"read_ahead_bytes": 64 * 1024}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(64 * MIB))
@@ -175,15 +177,15 @@ async def test_one_who_reads_a_byte_now_and_then_ends_by_our_clock(tmp_path: Pat
             async with asyncio.timeout(5):
                 while not scene.gateway.log("request.finished"):
                     await slow.reader.read(1)
-                    await asyncio.sleep(0.02)  # his pace
+                    await asyncio.sleep(0.02)  # how fast it reads
         (line,) = await scene.gateway.finished()
 
     assert (line["outcome"], line["status"]) == ("client_write_timeout", 499)
     assert scene.sim.stats.generations_abandoned == 1
 
 
-async def test_one_who_reads_heartbeats_byte_by_byte_ends_by_our_clock(tmp_path: Path) -> None:
-    """He takes all that there is, and so little of it that no clock of writing would ring."""
+async def test_timeouts_of_the_gateway_end_heartbeats_to_a_very_slow_client(tmp_path: Path) -> None:
+    """The client takes all that there is, and so little that no write timeout is reached."""
     async with scene_of(tmp_path, OPENAI, held(total_timeout=0.5, write_timeout=30)) as scene:
         with scene.sim.hold():
             async with calling(scene) as slow:
@@ -191,26 +193,26 @@ async def test_one_who_reads_heartbeats_byte_by_byte_ends_by_our_clock(tmp_path:
                 async with asyncio.timeout(5):
                     while byte := await slow.reader.read(1):
                         got += byte
-        ending = await code_of_last(scene)
+        ending = await last_outcome(scene)
 
     assert got.count(b"1\r\n \r\n") >= 2
     assert not got.endswith(b"0\r\n\r\n")
     assert ending == ("upstream_timeout", 200, True)
 
 
-# What is told of them.
+# What is recorded of them.
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_no_fact_is_a_heartbeats(tmp_path: Path, stream: bool) -> None:
-    """Bytes, tokens and the time to the first of them are Ollama's."""
+async def test_heartbeats_do_not_change_the_record(tmp_path: Path, stream: bool) -> None:
+    """Bytes, tokens and the time to first token are Ollama's."""
     async with scene_of(tmp_path, OPENAI, {"tunnel": QUICK}) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=stream) as one:
-                await one.head()
-                await beats(one, OPENAI, 3, stream=stream)
+            async with calling(scene, stream=stream) as client:
+                await client.head()
+                await beats(client, OPENAI, 3, stream=stream)
                 hold.end()
-                rest, _ = await one.rest()
+                rest, _ = await client.rest()
         (line,) = await scene.gateway.finished()
 
     said = rest.lstrip() if not stream else rest[rest.index(b"data:") :]
@@ -223,11 +225,11 @@ async def test_no_fact_is_a_heartbeats(tmp_path: Path, stream: bool) -> None:
         assert "time_to_first_token" not in line
 
 
-# The end of the gateway.
+# The drain.
 
 
-async def test_a_drain_ends_those_who_are_held(tmp_path: Path) -> None:
-    """Who is served has until its clock runs out, who waits has not; a stream is told why."""
+async def test_drain_ends_requests_that_heartbeats_keep_alive(tmp_path: Path) -> None:
+    """A running request may go on until the drain timeout, a queued one fails at once."""
     settings = {**held(drain_timeout=0.3), "scheduler": {"max_active": 1}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
@@ -238,11 +240,11 @@ async def test_a_drain_ends_those_who_are_held(tmp_path: Path) -> None:
         await all_are_held(scene)
         await scene.gateway.finished()
         await drain(scene.gateway.gateway)
-        told = [await one.answer() for one in (served, whole, stream)]
+        response = [await client.answer() for client in (served, whole, stream)]
         lines = (await scene.gateway.finished(4))[1:]
 
-    assert [(one.status, one.whole) for one in told] == [(200, False)] * 3
-    assert [told[0].body.strip(), told[1].body.strip()] == [b"", b""]
-    assert OPENAI.late_failure(told[2].body).code == "draining"
+    assert [(client.status, client.whole) for client in response] == [(200, False)] * 3
+    assert [response[0].body.strip(), response[1].body.strip()] == [b"", b""]
+    assert OPENAI.late_failure(response[2].body).code == "draining"
     assert sorted(line["outcome"] for line in lines) == ["draining", "draining", "shutdown"]
     assert {line["status"] for line in lines} == {200}

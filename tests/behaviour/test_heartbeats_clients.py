@@ -1,4 +1,4 @@
-"""Real clients do not notice heartbeats: they read the same answer, only later."""
+"""Real clients read the same response with heartbeats as without, only later."""
 
 import asyncio
 import json
@@ -31,16 +31,16 @@ class House:
     scene: Scene
     clients: Clients
 
-    async def line(self) -> dict[str, Any]:
-        """What was logged about the last request that was answered."""
+    async def last_line(self) -> dict[str, Any]:
+        """The log last_line of the last request that got a response."""
         await left_empty(self.scene.gateway)
         lines = self.scene.gateway.log("request.finished")
-        return [line for line in lines if line["outcome"] == "ok"][-1]
+        return [last_line for last_line in lines if last_line["outcome"] == "ok"][-1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """One for all: a client takes longer to be made than a test takes."""
+async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """One for all tests: making a client takes longer than a test."""
     folder = tmp_path_factory.mktemp("held")
     async with (
         Simulator(time_scale=0) as sim,
@@ -56,41 +56,41 @@ IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
 
 @IN_ONE_HOUSE
 @EVERY_FAMILY
-async def test_an_answer_in_one_piece(house: House, family: Family) -> None:
-    """JSON may begin with spaces, for every one of them."""
-    scene = house.scene
+async def test_complete_response_with_heartbeats(setup: House, family: Family) -> None:
+    """JSON may begin with spaces, for every client."""
+    scene = setup.scene
 
     async def ask() -> str | None:
-        return await family.whole(house.clients)
+        return await family.whole(setup.clients)
 
     async with asyncio.TaskGroup() as group:
         with scene.sim.hold() as hold:
             asked = group.create_task(ask())
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await all_are_held(scene)
-    line = await house.line()
+    last_line = await setup.last_line()
 
     assert asked.result() == SAID
-    assert line["heartbeats"] >= 1
+    assert last_line["heartbeats"] >= 1
 
 
 @IN_ONE_HOUSE
 @EVERY_FAMILY
-async def test_a_stream(house: House, family: Family) -> None:
-    """Kept alive before its first event, and once more in the middle."""
-    scene, said = house.scene, list[str]()
+async def test_stream_with_heartbeats(setup: House, family: Family) -> None:
+    """Before its first event, and once more in the middle."""
+    scene, said = setup.scene, list[str]()
     async with asyncio.TaskGroup() as group:
         with scene.sim.hold() as hold:
-            group.create_task(family.stream(house.clients, said))
+            group.create_task(family.stream(setup.clients, said))
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await all_are_held(scene)
             hold.release(2)
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await all_are_held(scene, 2)
-    line = await house.line()
+    last_line = await setup.last_line()
 
     assert "".join(said) == SAID
-    assert (line["heartbeats"] >= 2, line["tokens_out"]) == (True, 4)
+    assert (last_line["heartbeats"] >= 2, last_line["tokens_out"]) == (True, 4)
 
 
 async def openai_vectors(clients: Clients) -> list[list[float]]:
@@ -105,26 +105,26 @@ async def ollama_vectors(clients: Clients) -> list[list[float]]:
 
 @IN_ONE_HOUSE
 @pytest.mark.parametrize("vectors", [openai_vectors, ollama_vectors])
-async def test_embeddings(house: House, vectors: Vectors) -> None:
+async def test_embeddings_with_heartbeats(setup: House, vectors: Vectors) -> None:
     """The same vectors, however long they took."""
-    scene = house.scene
-    fast = await vectors(house.clients)
+    scene = setup.scene
+    fast = await vectors(setup.clients)
     scene.sim.fault(Fault.slow_headers())
     async with asyncio.TaskGroup() as group:
-        slow = group.create_task(vectors(house.clients))
+        slow = group.create_task(vectors(setup.clients))
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 1)
         await all_are_held(scene, model=EMBEDDER)
         scene.sim.release()
-    line = await house.line()
+    last_line = await setup.last_line()
 
     assert slow.result() == fast
-    assert line["heartbeats"] >= 1
+    assert last_line["heartbeats"] >= 1
 
 
 @IN_ONE_HOUSE
-async def test_httpx_with_a_short_read_timeout(house: House) -> None:
-    """Each byte is a sign of life: nobody has to know what ours mean."""
-    scene = house.scene
+async def test_heartbeats_keep_an_httpx_read_timeout_from_expiring(setup: House) -> None:
+    """Every byte restarts it; the client need not know what heartbeats are."""
+    scene = setup.scene
     gateway = scene.gateway
     async with (
         httpx.AsyncClient(headers=gateway.bearer, timeout=httpx.Timeout(5, read=0.5)) as client,
@@ -134,19 +134,19 @@ async def test_httpx_with_a_short_read_timeout(house: House) -> None:
             post = client.post(f"{gateway.url}/v1/chat/completions", json=CHAT)
             asked = group.create_task(post)
             await scene.sim.wait_for(lambda: hold.waiting == 1)
-            # Longer than his timeout.
+            # Longer than the client's timeout.
             await all_are_held(scene, 14)
-    answer = asked.result()
+    response = asked.result()
 
-    assert answer.json()["choices"][0]["message"]["content"] == SAID
-    assert answer.text.startswith(" " * 10)
+    assert response.json()["choices"][0]["message"]["content"] == SAID
+    assert response.text.startswith(" " * 10)
 
 
 @IN_ONE_HOUSE
 @pytest.mark.parametrize("stream", [False, True])
-async def test_curl(house: House, stream: bool) -> None:
-    """Its output is the answer with blanks before it, or with comments between its events."""
-    scene = house.scene
+async def test_curl_prints_the_response_and_heartbeats(setup: House, stream: bool) -> None:
+    """Blanks before it, or comments between its events."""
+    scene = setup.scene
     gateway = scene.gateway
     arguments = ["-H", f"Authorization: Bearer {gateway.key}", "-N", "-m", "10"]
     arguments += [

@@ -1,4 +1,4 @@
-"""What heartbeats leave of a connection: the next request on it finds it clean."""
+"""After heartbeats a connection is clean for its next request."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ HELD: dict[str, Any] = {"tunnel": QUICK}
 streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
-def is_answer(body: bytes, *, stream: bool) -> bool:
-    """One whole answer of OpenAI's, heartbeats before it or not."""
+def assert_openai_response(body: bytes, *, stream: bool) -> bool:
+    """One complete response in OpenAI's dialect, after heartbeats or not."""
     if stream:
         return body.count(b"data: [DONE]\n\n") == 1 and body.endswith(b"data: [DONE]\n\n")
     return bool(json.loads(body)["choices"])
@@ -32,50 +32,50 @@ def is_answer(body: bytes, *, stream: bool) -> bool:
 
 
 @streaming_or_not
-async def test_the_next_request_on_the_connection(tmp_path: Path, stream: bool) -> None:
-    """After a slow answer a fast one, with its own head; after a fast one a slow one."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as one:
+async def test_next_request_after_heartbeats(tmp_path: Path, stream: bool) -> None:
+    """A fast response after a slow one, with its own head, and the other way round."""
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
         slow = request(OPENAI.path, OPENAI.body(stream=stream), headers=scene.gateway.bearer)
-        told = []
+        response = []
         for _ in range(2):
             scene.sim.fault(Fault.slow_headers())
-            one.send(slow)
-            status, headers = await one.head()
+            client.send(slow)
+            status, headers = await client.head()
             assert "connection" not in headers
-            await beats(one, OPENAI, stream=stream)
+            await beats(client, OPENAI, stream=stream)
             scene.sim.release()
-            rest, whole = await one.rest()
-            told.append((status, whole, is_answer(rest, stream=stream)))
-            one.send(request("/v1/models/nope", headers=scene.gateway.bearer))
-            missing = await one.answer()
-            told.append((missing.status, missing.whole, "content-length" in missing.headers))
+            rest, whole = await client.rest()
+            response.append((status, whole, assert_openai_response(rest, stream=stream)))
+            client.send(request("/v1/models/nope", headers=scene.gateway.bearer))
+            missing = await client.answer()
+            response.append((missing.status, missing.whole, "content-length" in missing.headers))
 
-    assert told == [(200, True, True), (404, True, True)] * 2
+    assert response == [(200, True, True), (404, True, True)] * 2
 
 
-async def test_requests_that_were_sent_behind_it(tmp_path: Path) -> None:
-    """They wait for the end of the slow one, and are answered in their order."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as one:
+async def test_pipelined_requests_after_heartbeats(tmp_path: Path) -> None:
+    """They wait for the end of the slow one and are served in their order."""
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
         scene.sim.fault(Fault.slow_headers())
         slow = request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer)
-        one.send(slow + request("/healthz") + slow)
-        await one.head()
-        await beats(one, OPENAI, 3, stream=False)
+        client.send(slow + request("/healthz") + slow)
+        await client.head()
+        await beats(client, OPENAI, 3, stream=False)
         only_one = asked(scene.sim)
         scene.sim.release()
-        rest, whole = await one.rest()
-        health, again = await one.answer(), await one.answer()
+        rest, whole = await client.rest()
+        health, again = await client.answer(), await client.answer()
 
     assert only_one == [OPENAI.path]
     assert whole
-    assert is_answer(rest, stream=False)
+    assert assert_openai_response(rest, stream=False)
     assert (health.status, health.body) == (200, b"ok\n")
-    assert is_answer(again.body, stream=False)
+    assert assert_openai_response(again.body, stream=False)
 
 
-async def test_one_who_asks_whether_his_body_is_wanted(tmp_path: Path) -> None:
-    """``100 Continue`` is no answer: the heartbeats come after it, in the answer itself."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as one:
+async def test_expect_continue_with_heartbeats(tmp_path: Path) -> None:
+    """``100 Continue`` is no response: heartbeats come after it, in the final response."""
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
         scene.sim.fault(Fault.slow_headers())
         data = request(
             OPENAI.path,
@@ -83,37 +83,37 @@ async def test_one_who_asks_whether_his_body_is_wanted(tmp_path: Path) -> None:
             headers={**scene.gateway.bearer, "Expect": "100-continue"},
         )
         head, _, body = data.partition(b"\r\n\r\n")
-        one.send(head + b"\r\n\r\n")
-        interim, _ = await one.head()
-        one.send(body)
-        status, _ = await one.head()
-        await beats(one, OPENAI, stream=False)
+        client.send(head + b"\r\n\r\n")
+        interim, _ = await client.head()
+        client.send(body)
+        status, _ = await client.head()
+        await beats(client, OPENAI, stream=False)
         scene.sim.release()
-        rest, whole = await one.rest()
+        rest, whole = await client.rest()
 
     assert (interim, status, whole) == (100, 200, True)
-    assert is_answer(rest, stream=False)
+    assert assert_openai_response(rest, stream=False)
 
 
 @streaming_or_not
-async def test_one_who_wants_the_connection_closed(tmp_path: Path, stream: bool) -> None:
-    """It is, behind an answer that ends as HTTP says."""
+async def test_connection_close_with_heartbeats(tmp_path: Path, stream: bool) -> None:
+    """It is closed after a response that ends as HTTP says."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         scene.sim.fault(Fault.slow_headers())
-        async with calling(scene, stream=stream, headers={"Connection": "close"}) as one:
-            _, headers = await one.head()
-            await beats(one, OPENAI, stream=stream)
+        async with calling(scene, stream=stream, headers={"Connection": "close"}) as client:
+            _, headers = await client.head()
+            await beats(client, OPENAI, stream=stream)
             scene.sim.release()
-            rest, whole = await one.rest()
-            more = await one.hung_up()
+            rest, whole = await client.rest()
+            more = await client.hung_up()
 
     assert (whole, more, headers["connection"]) == (True, b"", "close")
-    assert is_answer(rest, stream=stream)
+    assert assert_openai_response(rest, stream=stream)
 
 
 @streaming_or_not
-async def test_http_1_0_is_left_alone(tmp_path: Path, stream: bool) -> None:
-    """It has no chunks: nothing is sent before Ollama speaks, and no byte more."""
+async def test_http_1_0_gets_no_heartbeats(tmp_path: Path, stream: bool) -> None:
+    """It has no chunks: nothing is sent before Ollama's first byte, and nothing besides."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         scene.sim.fault(Fault.slow_headers())
         body = OPENAI.body(stream=stream)
@@ -121,7 +121,7 @@ async def test_http_1_0_is_left_alone(tmp_path: Path, stream: bool) -> None:
         async with asking(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
             await scene.sim.wait_for(lambda: asked(scene.sim) == [OPENAI.path])
             await all_are_held(scene, 3)
-            silent = not old.reader._buffer  # type: ignore[attr-defined]  # what has come so far
+            silent = not old.reader._buffer  # type: ignore[attr-defined]  # what has arrived so far
             scene.sim.release()
             await old.head()
             said = await old.reader.read()

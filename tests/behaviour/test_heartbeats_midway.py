@@ -1,4 +1,4 @@
-"""Silence and leaving in the middle of an answer that heartbeats keep alive."""
+"""Silence and disconnects in the middle of a response with heartbeats."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ PIECES = {
     "native": [b'{"done"', b":false}", b'\n{"done":false}\n{', b'"done":tr', b"ue}\n"],
 }
 BETWEEN = {"openai": {3, 5}, "native": set[int]()}
-"""After so many pieces the stream stands between two events."""
+"""After so many pieces the stream is between two events."""
 
 # Inside an event.
 
@@ -42,25 +42,25 @@ async def scripted(folder: Path, speech: Speech) -> AsyncIterator[tuple[Scripted
 
 
 @pytest.mark.parametrize("speech", [OPENAI, NATIVE], ids=lambda speech: speech.name)
-async def test_ollama_falls_silent_anywhere(tmp_path: Path, speech: Speech) -> None:
-    """Between two pieces of an event nothing is sent; between two events there are heartbeats."""
+async def test_heartbeats_only_between_events(tmp_path: Path, speech: Speech) -> None:
+    """Nothing is sent between two pieces of an event, heartbeats between two events."""
     pieces = PIECES[speech.name]
     async with scripted(tmp_path, speech) as (ollama, gateway):
         scene: Any = Scene(None, gateway, speech)  # type: ignore[arg-type]  # no simulator here
-        async with calling(scene, stream=True) as one:
-            await one.head()
-            await beats(one, speech, 1, stream=True)
+        async with calling(scene, stream=True) as client:
+            await client.head()
+            await beats(client, speech, 1, stream=True)
             chunks: list[bytes] = []
             for count, piece in enumerate(pieces, start=1):
                 ollama.proceed()
                 while not chunks or chunks[-1] != piece:
-                    chunks.append(await one.chunk())
+                    chunks.append(await client.chunk())
                 if count in BETWEEN[speech.name]:
-                    await beats(one, speech, 2, stream=True)
+                    await beats(client, speech, 2, stream=True)
                 else:
                     await all_are_held(scene, 2)
             ollama.proceed()
-            rest, whole = await one.rest()
+            rest, whole = await client.rest()
 
     # Heartbeats that came before the next piece are chunks of their own.
     mark = b" " if speech is NATIVE else b":\n\n"
@@ -75,19 +75,19 @@ async def test_ollama_falls_silent_anywhere(tmp_path: Path, speech: Speech) -> N
         assert before in {0, *BETWEEN[speech.name]}
 
 
-# Leaving.
+# Disconnects.
 
 
 @pytest.mark.parametrize(
     "leave", [hangs_up, is_killed, half_closes], ids=lambda leave: leave.__name__
 )
-async def test_he_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: Any) -> None:
-    """His place goes to the next, and Ollama never hears of him."""
+async def test_client_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: Any) -> None:
+    """Its slot goes to the next request, and Ollama gets nothing."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene, scene.occupied() as (first, hold):
-        async with calling(scene, stream=True) as one:
-            await one.head()
-            await beats(one, OPENAI, stream=True)
-            leave(one)
+        async with calling(scene, stream=True) as client:
+            await client.head()
+            await beats(client, OPENAI, stream=True)
+            leave(client)
             line = await is_logged(scene, "queue")
         await scene.queued(0)
         hold.end()
@@ -102,17 +102,17 @@ async def test_he_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: Any) 
     [(OPENAI, False), *((speech, True) for speech in ALL)],
     ids=lambda value: getattr(value, "name", value),
 )
-async def test_he_leaves_ollama_after_heartbeats(
+async def test_client_leaves_after_heartbeats_while_ollama_works(
     tmp_path: Path, speech: Speech, stream: bool
 ) -> None:
-    """It stops at once, and the next caller is served."""
+    """Ollama stops at once, and the next request is served."""
     async with scene_of(tmp_path, speech, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=stream) as one:
-                await one.head()
-                await beats(one, speech, stream=stream)
+            async with calling(scene, stream=stream) as client:
+                await client.head()
+                await beats(client, speech, stream=stream)
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
-                hangs_up(one)
+                hangs_up(client)
                 await is_abandoned(scene)
                 await is_logged(scene, "first_byte")
         next_one = await scene.ask()
@@ -120,14 +120,14 @@ async def test_he_leaves_ollama_after_heartbeats(
     assert next_one.status == 200
 
 
-async def test_what_he_left_is_remembered_by_nobody(tmp_path: Path) -> None:
-    """He is no failed call: whoever comes again, and says so, is served."""
+async def test_disconnect_after_heartbeats_is_no_failure_to_replay(tmp_path: Path) -> None:
+    """A retry of it is served."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         with scene.sim.hold():
-            async with calling(scene) as one:
-                await one.head()
-                await beats(one, OPENAI, stream=False)
-                is_killed(one)
+            async with calling(scene) as client:
+                await client.head()
+                await beats(client, OPENAI, stream=False)
+                is_killed(client)
                 await is_abandoned(scene)
         await until(lambda: scene.gateway.gateway.scheduler.idle)
         again = await scene.ask(headers={"x-stainless-retry-count": "1"})

@@ -1,4 +1,4 @@
-"""Heartbeats byte by byte: in every dialect and phase, where they stand and where they do not."""
+"""Heartbeats byte by byte, in every dialect and phase: where they stand and where they do not."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,9 @@ FINAL = {
 }
 
 
-async def begins(one: Caller, speech: Speech, *, stream: bool) -> None:
-    """The head that a heartbeat sends ahead."""
-    status, headers = await one.head()
+async def assert_head_of_heartbeat(client: Caller, speech: Speech, *, stream: bool) -> None:
+    """The head that a heartbeat commits."""
+    status, headers = await client.head()
     kind = "application/json"
     if stream:
         kind = "application/x-ndjson" if speech is NATIVE else "text/event-stream"
@@ -40,10 +40,10 @@ async def begins(one: Caller, speech: Speech, *, stream: bool) -> None:
     assert headers["x-request-id"].startswith("req_")
 
 
-async def ends_well(one: Caller, speech: Speech, *, stream: bool) -> bytes:
-    """Read the rest: Ollama's final words are the last. Returns all that Ollama said in it."""
+async def read_to_the_end(client: Caller, speech: Speech, *, stream: bool) -> bytes:
+    """Read the rest, which ends with Ollama's final event. Returns all that Ollama sent in it."""
     chunks = []
-    while chunk := await one.chunk():
+    while chunk := await client.chunk():
         chunks.append(chunk)
 
     assert not is_beat(chunks[-1], speech, stream=stream)
@@ -52,8 +52,8 @@ async def ends_well(one: Caller, speech: Speech, *, stream: bool) -> bytes:
     return b"".join(without_beats(chunks, speech, stream=stream))
 
 
-def reads_well(said: bytes, speech: Speech, *, stream: bool) -> None:
-    """Every line of it is one that this dialect has, and every value is JSON."""
+def assert_valid_in_dialect(said: bytes, speech: Speech, *, stream: bool) -> None:
+    """Every line is one of this dialect, and every value is JSON."""
     if not stream:
         assert isinstance(json.loads(said), dict)
     elif speech is NATIVE:
@@ -71,76 +71,80 @@ def reads_well(said: bytes, speech: Speech, *, stream: bool) -> None:
 
 @every_speech
 @streaming_or_not
-async def test_while_queued(tmp_path: Path, speech: Speech, stream: bool) -> None:
-    """A comment says where he stands, where there is room for one."""
+async def test_heartbeats_while_queued(tmp_path: Path, speech: Speech, stream: bool) -> None:
+    """A comment tells the position, where the dialect has comments."""
     async with scene_of(tmp_path, speech, HELD) as scene, scene.occupied() as (first, hold):
-        async with calling(scene, stream=stream) as one:
-            await begins(one, speech, stream=stream)
-            await beats(one, speech, stream=stream, note=QUEUED + b"1\n")
+        async with calling(scene, stream=stream) as client:
+            await assert_head_of_heartbeat(client, speech, stream=stream)
+            await beats(client, speech, stream=stream, note=QUEUED + b"1\n")
             hold.end()
-            said = await ends_well(one, speech, stream=stream)
+            said = await read_to_the_end(client, speech, stream=stream)
         await first.answer()
         lines = await scene.gateway.finished(2)
 
-    reads_well(said, speech, stream=stream)
+    assert_valid_in_dialect(said, speech, stream=stream)
     assert [(line["outcome"], line["status"]) for line in lines] == [("ok", 200)] * 2
     assert lines[-1]["heartbeats"] >= 2
 
 
 @every_speech
 @streaming_or_not
-async def test_while_the_model_loads(tmp_path: Path, speech: Speech, stream: bool) -> None:
-    """Ollama has the call and says nothing."""
+async def test_heartbeats_while_the_model_loads(
+    tmp_path: Path, speech: Speech, stream: bool
+) -> None:
+    """Ollama has the request and sends nothing."""
     async with scene_of(tmp_path, speech, HELD) as scene:
         scene.sim.fault(Fault.slow_headers())
-        async with calling(scene, stream=stream) as one:
-            await begins(one, speech, stream=stream)
-            await beats(one, speech, stream=stream, note=LOADING)
+        async with calling(scene, stream=stream) as client:
+            await assert_head_of_heartbeat(client, speech, stream=stream)
+            await beats(client, speech, stream=stream, note=LOADING)
             scene.sim.release()
-            said = await ends_well(one, speech, stream=stream)
+            said = await read_to_the_end(client, speech, stream=stream)
         (line,) = await scene.gateway.finished()
 
-    reads_well(said, speech, stream=stream)
+    assert_valid_in_dialect(said, speech, stream=stream)
     assert (line["outcome"], line["status"]) == ("ok", 200)
     assert line["heartbeats"] >= 2
 
 
 @every_speech
-async def test_while_it_generates(tmp_path: Path, speech: Speech) -> None:
-    """A stream that began by itself and falls silent: heartbeats between two of its events."""
+async def test_heartbeats_while_a_stream_is_silent(tmp_path: Path, speech: Speech) -> None:
+    """Between two of its events, after it began by itself."""
     async with scene_of(tmp_path, speech, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=True) as one:
+            async with calling(scene, stream=True) as client:
                 hold.release(2)
-                status, headers = await one.head()
-                chunks = [await one.chunk()]
+                status, headers = await client.head()
+                chunks = [await client.chunk()]
                 while sum(is_beat(chunk, speech, stream=True) for chunk in chunks) < 3:
-                    chunks.append(await one.chunk())
+                    chunks.append(await client.chunk())
                 hold.end()
                 said = b"".join(without_beats(chunks, speech, stream=True))
-                said += await ends_well(one, speech, stream=True)
+                said += await read_to_the_end(client, speech, stream=True)
         (line,) = await scene.gateway.finished()
 
-    reads_well(said, speech, stream=True)
+    assert_valid_in_dialect(said, speech, stream=True)
     assert not is_beat(chunks[0], speech, stream=True)
     assert (status, "content-length" in headers) == (200, False)
     assert (line["outcome"], line["tokens_out"]) == ("ok", 8)
 
 
 @every_speech
-async def test_an_answer_in_one_piece_that_is_generated(tmp_path: Path, speech: Speech) -> None:
-    """Nothing tells it from one whose model loads, and nothing has to."""
+async def test_heartbeats_while_a_complete_response_is_generated(
+    tmp_path: Path, speech: Speech
+) -> None:
+    """Nothing distinguishes it from loading the model, and nothing has to."""
     async with scene_of(tmp_path, speech, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene) as one:
-                await begins(one, speech, stream=False)
-                await beats(one, speech, stream=False)
+            async with calling(scene) as client:
+                await assert_head_of_heartbeat(client, speech, stream=False)
+                await beats(client, speech, stream=False)
                 hold.release(4)
-                await beats(one, speech, stream=False)
+                await beats(client, speech, stream=False)
                 hold.end()
-                said = await ends_well(one, speech, stream=False)
+                said = await read_to_the_end(client, speech, stream=False)
 
-    reads_well(said, speech, stream=False)
+    assert_valid_in_dialect(said, speech, stream=False)
 
 
 @pytest.mark.parametrize(
@@ -151,18 +155,18 @@ async def test_an_answer_in_one_piece_that_is_generated(tmp_path: Path, speech: 
         ("/api/embeddings", {"prompt": "hello"}),
     ],
 )
-async def test_embeddings(tmp_path: Path, path: str, fields: dict[str, Any]) -> None:
-    """They never stream, though Ollama's own API streams unless it is told not to."""
+async def test_heartbeats_of_embeddings(tmp_path: Path, path: str, fields: dict[str, Any]) -> None:
+    """They never stream, though Ollama's own API streams by default."""
     speech = NATIVE if path.startswith("/api") else OPENAI
     body = {"model": EMBEDDER, **fields}
     async with scene_of(tmp_path, Speech(speech.name, path, fields), HELD) as scene:
         fast = await scene.ask(body)
         scene.sim.fault(Fault.slow_headers())
-        async with scene.waiting(body) as one:
-            await begins(one, speech, stream=False)
-            await beats(one, speech, 3, stream=False)
+        async with scene.waiting(body) as client:
+            await assert_head_of_heartbeat(client, speech, stream=False)
+            await beats(client, speech, 3, stream=False)
             scene.sim.release()
-            said = await ends_well(one, speech, stream=False)
+            said = await read_to_the_end(client, speech, stream=False)
         line = (await scene.gateway.finished(2))[1]
 
     vectors = ("data", "embedding", "embeddings")
@@ -173,43 +177,41 @@ async def test_embeddings(tmp_path: Path, path: str, fields: dict[str, Any]) -> 
     assert (line["outcome"], line["streaming"]) == ("ok", False)
 
 
-async def test_a_comment_tells_the_queue_as_it_moves(tmp_path: Path) -> None:
-    """The place and the wait, as they are at each heartbeat."""
+async def test_comment_tells_the_current_queue_position(tmp_path: Path) -> None:
+    """Position and wait, as they are at each heartbeat."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         measured(scene.gateway, 30.0)
         async with scene.occupied() as (first, hold):
-            async with calling(scene) as ahead, calling(scene, stream=True, seed=1) as one:
+            async with calling(scene) as ahead, calling(scene, stream=True, seed=1) as client:
                 await ahead.head()
-                await one.head()
-                await beats(one, OPENAI, stream=True, note=QUEUED + b"2, about ")
+                await client.head()
+                await beats(client, OPENAI, stream=True, note=QUEUED + b"2, about ")
                 ahead.writer.close()
-                while not (chunk := await one.chunk()).startswith(QUEUED + b"1"):
+                while not (chunk := await client.chunk()).startswith(QUEUED + b"1"):
                     assert chunk.startswith(QUEUED + b"2, about ")
-                await beats(one, OPENAI, stream=True, note=QUEUED + b"1, about ")
+                await beats(client, OPENAI, stream=True, note=QUEUED + b"1, about ")
                 hold.end()
-                await ends_well(one, OPENAI, stream=True)
+                await read_to_the_end(client, OPENAI, stream=True)
             await first.answer()
 
     wait = int(chunk.rpartition(b"about ")[2].removesuffix(b" s\n\n"))
     assert 1 <= wait <= 60
 
 
-# Fast answers.
+# Fast responses.
 
 
 @every_speech
 @streaming_or_not
-async def test_a_fast_answer_is_none_the_wiser(
-    tmp_path: Path, speech: Speech, stream: bool
-) -> None:
-    """No byte more than Ollama sent, its own framing and its own headers."""
+async def test_fast_response_is_unchanged(tmp_path: Path, speech: Speech, stream: bool) -> None:
+    """No byte more than Ollama sent, with Ollama's framing and headers."""
     async with scene_of(tmp_path, speech) as scene:
-        told = await scene.ask(stream=stream)
+        response = await scene.ask(stream=stream)
         (line,) = await scene.gateway.finished()
 
-    reads_well(told.body, speech, stream=stream)
-    assert ("content-length" in told.headers) is not stream
-    assert "server-timing" in told.headers
-    assert told.body[:1] in (b"{", b"d", b"e")
-    assert line["bytes_out"] == len(told.body)
+    assert_valid_in_dialect(response.body, speech, stream=stream)
+    assert ("content-length" in response.headers) is not stream
+    assert "server-timing" in response.headers
+    assert response.body[:1] in (b"{", b"d", b"e")
+    assert line["bytes_out"] == len(response.body)
     assert "heartbeats" not in line

@@ -1,4 +1,4 @@
-"""Bodies that say one thing to us and another to Ollama: it is sent what we read, or nothing."""
+"""Bodies that mean one thing to the gateway and another to Ollama: Ollama gets what was checked."""
 
 import gzip
 import json
@@ -103,7 +103,7 @@ SECOND_READINGS = [
     ),
     *("_debug_render_only", "_DEBUG_render_only", "\\u005fdebug_x", "_debug"),
 ]
-"""Keys that Go's decoder takes for one of its own, by simple folding, raw and escaped."""
+"""Field names that Go's decoder takes for one of its own, by simple folding, raw and escaped."""
 
 
 async def send(gateway: Running, body: bytes, path: str = CHAT, **headers: str) -> Told:
@@ -119,35 +119,35 @@ def calls(sim: Simulator) -> list[str]:
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-async def test_what_is_not_one_clear_object_is_400(
+async def test_body_that_is_not_one_clear_object_is_400(
     gateway: Running, sim: Simulator, what: str
 ) -> None:
-    """However it is broken, it is told as the caller's mistake, and Ollama never sees it."""
-    answer = await send(gateway, UNREADABLE[what])
+    """However it is broken, it is the client's mistake, and Ollama never gets it."""
+    response = await send(gateway, UNREADABLE[what])
 
-    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_request_body")
-    assert len(answer.body) < 1000
+    assert (response.status, response.json()["error"]["code"]) == (400, "invalid_request_body")
+    assert len(response.body) < 1000
     assert calls(sim) == []
 
 
 @pytest.mark.parametrize("key", SECOND_READINGS)
-async def test_a_key_that_has_two_readings_is_400(
+async def test_field_name_with_two_readings_is_400(
     gateway: Running, sim: Simulator, key: str
 ) -> None:
-    """Beside the true key or alone, before it or behind it, on a route of each family."""
+    """Beside the proper name or alone, before or after it, on a route of each dialect."""
     field = f'"{key}":"other"'.encode()
     bodies = (b"{" + field + b"," + GOOD[1:], GOOD[:-1] + b"," + field + b"}")
     for path in (CHAT, "/api/chat", "/v1/messages"):
         for body in bodies:
-            answer = await send(gateway, body, path)
+            response = await send(gateway, body, path)
 
-            assert answer.status == 400
+            assert response.status == 400
     assert calls(sim) == []
 
 
 @pytest.mark.parametrize("field", [b"messages", b"tools", b"options", b"x"])
-async def test_no_depth_of_nesting_is_a_bug_of_ours(gateway: Running, field: bytes) -> None:
-    """Where Python's own limit lies is for nobody to find out by a 500."""
+async def test_deep_nesting_is_no_internal_error(gateway: Running, field: bytes) -> None:
+    """Python's own limit must not show as a 500."""
     seen = set()
     for depth in range(880, 1000):
         body = b"{" + MODEL + b',"' + field + b'":' + b"[" * depth + b"]" * depth + b"}"
@@ -158,23 +158,23 @@ async def test_no_depth_of_nesting_is_a_bug_of_ours(gateway: Running, field: byt
 
 
 @pytest.mark.parametrize("path", INFERENCE)
-async def test_of_duplicates_ollama_is_sent_the_one_that_decided(
+async def test_last_of_duplicate_fields_is_sent(
     gateway: Running, sim: Simulator, path: str
 ) -> None:
-    """Each key once; the last counts, as it does for Ollama."""
+    """Each field once; the last counts, as it does for Ollama."""
     body = b'{"model":"other","stream":true,' + INFERENCE[path] + b',"stream":false,"model":'
     body += b'"llama3.2:1b"}'
 
-    answer = await send(gateway, body, path)
+    response = await send(gateway, body, path)
 
-    assert answer.status in (200, 400, 501), answer.body
+    assert response.status in (200, 400, 501), response.body
     assert last(sim).body.count(b'"model"') == 1
     assert last(sim).body.count(b'"stream"') == 1
     assert {"model": "llama3.2:1b", "stream": False}.items() <= json.loads(last(sim).body).items()
 
 
-async def test_an_escaped_key_is_the_key(gateway: Running, sim: Simulator) -> None:
-    """It is read as what it says and sent on in plain letters."""
+async def test_escaped_field_name_is_sent_unescaped(gateway: Running, sim: Simulator) -> None:
+    """It is read as what it means."""
     body = b'{"mod\\u0065l":"llama3.2:1b","\\u0073tream":false,' + MESSAGES + b"}"
 
     assert (await send(gateway, body)).status == 200
@@ -198,71 +198,71 @@ async def test_an_escaped_key_is_the_key(gateway: Running, sim: Simulator) -> No
         ("unheard-of", bytes),
     ],
 )
-async def test_an_encoded_body_is_415(
+async def test_encoded_body_is_415(
     gateway: Running, sim: Simulator, encoding: str, pack: Any
 ) -> None:
-    """By what the header says, whether or not the bytes are what it says."""
-    answer = await send(gateway, pack(GOOD), **{"Content-Encoding": encoding})
+    """By the header, whether or not the bytes are encoded."""
+    response = await send(gateway, pack(GOOD), **{"Content-Encoding": encoding})
 
-    assert (answer.status, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert (response.status, response.json()["error"]["code"]) == (415, "unsupported_encoding")
     assert calls(sim) == []
 
 
-async def test_an_encoding_hides_behind_no_second_header(gateway: Running) -> None:
-    """A list may come in several lines; all of them count."""
+async def test_every_content_encoding_header_counts(gateway: Running) -> None:
+    """A list may come in several lines."""
     head = request(CHAT, GOOD, headers={**gateway.bearer, "Content-Encoding": "identity"})
-    async with caller(gateway.port) as one:
-        one.send(head.replace(b"\r\n\r\n", b"\r\nContent-Encoding: zstd\r\n\r\n", 1))
+    async with caller(gateway.port) as client:
+        client.send(head.replace(b"\r\n\r\n", b"\r\nContent-Encoding: zstd\r\n\r\n", 1))
 
-        assert (await one.answer()).status == 415
+        assert (await client.answer()).status == 415
 
 
-async def test_identity_is_no_encoding_and_goes_no_further(
+async def test_identity_encoding_is_accepted_and_not_forwarded(
     gateway: Running, sim: Simulator
 ) -> None:
-    """RFC 9110 gives the word to bytes as they are."""
-    answer = await send(gateway, GOOD, **{"Content-Encoding": "identity"})
+    """RFC 9110: bytes as they are."""
+    response = await send(gateway, GOOD, **{"Content-Encoding": "identity"})
 
-    assert answer.status == 200
+    assert response.status == 200
     assert last(sim).header("Content-Encoding") is None
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 async def test_chunks_of_any_size_are_one_body(gateway: Running, sim: Simulator, size: int) -> None:
-    """Extensions and trailers are read over; Ollama gets a length."""
+    """Extensions and trailers are skipped; Ollama gets a length."""
     pieces = [GOOD[at : at + size] for at in range(0, len(GOOD), size)]
     body = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     head = request(CHAT, b"", headers={**gateway.bearer, "Transfer-Encoding": "chunked"})
-    async with caller(gateway.port) as one:
-        one.send(head.replace(b"Content-Length: 0\r\n", b"") + body + b"0\r\nX-Trailer: 1\r\n\r\n")
+    async with caller(gateway.port) as client:
+        client.send(
+            head.replace(b"Content-Length: 0\r\n", b"") + body + b"0\r\nX-Trailer: 1\r\n\r\n"
+        )
 
-        assert (await one.answer()).status == 200
+        assert (await client.answer()).status == 200
     assert last(sim).body == GOOD
     assert last(sim).header("Content-Length") == str(len(GOOD))
     assert last(sim).header("Transfer-Encoding") is None
 
 
-async def test_a_body_shorter_than_it_says_is_never_a_call(
-    gateway: Running, sim: Simulator
-) -> None:
-    """Even where what came is a whole object: the caller has left before he was done."""
-    async with caller(gateway.port) as one:
-        one.send(request(CHAT, GOOD, headers={**gateway.bearer, "Content-Length": "1000"}))
-        one.writer.write_eof()
-        await one.hung_up()
+async def test_body_shorter_than_declared_is_never_sent(gateway: Running, sim: Simulator) -> None:
+    """Even if what came is a complete object: the client left before the end."""
+    async with caller(gateway.port) as client:
+        client.send(request(CHAT, GOOD, headers={**gateway.bearer, "Content-Length": "1000"}))
+        client.writer.write_eof()
+        await client.hung_up()
 
     assert (await gateway.finished())[0]["outcome"] == "client_disconnected"
     assert calls(sim) == []
 
 
-async def test_a_body_longer_than_it_says_is_the_next_request(
+async def test_bytes_after_the_declared_length_are_the_next_request(
     gateway: Running, sim: Simulator
 ) -> None:
-    """What is beyond the length is not read as part of it, and stands for itself: here as 400."""
-    async with caller(gateway.port) as one:
+    """They are not part of the body: here they are a 400 of their own."""
+    async with caller(gateway.port) as client:
         head = {**gateway.bearer, "Content-Length": str(len(GOOD))}
-        one.send(request(CHAT, GOOD + b'{"model":"x"}', headers=head))
-        answers = await one.hung_up()
+        client.send(request(CHAT, GOOD + b'{"model":"x"}', headers=head))
+        responses = await client.hung_up()
 
-    assert answers.count(b" 400 Bad Request\r\n") == 1
+    assert responses.count(b" 400 Bad Request\r\n") == 1
     assert [received.body for received in sim.requests if received.method == "POST"] in ([], [GOOD])

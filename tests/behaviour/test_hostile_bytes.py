@@ -1,4 +1,4 @@
-"""Bytes that are no request: whoever sends them learns nothing, and no log repeats them."""
+"""Bytes that are no HTTP request get a constant response, and no log repeats them."""
 
 import asyncio
 import io
@@ -97,7 +97,7 @@ def buffer() -> io.BytesIO:
 
 @pytest.fixture
 def configured(buffer: io.BytesIO) -> Iterator[None]:
-    """The standard library's loggers as the service has them, at their most talkative."""
+    """The standard library's loggers as the service sets them, at their most verbose level."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     filters = {name: list(logging.getLogger(name).filters) for name in FOREIGN_LOGGERS}
@@ -113,17 +113,17 @@ def filled(data: bytes, gateway: Running) -> bytes:
     return data.replace(b"KEY", gateway.key.encode()).replace(b"LOOK", gateway.discovery.encode())
 
 
-async def told_until_closed(gateway: Running, data: bytes) -> bytes:
-    """All that comes back; whoever does not hang up on nonsense fails the test."""
-    async with caller(gateway.port) as one, asyncio.timeout(PATIENCE):
-        one.send(filled(data, gateway))
-        return await one.hung_up()
+async def read_until_closed(gateway: Running, data: bytes) -> bytes:
+    """All that comes back; a connection that stays open fails the test."""
+    async with caller(gateway.port) as client, asyncio.timeout(PATIENCE):
+        client.send(filled(data, gateway))
+        return await client.hung_up()
 
 
 async def told(gateway: Running, data: bytes) -> Told:
-    async with caller(gateway.port) as one:
-        one.send(filled(data, gateway))
-        return await one.answer()
+    async with caller(gateway.port) as client:
+        client.send(filled(data, gateway))
+        return await client.answer()
 
 
 def assert_no_secret_in(text: str, gateway: Running) -> None:
@@ -135,26 +135,26 @@ def assert_no_secret_in(text: str, gateway: Running) -> None:
 
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("what", NONSENSE)
-async def test_nonsense_is_400_and_leaves_no_secret_anywhere(
+async def test_invalid_http_is_400_and_leaks_no_secret(
     what: str,
     gateway: Running,
     sim: Simulator,
     buffer: io.BytesIO,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One constant answer, one line that says it happened, and the connection is closed."""
+    """A constant response, one log line, and a closed connection."""
     before = len(sim.requests)
 
-    answer = await told_until_closed(gateway, NONSENSE[what])
+    response = await read_until_closed(gateway, NONSENSE[what])
 
-    assert answer.split(b"\r\n")[0].split()[1] == b"400"
-    assert answer.count(b"HTTP/") - answer.count(b"HTTP/1.1. Check the client") == 1
+    assert response.split(b"\r\n")[0].split()[1] == b"400"
+    assert response.count(b"HTTP/") - response.count(b"HTTP/1.1. Check the client") == 1
     assert {"outcome": "bad_request", "status": 400}.items() <= (await gateway.finished())[
         0
     ].items()
     assert [r.path for r in list(sim.requests)[before:] if r.method == "POST"] == []
     for text in (
-        answer.decode("latin-1"),
+        response.decode("latin-1"),
         gateway.output.getvalue().decode(),
         buffer.getvalue().decode(),
         caplog.text,
@@ -164,23 +164,23 @@ async def test_nonsense_is_400_and_leaves_no_secret_anywhere(
 
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("what", ODD)
-async def test_an_odd_request_is_refused_and_leaves_no_secret_anywhere(
+async def test_odd_request_is_rejected_and_leaks_no_secret(
     what: str,
     gateway: Running,
     sim: Simulator,
     buffer: io.BytesIO,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What can be read as HTTP is answered in our words, none of which are the caller's."""
+    """What can be read as HTTP gets our text, with nothing of the client's."""
     before = len(sim.requests)
     status, data = ODD[what]
 
-    answer = await told(gateway, data)
+    response = await told(gateway, data)
 
-    assert answer.status == status
+    assert response.status == status
     assert [r.path for r in list(sim.requests)[before:] if r.method == "POST"] == []
     for text in (
-        f"{answer.headers}{answer.body.decode()}",
+        f"{response.headers}{response.body.decode()}",
         gateway.output.getvalue().decode(),
         buffer.getvalue().decode(),
         caplog.text,
@@ -188,39 +188,37 @@ async def test_an_odd_request_is_refused_and_leaves_no_secret_anywhere(
         assert_no_secret_in(text, gateway)
 
 
-async def test_nonsense_behind_a_request_is_not_a_second_request(gateway: Running) -> None:
-    """At most the first is answered, then comes a 400, and nothing more is read from there."""
+async def test_invalid_bytes_after_a_request_are_no_second_request(gateway: Running) -> None:
+    """At most the first is served, then comes a 400, and nothing more is read."""
     first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
-    answer = await told_until_closed(gateway, first + b"\x00\r\n\r\n" + first)
+    response = await read_until_closed(gateway, first + b"\x00\r\n\r\n" + first)
 
-    assert answer.count(b" 200 OK\r\n") <= 1
-    assert answer.count(b" 400 Bad Request\r\n") == 1
+    assert response.count(b" 200 OK\r\n") <= 1
+    assert response.count(b" 400 Bad Request\r\n") == 1
 
 
-async def test_a_body_that_breaks_off_its_framing_is_never_a_call(
-    gateway: Running, sim: Simulator
-) -> None:
-    """A chunk that is none, after a good one: no part of the body reaches Ollama."""
+async def test_body_with_broken_chunks_is_never_sent(gateway: Running, sim: Simulator) -> None:
+    """After a valid chunk too: no part of the body reaches Ollama."""
     head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with caller(gateway.port) as one:
-        one.send(filled(head + CHUNKED.removesuffix(b"0\r\n\r\n"), gateway))
+    async with caller(gateway.port) as client:
+        client.send(filled(head + CHUNKED.removesuffix(b"0\r\n\r\n"), gateway))
         while not gateway.gateway.handler.active_requests():  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
-        one.send(b"KEY\r\n")
-        one.writer.write_eof()
-        answer = await one.hung_up()
+        client.send(b"KEY\r\n")
+        client.writer.write_eof()
+        response = await client.hung_up()
 
-    assert b" 200 OK" not in answer
+    assert b" 200 OK" not in response
     assert sim.stats.generations_started == 0
 
 
-async def test_declining_an_upgrade_leaves_http_as_it_was(gateway: Running) -> None:
-    """What follows a refused upgrade is a request like any other, with its own credentials."""
+async def test_request_after_a_declined_upgrade_is_served(gateway: Running) -> None:
+    """It is a request like any other, with its own credentials."""
     upgrade = GET + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    async with caller(gateway.port) as one:
-        one.send(filled(upgrade, gateway) + b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
-        first, second = await one.answer(), await one.answer()
+    async with caller(gateway.port) as client:
+        client.send(filled(upgrade, gateway) + b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
+        first, second = await client.answer(), await client.answer()
 
     assert (first.status, second.status) == (200, 401)
     assert "upgrade" not in first.headers

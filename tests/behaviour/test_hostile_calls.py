@@ -1,4 +1,4 @@
-"""What a key may not ask of the host, in every spelling: tuning, the cloud, and other models."""
+"""What a key may not request of the host, in every spelling: tuning, the cloud, other models."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import SimulatedModel, Simulator
 from tests.behaviour.wire import Told, ask
 from tests.harness import Running, running
@@ -77,59 +77,57 @@ def with_tool(tool: bytes) -> bytes:
 async def test_no_tool_makes_ollama_search_the_web(
     gateway: Running, sim: Simulator, path: str, tool: bytes
 ) -> None:
-    """Whatever letters it is written in, and wherever in the list it stands."""
+    """In any spelling and anywhere in the list."""
     for tools in (tool, b"null," + tool, b'{"type":"function"},' + tool):
-        answer = await send(gateway, path, with_tool(tools))
+        response = await send(gateway, path, with_tool(tools))
 
-        assert answer.status == 403
-        assert b"web_search" in answer.body
+        assert response.status == 403
+        assert b"web_search" in response.body
     assert calls(sim) == []
 
 
 @pytest.mark.parametrize("tool", UNCLEAR_TOOLS)
-async def test_a_tool_that_ollama_would_repair_and_then_read_is_400(
+async def test_tool_with_invalid_utf_8_is_400(
     gateway: Running, sim: Simulator, tool: bytes
 ) -> None:
-    """Go puts a sign of its own for what is not UTF-8; the rest would still say `web_search`."""
+    """Go replaces invalid bytes; the rest would still read `web_search`."""
     assert (await send(gateway, "/v1/messages", with_tool(tool))).status == 400
     assert calls(sim) == []
 
 
-async def test_a_null_behind_the_type_does_not_bring_it_back(
-    gateway: Running, sim: Simulator
-) -> None:
-    """To Go a null changes nothing, so of a repeated key only the last is sent on."""
-    answer = await send(gateway, "/v1/messages", with_tool(b'{"type":"web_search","type":null}'))
+async def test_null_after_a_tool_type_does_not_restore_it(gateway: Running, sim: Simulator) -> None:
+    """Go ignores a null, so only the last of repeated fields is sent."""
+    response = await send(gateway, "/v1/messages", with_tool(b'{"type":"web_search","type":null}'))
 
-    assert answer.status == 200
+    assert response.status == 200
     assert b"web_search" not in sim.requests[-1].body
     assert sent(sim)["tools"] == [{"type": None}]
 
 
-async def test_good_tools_pass_as_they_came(gateway: Running, sim: Simulator) -> None:
+async def test_allowed_tools_are_unchanged(gateway: Running, sim: Simulator) -> None:
     """Every field of every tool, in its order, unknown ones included."""
     tool = b'{"type":"function","function":{"name":"web_search","x":[1e2,"\\u00e4"]},"y":null}'
-    answer = await send(gateway, "/v1/chat/completions", with_tool(tool))
+    response = await send(gateway, "/v1/chat/completions", with_tool(tool))
 
-    assert answer.status == 200
+    assert response.status == 200
     assert b'"tools":[' + tool + b"]" in sim.requests[-1].body
 
 
-async def test_tuning_is_dropped_in_every_spelling_and_named_once(
+async def test_tuning_fields_are_dropped_in_every_spelling(
     gateway: Running, sim: Simulator
 ) -> None:
-    """What is left of the options goes on; the header does not grow with the spellings."""
+    """The other options stay; the header names each field once."""
     body = (
         b'{"model":"llama3.2:1b","prompt":"hi","stream":false,"keep_alive":-1,"options":{"seed":1,'
         b'"num_ctx":1,"num_ctx":2,"NUM_CTX":3,"num\\u005fgpu":4,"Num_Batch":5,"main_gpu":6,'
         b'"u\\u017fe_mmap":true,"num_thread":8,"temperature":0.5}}'
     )
-    answer = await send(gateway, "/api/generate", body)
+    response = await send(gateway, "/api/generate", body)
 
-    assert answer.status == 200
+    assert response.status == 200
     assert sent(sim)["options"] == {"seed": 1, "temperature": 0.5}
     assert "keep_alive" not in sent(sim)
-    assert answer.headers["x-gateway-dropped"] == (
+    assert response.headers["x-gateway-dropped"] == (
         "keep_alive, options.num_ctx, options.num_gpu, options.num_batch, options.main_gpu, "
         "options.use_mmap, options.num_thread"
     )
@@ -144,21 +142,21 @@ async def test_tuning_is_dropped_in_every_spelling_and_named_once(
         ("/api/embeddings", "prompt"),
     ],
 )
-async def test_a_call_without_a_prompt_is_403(
+async def test_request_without_a_prompt_is_403(
     gateway: Running, sim: Simulator, path: str, field: str
 ) -> None:
-    """It would load or unload the model and nothing else; so is every way to say nothing."""
+    """It would only load or unload the model; every way to write it counts."""
     nothings = (b"", b',"%s":""', b',"%s":null', b',"%s":[]', b',"%s":  [ \n\t ]', b',"%s": \r ""')
     for nothing in nothings:
         given = nothing.replace(b"%s", field.encode())
         body = b'{"model":"llama3.2:1b","keep_alive":0' + given + b"}"
-        answer = await send(gateway, path, body)
+        response = await send(gateway, path, body)
 
-        assert (answer.status, "loads" in answer.json()["error"]) == (403, True)
+        assert (response.status, "loads" in response.json()["error"]) == (403, True)
     assert calls(sim) == []
 
 
-async def test_debug_fields_are_400_even_for_a_key_that_may_tune(
+async def test_debug_fields_are_400_even_with_tuning_allowed(
     gateway: Running, sim: Simulator
 ) -> None:
     """They return the owner's rendered template."""
@@ -171,20 +169,20 @@ async def test_debug_fields_are_400_even_for_a_key_that_may_tune(
 
 
 @pytest.mark.parametrize("name", CLOUD_NAMES)
-async def test_a_cloud_name_is_403_in_every_spelling(
+async def test_cloud_model_name_is_403_in_every_spelling(
     gateway: Running, sim: Simulator, name: str
 ) -> None:
-    """On a route of each family, pulled or not; nothing of it goes to Ollama."""
+    """On a route of each dialect, pulled or not; nothing goes to Ollama."""
     for path in ("/v1/chat/completions", "/api/chat", "/v1/messages", "/v1/responses"):
-        answer = await send(gateway, path, {"model": name, "messages": SAY, "input": "hi"})
+        response = await send(gateway, path, {"model": name, "messages": SAY, "input": "hi"})
 
-        assert answer.status == 403
-        assert b"ollama.com" in answer.body
+        assert response.status == 403
+        assert b"ollama.com" in response.body
     assert calls(sim) == []
 
 
-async def test_a_model_that_runs_elsewhere_is_403_whatever_its_name(tmp_path: Path) -> None:
-    """What counts is its entry in the list: `remote_host` or `remote_model`."""
+async def test_remote_model_is_403_whatever_its_name(tmp_path: Path) -> None:
+    """Its entry in the list counts: `remote_host` or `remote_model`."""
     elsewhere = [
         SimulatedModel("innocent:1b", "1B", 300, remote_host="https://ollama.com:443"),
         SimulatedModel("harmless:1b", "1B", 300, extra={"remote_model": "gpt-oss:120b"}),
@@ -194,9 +192,9 @@ async def test_a_model_that_runs_elsewhere_is_403_whatever_its_name(tmp_path: Pa
         running(sim.url, tmp_path) as gateway,
     ):
         for name in ("innocent:1b", "INNOCENT:1b", "library/harmless:1b"):
-            answer = await send(gateway, "/api/chat", {"model": name, "messages": SAY})
+            response = await send(gateway, "/api/chat", {"model": name, "messages": SAY})
 
-            assert (answer.status, "ollama.com" in answer.json()["error"]) == (403, True)
+            assert (response.status, "ollama.com" in response.json()["error"]) == (403, True)
         assert calls(sim) == []
 
 
@@ -228,14 +226,14 @@ async def test_a_model_that_runs_elsewhere_is_403_whatever_its_name(tmp_path: Pa
         *("evil.example/library/llama3.2:1b", "evil/llama3.2:1b", "localhost:1/a/llama3.2:1b"),
     ],
 )
-async def test_no_spelling_reaches_a_model_that_the_key_may_not_use(
+async def test_no_spelling_reaches_a_forbidden_model(
     gateway: Running, sim: Simulator, name: str
 ) -> None:
-    """403, or 404 where it is the name of nothing; Ollama is not even asked to run it."""
+    """403, or 404 if there is no such model; nothing goes to Ollama."""
     narrow = gateway.new_key("narrow", models=("llama3.2:*",))
-    answer = await send(gateway, "/api/chat", {"model": name, "messages": SAY}, narrow)
+    response = await send(gateway, "/api/chat", {"model": name, "messages": SAY}, narrow)
 
-    assert answer.status in (403, 404)
+    assert response.status in (403, 404)
     assert calls(sim) == []
 
 
@@ -249,14 +247,14 @@ async def test_no_spelling_reaches_a_model_that_the_key_may_not_use(
         ("Registry.Ollama.AI/Library/llama3.2:1b", LOCAL),
     ],
 )
-async def test_what_ollama_is_asked_to_run_is_what_was_allowed(
+async def test_ollama_gets_the_name_that_was_checked(
     gateway: Running, sim: Simulator, name: str, goes: str
 ) -> None:
-    """A spelling that says more than another case is replaced by the name of the list."""
+    """A spelling that differs in more than case is replaced by the listed name."""
     narrow = gateway.new_key("narrow", models=("llama3.2:1b",), scopes=frozenset({Scope.INFERENCE}))
-    answer = await send(
+    response = await send(
         gateway, "/api/chat", {"model": name, "messages": SAY, "stream": False}, narrow
     )
 
-    assert answer.status == 200
+    assert response.status == 200
     assert sent(sim)["model"] == goes

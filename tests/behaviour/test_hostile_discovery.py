@@ -1,4 +1,4 @@
-"""What a discovery key, which stands in an address, can find out about the host: nothing."""
+"""What a discovery key, which may be part of a URL, can find out about the host: nothing."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import SimulatedModel, Simulator
 from tests.behaviour.wire import Told, ask
 from tests.harness import Running, running
@@ -40,14 +40,14 @@ def keys_of(value: Any) -> Iterator[str]:
 
 
 async def everything(gateway: Running, key: str) -> dict[str, Told]:
-    """Every page of discovery, in every way that it can be asked for."""
-    told = {}
+    """Every discovery route, in every way that it can be requested."""
+    response = {}
     for path in ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/mine:1b"):
-        told[path] = await ask(gateway.port, f"/k/{key}{path}")
+        response[path] = await ask(gateway.port, f"/k/{key}{path}")
     for verbose, name in itertools.product((False, True, None, 1, "yes"), ("name", "model")):
         body = {name: "mine:1b", "verbose": verbose, "system": "x", "template": "y"}
-        told[f"show {name} {verbose}"] = await ask(gateway.port, f"/k/{key}/api/show", body)
-    return told
+        response[f"show {name} {verbose}"] = await ask(gateway.port, f"/k/{key}/api/show", body)
+    return response
 
 
 async def load(gateway: Running, model: str) -> None:
@@ -55,37 +55,37 @@ async def load(gateway: Running, model: str) -> None:
     assert (await ask(gateway.port, "/api/chat", chat, headers=gateway.bearer)).status == 200
 
 
-async def test_no_answer_of_discovery_tells_about_the_host(tmp_path: Path) -> None:
-    """No path, no text of the owner's, at any depth, on any route, verbose or not."""
+async def test_discovery_says_nothing_about_the_host(tmp_path: Path) -> None:
+    """No path and no text of the owner's, at any depth, on any route, verbose or not."""
     async with (
         Simulator([MINE, OTHER], time_scale=0) as sim,
         running(sim.url, tmp_path) as gateway,
     ):
         await load(gateway, "mine:1b")
-        for page, answer in (await everything(gateway, gateway.discovery)).items():
-            text = answer.body.decode()
+        for page, response in (await everything(gateway, gateway.discovery)).items():
+            text = response.body.decode()
 
-            assert answer.status == 200, page
+            assert response.status == 200, page
             assert not [each for each in TELLING if each in text], page
             if page != "/":
                 assert not HIDDEN & set(keys_of(json.loads(text))), page
 
 
-async def test_what_is_not_about_the_host_is_all_there(tmp_path: Path) -> None:
-    """Fields of a later Ollama pass, beside what was taken out of them."""
+async def test_other_fields_are_unchanged(tmp_path: Path) -> None:
+    """Fields of a later Ollama pass, beside what was removed."""
     async with (
         Simulator([MINE], time_scale=0) as sim,
         running(sim.url, tmp_path) as gateway,
     ):
-        answer = await ask(gateway.port, f"/k/{gateway.discovery}/api/tags")
+        response = await ask(gateway.port, f"/k/{gateway.discovery}/api/tags")
         show = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "mine:1b"})
 
-    assert answer.json()["models"][0]["deeper"] == {"details": [{"kept": 1}]}
+    assert response.json()["models"][0]["deeper"] == {"details": [{"kept": 1}]}
     assert {"details", "model_info", "capabilities", "modified_at"} <= set(show.json())
 
 
-async def test_full_mode_shows_all_of_it_to_those_who_may_use_the_model(tmp_path: Path) -> None:
-    """The owner's own choice; the filter by key stands all the same."""
+async def test_full_mode_shows_everything_about_allowed_models(tmp_path: Path) -> None:
+    """The owner's choice; the filter by key still applies."""
     async with (
         Simulator([MINE, OTHER], time_scale=0) as sim,
         running(sim.url, tmp_path, catalog={"show": "full"}) as gateway,
@@ -99,8 +99,8 @@ async def test_full_mode_shows_all_of_it_to_those_who_may_use_the_model(tmp_path
     assert SYSTEM not in hidden.body.decode()
 
 
-async def test_a_key_sees_only_the_models_that_it_may_use(tmp_path: Path) -> None:
-    """In every list, loaded or not, fresh or cached, after others have seen all of it."""
+async def test_key_sees_only_the_models_that_it_may_use(tmp_path: Path) -> None:
+    """In every list, loaded or not, fresh or cached, after other keys have seen all of it."""
     async with (
         Simulator([MINE, OTHER], time_scale=0) as sim,
         running(sim.url, tmp_path) as gateway,
@@ -120,10 +120,8 @@ async def test_a_key_sees_only_the_models_that_it_may_use(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["hidden:7b", "HIDDEN:7B", "library/hidden:7b"])
-async def test_a_model_that_a_key_may_not_use_is_403_and_not_described(
-    tmp_path: Path, name: str
-) -> None:
-    """By `show` and by its own address; nor is it named among the ones to choose from."""
+async def test_forbidden_model_is_403_and_not_described(tmp_path: Path, name: str) -> None:
+    """By `show` and by its path; it is not named among the alternatives either."""
     async with (
         Simulator([MINE, OTHER], time_scale=0) as sim,
         running(sim.url, tmp_path) as gateway,
@@ -140,16 +138,14 @@ async def test_a_model_that_a_key_may_not_use_is_403_and_not_described(
         assert "/api/show" not in [r.path for r in sim.requests][len(before) :]
 
 
-async def test_ollamas_own_words_about_a_failure_do_not_pass(
-    gateway: Running, sim: Simulator
-) -> None:
+async def test_message_of_a_failed_show_is_not_passed_on(gateway: Running, sim: Simulator) -> None:
     """A 500 of `show` names files of the host."""
     from gateway.simulator import Fault  # noqa: PLC0415
 
     words = json.dumps({"error": f"open {OWNER}: permission denied"}).encode()
     sim.fault(Fault.status(500, words), path="/api/show")
 
-    answer = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "llama3.2:1b"})
+    response = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "llama3.2:1b"})
 
-    assert answer.status == 502
-    assert OWNER not in answer.body.decode()
+    assert response.status == 502
+    assert OWNER not in response.body.decode()

@@ -1,4 +1,4 @@
-"""Headers, both ways: a short list goes up, and nothing of one hop comes down to the next."""
+"""Headers in both directions: a short list goes up, nothing of one hop comes down."""
 
 import asyncio
 from pathlib import Path
@@ -48,35 +48,37 @@ NASTY = {
 }
 
 
-async def test_of_the_callers_head_nothing_goes_up(gateway: Running, sim: Simulator) -> None:
-    """Not one header, not one value; `Host` is Ollama's own address and the id is ours."""
+async def test_no_header_of_the_client_goes_to_ollama(gateway: Running, sim: Simulator) -> None:
+    """No header, no value; `Host` is Ollama's own address and the id is ours."""
     for path in ("/v1/chat/completions", "/api/chat"):
-        answer = await ask(gateway.port, path, CHAT, headers={**gateway.bearer, **NASTY})
+        response = await ask(gateway.port, path, CHAT, headers={**gateway.bearer, **NASTY})
         got = sim.requests[-1]
 
-        assert answer.status == 200
+        assert response.status == 200
         assert {name.lower() for name, _ in got.headers} <= GOES_UP
         assert len(got.headers) == len({name.lower() for name, _ in got.headers})
         assert got.header("host") == sim.url.removeprefix("http://")
-        assert got.header("x-request-id") == answer.headers["x-request-id"]
+        assert got.header("x-request-id") == response.headers["x-request-id"]
         values = " ".join(value for _, value in got.headers)
         assert not any(value in values for value in NASTY.values() if len(value) > 5)
         assert gateway.key not in values
 
 
-async def test_discovery_takes_nothing_up_either(gateway: Running, sim: Simulator) -> None:
+async def test_discovery_sends_no_header_of_the_client_either(
+    gateway: Running, sim: Simulator
+) -> None:
     """Of `show` only the model's name and `verbose` go to Ollama."""
     body = {"name": "llama3.2:1b", "verbose": False, "system": "x", "options": {"num_ctx": 1}}
-    answer = await ask(gateway.port, "/api/show", body, headers={**gateway.bearer, **NASTY})
+    response = await ask(gateway.port, "/api/show", body, headers={**gateway.bearer, **NASTY})
     got = sim.requests[-1]
 
-    assert answer.status == 200
+    assert response.status == 200
     assert got.body == b'{"model": "llama3.2:1b"}'
     assert {name.lower() for name, _ in got.headers} <= GOES_UP
 
 
-async def test_nothing_of_ollamas_hop_comes_down(tmp_path: Path) -> None:
-    """Hop-by-hop headers, those that `Connection` names, and all that is ours to say."""
+async def test_hop_by_hop_headers_are_removed(tmp_path: Path) -> None:
+    """Also those that `Connection` names, and those that the gateway sets itself."""
     headers = (
         *("Connection: X-Of-This-Hop, keep-alive", "X-Of-This-Hop: 1", "Keep-Alive: timeout=1"),
         *(
@@ -93,17 +95,17 @@ async def test_nothing_of_ollamas_hop_comes_down(tmp_path: Path) -> None:
         raw_ollama(whole(DONE, *headers)) as ollama,
         running(ollama.url, tmp_path) as gateway,
     ):
-        answer = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        response = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
 
-    assert answer.body == DONE
-    assert answer.headers["x-kept"] == "1"
-    assert "theirs" not in "".join(answer.headers.values())
-    assert set(answer.headers) <= {
+    assert response.body == DONE
+    assert response.headers["x-kept"] == "1"
+    assert "theirs" not in "".join(response.headers.values())
+    assert set(response.headers) <= {
         *("content-type", "content-length", "x-kept", "x-request-id", "server-timing"),
         *("server", "date"),
     }
-    assert answer.headers["server"] == "ollama-gateway"
-    assert "1970" not in answer.headers["date"]
+    assert response.headers["server"] == "ollama-gateway"
+    assert "1970" not in response.headers["date"]
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -131,20 +133,18 @@ INJECTIONS = {
 
 
 @pytest.mark.parametrize("what", INJECTIONS)
-async def test_an_answer_that_is_broken_http_is_502_and_nothing_of_it_comes_down(
-    what: str, tmp_path: Path
-) -> None:
-    """The caller's connection stays usable, and no half of it is taken for the next answer."""
+async def test_invalid_http_from_ollama_is_502(what: str, tmp_path: Path) -> None:
+    """Nothing of it reaches the client, whose connection stays usable."""
     timeouts = {"first_byte_timeout": 1.0, "total_timeout": 1.0, "idle_timeout": 1.0}
     async with (
         raw_ollama(INJECTIONS[what], whole(), close_after=True) as ollama,
         running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
-        caller(gateway.port) as one,
+        caller(gateway.port) as client,
     ):
-        one.send(request("/api/chat", CHAT, headers=gateway.bearer))
-        broken = await one.answer()
-        one.send(request("/api/chat", CHAT, headers=gateway.bearer))
-        good = await one.answer()
+        client.send(request("/api/chat", CHAT, headers=gateway.bearer))
+        broken = await client.answer()
+        client.send(request("/api/chat", CHAT, headers=gateway.bearer))
+        good = await client.answer()
 
     assert broken.status == 502
     assert "error" in broken.json()
@@ -153,43 +153,43 @@ async def test_an_answer_that_is_broken_http_is_502_and_nothing_of_it_comes_down
 
 
 @pytest.mark.parametrize("status", [b"000", b"099", b"600", b"999"])
-async def test_a_status_that_is_none_is_502(tmp_path: Path, status: bytes) -> None:
-    """And the place is free again: a number that is no status is broken HTTP."""
+async def test_invalid_status_from_ollama_is_502(tmp_path: Path, status: bytes) -> None:
+    """And the slot is free again."""
     timeouts = {"first_byte_timeout": 0.2, "total_timeout": 0.2, "idle_timeout": 0.2}
     async with (
         raw_ollama(b"HTTP/1.1 " + status + b" OK\r\n" + TWO) as ollama,
         running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
-        caller(gateway.port) as one,
+        caller(gateway.port) as client,
         asyncio.timeout(0.5),
     ):
-        one.send(request("/api/chat", CHAT, headers=gateway.bearer))
+        client.send(request("/api/chat", CHAT, headers=gateway.bearer))
 
-        assert (await one.answer()).status == 502
+        assert (await client.answer()).status == 502
 
 
-async def test_an_answer_without_a_length_is_never_half_a_whole_one(tmp_path: Path) -> None:
-    """Ollama frames whatever it says; where only the close tells the end, nothing proves it."""
+async def test_response_without_framing_is_never_presented_as_complete(tmp_path: Path) -> None:
+    """Ollama always frames; where only closing marks the end, nothing proves it."""
     half = OK + b"Content-Type: application/json\r\n\r\n" + DONE[:30]
     async with (
         raw_ollama(half, close_after=True) as ollama,
         running(ollama.url, tmp_path) as gateway,
     ):
-        answer = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        response = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
 
-    assert answer.status == 502
+    assert response.status == 502
 
 
 @pytest.mark.parametrize("kind", [b"text/plain", b"Text/Event-Stream", b"application/x-ndjson"])
-async def test_a_stream_by_another_name_is_not_whole_without_its_final_event(
+async def test_stream_with_another_content_type_is_not_complete_without_its_final_event(
     tmp_path: Path, kind: bytes
 ) -> None:
-    """Who asked for a stream and gets 200 is told when its final event never came."""
+    """A client that requested a stream learns that the final event never came."""
     stream = OK + b"Content-Type: " + kind + b"\r\n" + CHUNKS + b"8\r\ndata: {}\r\n0\r\n\r\n"
     async with raw_ollama(stream) as ollama, running(ollama.url, tmp_path) as gateway:
         asked = {**CHAT, "stream": True}
-        answer = await ask(gateway.port, "/v1/chat/completions", asked, headers=gateway.bearer)
+        response = await ask(gateway.port, "/v1/chat/completions", asked, headers=gateway.bearer)
 
-    assert answer.status == 502 or not answer.whole
+    assert response.status == 502 or not response.whole
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ async def test_a_stream_by_another_name_is_not_whole_without_its_final_event(
         b"garbage",
     ],
 )
-async def test_what_ollama_sends_behind_an_answer_poisons_no_other(
+async def test_bytes_after_a_response_of_ollama_affect_no_other_response(
     behind: bytes, tmp_path: Path
 ) -> None:
-    """Bytes that nobody asked for end the connection: the next call gets its own answer."""
+    """They end the connection to Ollama: the next request gets its own response."""
     async with (
         raw_ollama(whole() + behind, whole()) as ollama,
         running(ollama.url, tmp_path) as gateway,

@@ -1,4 +1,4 @@
-"""Credentials: which count, where they may stand, and what a wrong one costs whom."""
+"""Credentials: which count, where they may stand, and what a wrong one costs."""
 
 import base64
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import Simulator
 from tests.behaviour.wire import Told, ask, caller, request
 from tests.harness import Running, running
@@ -23,8 +23,8 @@ def basic(name: str, secret: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
 
 
-def filled(value: str, key: str) -> str:
-    """``value`` with the key for ``KEY``, inside of what Basic encodes as well."""
+def with_key(value: str, key: str) -> str:
+    """``value`` with the key for ``KEY``, also inside of what Basic encodes."""
     with contextlib.suppress(ValueError):
         text = base64.b64decode(value.removeprefix("Basic "), validate=True)
         if b"KEY" in text:
@@ -42,7 +42,7 @@ async def infer(gateway: Running, path: str = PATH, **headers: str) -> Told:
     )
 
 
-async def test_every_way_to_present_a_key_opens_the_same_door(gateway: Running) -> None:
+async def test_every_way_to_present_a_key_is_equal(gateway: Running) -> None:
     """Bearer, `x-api-key`, Basic with the key's name; schemes and header names in any case."""
     ways: list[dict[str, str]] = [
         {"Authorization": f"Bearer {gateway.key}"},
@@ -93,48 +93,46 @@ async def test_every_way_to_present_a_key_opens_the_same_door(gateway: Running) 
         {"Authorization": "Bearer ollama"},
     ],
 )
-async def test_anything_else_is_401(
+async def test_any_other_credential_is_401(
     gateway: Running, sim: Simulator, headers: dict[str, str]
 ) -> None:
-    """With a challenge and advice; one bad credential is not made good by another."""
-    sent = {name: filled(value, gateway.key) for name, value in headers.items()}
+    """With a challenge and advice; another valid credential does not help."""
+    sent = {name: with_key(value, gateway.key) for name, value in headers.items()}
 
-    answer = await ask(gateway.port, PATH, CHAT, headers=sent)
+    response = await ask(gateway.port, PATH, CHAT, headers=sent)
 
-    assert answer.status == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert "www-authenticate" in answer.headers
-    assert gateway.key not in answer.body.decode()
+    assert response.status == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert "www-authenticate" in response.headers
+    assert gateway.key not in response.body.decode()
     assert calls(sim) == []
 
 
 @pytest.mark.parametrize(
     "path", [f"{PATH}?key=KEY", f"{PATH}?access_token=KEY", f"{PATH}?api_key=KEY&token=KEY"]
 )
-async def test_a_key_in_the_query_is_none(gateway: Running, path: str) -> None:
-    """Queries stand in everybody's logs, and not in ours."""
-    answer = await ask(gateway.port, path.replace("KEY", gateway.key), CHAT)
+async def test_key_in_the_query_does_not_count(gateway: Running, path: str) -> None:
+    """Queries are in the logs of proxies, and not in ours."""
+    response = await ask(gateway.port, path.replace("KEY", gateway.key), CHAT)
 
-    assert answer.status == 401
+    assert response.status == 401
     assert gateway.key not in gateway.output.getvalue().decode()
 
 
-async def test_a_key_that_may_more_than_look_is_refused_in_the_path(
-    gateway: Running, sim: Simulator
-) -> None:
-    """It counts as exposed, on every route, and the answer says what to do with it."""
+async def test_inference_key_in_the_path_is_rejected(gateway: Running, sim: Simulator) -> None:
+    """It counts as exposed, on every route, and the response says what to do."""
     admin = gateway.new_key("boss", scopes=frozenset({Scope.DISCOVERY, Scope.ADMIN}))
     for key in (gateway.key, admin):
         for path, body in (("/api/tags", None), ("/api/show", {"name": "x"}), (PATH, CHAT)):
-            answer = await ask(gateway.port, f"/k/{key}{path}", body)
+            response = await ask(gateway.port, f"/k/{key}{path}", body)
 
-            assert answer.status == 401
-            assert b"keys rotate" in answer.body
-            assert key.encode() not in answer.body
+            assert response.status == 401
+            assert b"keys rotate" in response.body
+            assert key.encode() not in response.body
     assert calls(sim) == []
 
 
-async def test_a_discovery_key_looks_and_does_not_infer(gateway: Running, sim: Simulator) -> None:
+async def test_discovery_key_does_not_allow_inference(gateway: Running, sim: Simulator) -> None:
     """Neither in the path nor in a header."""
     look = gateway.discovery
     assert (await ask(gateway.port, f"/k/{look}/api/tags")).status == 200
@@ -144,10 +142,10 @@ async def test_a_discovery_key_looks_and_does_not_infer(gateway: Running, sim: S
     assert calls(sim) == []
 
 
-async def test_of_path_and_header_both_must_be_good_and_the_header_decides(
+async def test_path_and_header_must_both_be_valid_and_the_header_decides(
     gateway: Running, sim: Simulator
 ) -> None:
-    """A bad header next to a good path is 401, and so is the reverse."""
+    """A wrong header next to a valid path is 401, and the other way round."""
     good, bad = {"Authorization": f"Bearer {gateway.key}"}, {"Authorization": f"Bearer {WRONG}"}
     look = f"/k/{gateway.discovery}"
 
@@ -158,37 +156,41 @@ async def test_of_path_and_header_both_must_be_good_and_the_header_decides(
     assert calls(sim) == [PATH]
 
 
-async def test_two_headers_of_a_kind_are_one_too_many(gateway: Running, sim: Simulator) -> None:
-    """Which of them counts is not for a proxy before us to choose, nor for us."""
+async def test_two_credential_headers_of_a_kind_are_rejected(
+    gateway: Running, sim: Simulator
+) -> None:
+    """Neither a proxy nor the gateway may choose between them."""
     for name in ("Authorization", "x-api-key"):
         value = gateway.key if name == "x-api-key" else f"Bearer {gateway.key}"
         data = request(PATH, CHAT, headers={name: value})
-        async with caller(gateway.port) as one:
-            one.send(data.replace(b"\r\n\r\n", f"\r\n{name}: {value}\r\n\r\n".encode(), 1))
+        async with caller(gateway.port) as client:
+            client.send(data.replace(b"\r\n\r\n", f"\r\n{name}: {value}\r\n\r\n".encode(), 1))
 
-            assert (await one.answer()).status == 401
+            assert (await client.answer()).status == 401
     assert calls(sim) == []
 
 
-async def test_failures_never_cost_a_valid_key_anything(tmp_path: Path, sim: Simulator) -> None:
+async def test_failures_do_not_affect_a_valid_key(tmp_path: Path, sim: Simulator) -> None:
     """From the same address, on the same connection, in between."""
     async with running(sim.url, tmp_path, limits={"failures_per_minute": 3}) as gateway:
         wrong = request("/api/tags", headers={"Authorization": f"Bearer {WRONG}"})
         right = request("/api/version", headers=gateway.bearer)
         path = request(f"/k/{gateway.discovery}/api/version")
         statuses: list[int] = []
-        async with caller(gateway.port) as one:
+        async with caller(gateway.port) as client:
             for _ in range(10):
                 for data in (wrong, right, path):
-                    one.send(data)
-                    statuses.append((await one.answer()).status)
+                    client.send(data)
+                    statuses.append((await client.answer()).status)
 
     assert statuses[::3] == [401] * 3 + [429] * 7
     assert set(statuses[1::3] + statuses[2::3]) == {200}
 
 
-async def test_nobody_changes_his_address_by_a_header(tmp_path: Path, sim: Simulator) -> None:
-    """Nobody is trusted unless the owner said so: failures count where they come from."""
+async def test_untrusted_header_does_not_change_the_client_address(
+    tmp_path: Path, sim: Simulator
+) -> None:
+    """Failures count for the peer unless the owner trusts a proxy."""
     async with running(sim.url, tmp_path, limits={"failures_per_minute": 3}) as gateway:
         statuses = [
             (
@@ -206,33 +208,33 @@ async def test_nobody_changes_his_address_by_a_header(tmp_path: Path, sim: Simul
         assert {line["client"] for line in await gateway.finished(6)} == {"127.0.0.1"}
 
 
-async def test_a_key_ends_between_two_requests_of_one_connection(
+async def test_key_expires_between_two_requests_of_a_connection(
     gateway: Running, sim: Simulator
 ) -> None:
-    """By its date, without the file changing; what ended says so."""
+    """By its date, without a change to the file; the response names the reason."""
     soon = datetime.now(UTC) + timedelta(seconds=1.5)
     brief = gateway.new_key("brief", expires=soon)
     data = request("/api/version", headers={"x-api-key": brief})
-    async with caller(gateway.port) as one:
-        one.send(data)
-        answer = await one.answer()
-        assert answer.status == 200
-        while answer.status == 200:
-            one.send(data)
-            answer = await one.answer()
+    async with caller(gateway.port) as client:
+        client.send(data)
+        response = await client.answer()
+        assert response.status == 200
+        while response.status == 200:
+            client.send(data)
+            response = await client.answer()
 
-    assert answer.status == 401
-    assert "has expired" in answer.json()["error"]
+    assert response.status == 401
+    assert "has expired" in response.json()["error"]
 
 
-async def test_no_failure_tells_a_key_that_was_from_one_that_never_was(
+async def test_deleted_key_is_like_one_that_never_existed(
     gateway: Running,
 ) -> None:
-    """The words are one for all secrets that are not known, of whatever length or form."""
-    told: set[str] = set()
+    """The same text for all unknown secrets, of whatever length or form."""
+    response: set[str] = set()
     for secret in (WRONG, "x", "x" * 512, "x" * 600, gateway.key[:-1], gateway.key + "x"):
         answer = await infer(gateway, Authorization=f"Bearer {secret}")
         error: dict[str, Any] = json.loads(answer.body)["error"]
-        told.add(str(error))
+        response.add(str(error))
 
-    assert len(told) == 1
+    assert len(response) == 1

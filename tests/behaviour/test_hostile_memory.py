@@ -1,4 +1,4 @@
-"""Memory and places: what callers can make the gateway hold is bounded, whatever they send."""
+"""Memory and slots: what clients can make the gateway keep is bounded, whatever they send."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.auth.principal import Principal, Scope
+from gateway.auth.keys import Principal, Scope
 from gateway.dialects import OLLAMA
 from gateway.errors import InvalidRequestBody, TuningNotAllowed
-from gateway.proxy.inference import Target
-from gateway.proxy.request import understand
+from gateway.proxy.request import parse_request
 from gateway.simulator import Fault, SimulatedModel, Simulator
 from tests.behaviour.process import Home
 from tests.behaviour.raw_ollama import raw_ollama, whole
@@ -33,8 +32,8 @@ MIB = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def slow_reader(port: int) -> AsyncIterator[Caller]:
-    """A caller whose kernel takes little and whose program takes what the test reads."""
+async def slow_client(port: int) -> AsyncIterator[Caller]:
+    """A client whose kernel buffers little and whose program takes what the test reads."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     reader, writer = await asyncio.open_connection(sock=sock, limit=8 * 1024)
@@ -45,7 +44,7 @@ async def slow_reader(port: int) -> AsyncIterator[Caller]:
 
 
 async def until_idle(gateway: Running) -> None:
-    """Until nobody holds a place, whoever still reads."""
+    """Wait until no slot is used, whichever client still reads."""
     async with asyncio.timeout(5):
         while not gateway.gateway.scheduler.idle:  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
@@ -57,13 +56,13 @@ def resident(pid: int) -> int:
 
 
 def upload(port: int, key: str, size: int, chunked: bool, outcomes: list[bytes]) -> None:
-    """One caller with a large body, in a thread of its own; its status goes to ``outcomes``."""
+    """One client with a large body, in its own thread; its status goes to ``outcomes``."""
     body = b'{"model":"%b","max_tokens":4,"messages":[{"role":"user",' % (MODEL.encode())
     body += b'"content":"' + b"x" * size + b'"}]}'
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
     head = b"POST %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n%b\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
-        with contextlib.suppress(OSError):  # who is refused may be cut off in the middle
+        with contextlib.suppress(OSError):  # a rejected client may be disconnected in the middle
             sock.sendall(head % (PATH.encode(), key.encode(), framing))
             if chunked:
                 for at in range(0, len(body), MIB // 4):
@@ -76,18 +75,18 @@ def upload(port: int, key: str, size: int, chunked: bool, outcomes: list[bytes])
 
 
 def _status(sock: socket.socket) -> bytes:
-    """Who is refused and goes on sending may lose the answer to TCP: that is ``cut``."""
+    """A rejected client that goes on sending may lose the response to TCP: ``aborted``."""
     try:
         return sock.recv(1 << 16).split()[1]
     except (ConnectionError, IndexError):
-        return b"cut"
+        return b"aborted"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_64_callers_with_large_bodies_stay_within_the_limit(
+async def test_64_large_bodies_stay_within_the_memory_limit(
     sim: Simulator, tmp_path: Path, chunked: bool
 ) -> None:
-    """Who fits waits and is answered, the others are 503; so is it with 20 MB each and 512 MiB."""
+    """Those that fit wait and are served, the others get 503, as with 20 MB each and 512 MiB."""
     callers, size, limit = 64, 4 * MIB, 100 * MIB
     home, outcomes = Home(tmp_path), list[bytes]()
     key = home.key("one")
@@ -98,6 +97,8 @@ async def test_64_callers_with_large_bodies_stay_within_the_limit(
     }
     fit = limit // (size + 100)
     with home.serves(sim.url, **settings) as process, sim.hold() as hold:
+        # The uploads keep this process busy, and the simulated Ollama with it.
+        await process.until(lambda: bool(process.log("upstream.up")))
         before = resident(process.popen.pid)
         threads = [
             threading.Thread(target=upload, args=(process.port, key, size, chunked, outcomes))
@@ -119,20 +120,20 @@ async def test_64_callers_with_large_bodies_stay_within_the_limit(
         told()
 
     counted = Counter(outcomes)
-    assert set(counted) <= {b"200", b"503", b"cut"}
-    # Chunks announce no size, so some may take room and lose it again before they are complete.
+    assert set(counted) <= {b"200", b"503", b"aborted"}
+    # Chunks declare no size, so some may reserve memory and lose it before they are complete.
     assert counted[b"200"] == fit or (chunked and 0 < counted[b"200"] <= fit)
-    # Beside the limit: what each connection reads ahead, and one body while it is rebuilt.
+    # Besides the limit: what each connection reads ahead, and one body while it is rebuilt.
     assert peak - before <= limit + callers * 3 * MIB // 4 + 3 * size
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
+def test_finished_response_frees_the_slot_while_a_slow_client_reads(
     tmp_path: Path, framing: str, loop: object
 ) -> None:
-    """12 MB, of which he has read a few KB when the next one is served; Ollama itself says no
-    length for what is longer than 2 KB.
+    """12 MB, of which the client has read a few KB when the next request is served; Ollama declares
+    no length above 2 KB.
     """
     text = b'{"choices":[{"finish_reason":"stop","message":{"content":"%b"}}]}' % (
         b"x" * 12_000_000
@@ -145,18 +146,18 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
     async def scene() -> None:
         first = whole(text) if framing == "length" else chunked
         async with raw_ollama(first, whole()) as ollama, running(ollama.url, tmp_path) as gateway:
-            async with slow_reader(gateway.port) as slow:
+            async with slow_client(gateway.port) as slow:
                 slow.send(request(PATH, CHAT, headers=gateway.bearer))
                 head = await slow.head()
                 await until_idle(gateway)
                 held = gateway.gateway.handler.memory_budget.used
-                async with slow_reader(gateway.port) as next_one:
+                async with slow_client(gateway.port) as next_one:
                     next_one.send(request(PATH, CHAT, headers=gateway.bearer))
                     assert (await next_one.answer()).status == 200
                 body, ended = await slow._body(head[1], "POST")
 
             assert (head[0], body == text, ended) == (200, True, True)
-            assert held > 6_000_000  # what he has not read counts, as bodies of requests do
+            assert held > 6_000_000  # unread bytes count, as bodies of requests do
             await left_empty(gateway)
             assert gateway.gateway.handler.memory_budget.used == 0
 
@@ -165,8 +166,8 @@ def test_a_finished_answer_frees_the_place_while_a_slow_caller_reads(
 
 
 @pytest.mark.parametrize("room", [True, False])
-async def test_without_room_a_slow_reader_is_waited_for(tmp_path: Path, room: bool) -> None:
-    """Reading ahead ends where the memory of all ends; nothing is lost by it."""
+async def test_without_memory_ollama_waits_for_a_slow_client(tmp_path: Path, room: bool) -> None:
+    """Read-ahead ends at the memory limit; nothing is lost."""
     limits = {"body_bytes": 1 * MIB, "buffered_bytes": (20 if room else 2) * MIB}
     text = b'"' + b"x" * 12_000_000 + b'"'
     head = (
@@ -176,7 +177,7 @@ async def test_without_room_a_slow_reader_is_waited_for(tmp_path: Path, room: bo
     async with (
         raw_ollama(first) as ollama,
         running(ollama.url, tmp_path, limits=limits) as gateway,
-        slow_reader(gateway.port) as slow,
+        slow_client(gateway.port) as slow,
     ):
         slow.send(request(PATH, CHAT, headers=gateway.bearer))
         _, headers = await slow.head()
@@ -189,13 +190,13 @@ async def test_without_room_a_slow_reader_is_waited_for(tmp_path: Path, room: bo
     assert (body == text, ended) == (True, True)
 
 
-async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
+async def test_client_that_reads_nothing_times_out_and_frees_its_memory(
     sim: Simulator, tmp_path: Path
 ) -> None:
-    """After `write_timeout`; the place was free long before."""
+    """After `write_timeout`; the slot was free long before."""
     async with running(sim.url, tmp_path, timeouts={"write_timeout": 0.3}) as gateway:
         sim.fault(Fault.huge(12_000_000))
-        async with slow_reader(gateway.port) as slow:
+        async with slow_client(gateway.port) as slow:
             slow.send(request(PATH, CHAT, headers=gateway.bearer))
             await slow.head()
             await until_idle(gateway)
@@ -207,8 +208,8 @@ async def test_who_reads_nothing_is_cut_and_his_memory_is_free(
         await left_empty(gateway)
 
 
-async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
-    """A discovery key stands in an address: with it, nobody can fill the memory with answers."""
+async def test_large_discovery_responses_count_in_the_budget(tmp_path: Path) -> None:
+    """A discovery key may be part of a URL: nothing large can pile up with it."""
     big = SimulatedModel(MODEL, "1.2B", 1, license="x" * (8 * MIB))
     limits = {"body_bytes": 8 * MIB, "buffered_bytes": 20 * MIB}
     async with (
@@ -219,9 +220,9 @@ async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
         show = request(f"/k/{gateway.discovery}/api/show", {"model": MODEL, "verbose": True})
         statuses = []
         for _ in range(10):
-            one = await stack.enter_async_context(slow_reader(gateway.port))
-            one.send(show)
-            statuses.append((await one.head())[0])
+            client = await stack.enter_async_context(slow_client(gateway.port))
+            client.send(show)
+            statuses.append((await client.head())[0])
 
         assert statuses == [200, 200, *[503] * 8]
         assert gateway.gateway.handler.memory_budget.used <= limits["buffered_bytes"]
@@ -239,17 +240,17 @@ async def test_answers_of_discovery_count_too(tmp_path: Path) -> None:
         ("/api/chat", b'{"model":"m","messages":[', b" ", b"]}"),
     ],
 )
-def test_no_body_becomes_much_more_than_itself_when_it_is_read(
+def test_parsing_does_not_multiply_a_body(
     path: str, before: bytes, piece: bytes, after: bytes
 ) -> None:
-    """Small things by the million are matched or refused, not made into objects."""
+    """Millions of small values are matched or rejected, not made into objects."""
     size = 4 * MIB
     body = before + piece * (size // len(piece)) + after
     principal = Principal(key="k", scopes=frozenset({Scope.INFERENCE}))
     tracemalloc.start()
     try:
-        asked = understand(body, Target(path, OLLAMA), principal)
-        asked.body_for("m")
+        parsed = parse_request(body, path=path, dialect=OLLAMA, principal=principal)
+        parsed.body_for("m")
     except (InvalidRequestBody, TuningNotAllowed):
         pass
     finally:

@@ -1,4 +1,4 @@
-"""Paths that mean another route to somebody else: here each means its row of the table, or none."""
+"""Paths that mean another route to other software: here each is its row of the table, or none."""
 
 import itertools
 
@@ -26,7 +26,7 @@ FORBIDDEN = {
         "/v1/responses/x",
     ),
 }
-"""What Ollama serves, or may come to serve, and nobody may reach from outside; and our own."""
+"""What Ollama serves, or may serve later, and what no client may reach; and our own."""
 
 TARGETS = ("/api/delete", "/api/pull", "/api/tags")
 
@@ -70,42 +70,40 @@ def spellings(path: str) -> list[str]:
 
 
 async def tell(gateway: Running, method: str, path: str) -> Told:
-    async with caller(gateway.port) as one:
+    async with caller(gateway.port) as client:
         body = {"model": "llama3.2:1b", "name": "llama3.2:1b"} if method == "POST" else None
-        one.send(request(path, body, method=method, headers=gateway.bearer))
-        return await one.answer(method)
+        client.send(request(path, body, method=method, headers=gateway.bearer))
+        return await client.answer(method)
 
 
 def received(sim: Simulator) -> list[tuple[str, str]]:
-    """What reached Ollama, but for the list that the gateway asks for by itself."""
+    """What reached Ollama, besides the list that the gateway requests by itself."""
     return [(r.method, r.path) for r in sim.requests if (r.method, r.path) != ("GET", "/api/tags")]
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [(method, path) for method in FORBIDDEN for path in FORBIDDEN[method]]
 )
-async def test_what_runs_the_host_is_reachable_for_nobody(
+async def test_routes_that_administer_ollama_are_unreachable(
     gateway: Running, sim: Simulator, method: str, path: str
 ) -> None:
-    """With the best of keys it is 404, or 405 where the path is that of another route."""
+    """With any key: 404, or 405 if the path is that of another route."""
     for prefix in ("", "/v1", f"/k/{gateway.discovery}", "http://gateway"):
-        answer = await tell(gateway, method, prefix + path)
+        response = await tell(gateway, method, prefix + path)
 
-        assert answer.status in (404, 405), prefix
+        assert response.status in (404, 405), prefix
     assert received(sim) == []
 
 
 @pytest.mark.parametrize("path", list(itertools.chain.from_iterable(map(spellings, TARGETS))))
-async def test_no_other_spelling_reaches_anything(
-    gateway: Running, sim: Simulator, path: str
-) -> None:
-    """A path is matched byte for byte; none but the table's own is served, none is forwarded."""
+async def test_paths_match_byte_for_byte(gateway: Running, sim: Simulator, path: str) -> None:
+    """No other spelling is served, and none is forwarded."""
     known = path.startswith("http://gateway?")  # of this the path is `/`
     for method in ("GET", "POST", "DELETE"):
-        answer = await tell(gateway, method, path)
+        response = await tell(gateway, method, path)
 
-        assert answer.status in ((200, 405) if known else (400, 404, 405)), method
-        assert answer.status != 405 or known or path.startswith("/v1/models/"), method
+        assert response.status in ((200, 405) if known else (400, 404, 405)), method
+        assert response.status != 405 or known or path.startswith("/v1/models/"), method
     assert received(sim) == []
 
 
@@ -126,58 +124,56 @@ async def test_no_other_spelling_reaches_anything(
         "/k%2fLOOK/api/tags",
     ],
 )
-async def test_a_token_stands_once_and_in_its_place(
+async def test_token_counts_only_once_and_in_its_place(
     gateway: Running, sim: Simulator, path: str
 ) -> None:
-    """Nothing else with a token in it is a route, nor the credential of one."""
-    async with caller(gateway.port) as one:
-        one.send(request(path.replace("LOOK", gateway.discovery)))
-        answer = await one.answer()
+    """No other path with a token is a route, nor a credential."""
+    async with caller(gateway.port) as client:
+        client.send(request(path.replace("LOOK", gateway.discovery)))
+        response = await client.answer()
 
-    assert answer.status in (401, 404)
-    assert gateway.discovery not in answer.body.decode()
+    assert response.status in (401, 404)
+    assert gateway.discovery not in response.body.decode()
     assert received(sim) == []
 
 
-async def test_an_encoded_token_is_the_token(gateway: Running) -> None:
-    """Percent signs in a path may be there or not; twice encoded it is another text."""
+async def test_percent_encoded_token_is_accepted(gateway: Running) -> None:
+    """Encoded twice it is another text."""
     once = "".join(f"%{ord(letter):02x}" for letter in gateway.discovery)
     for token, status in ((once, 200), (once.replace("%", "%25"), 401)):
-        async with caller(gateway.port) as one:
-            one.send(request(f"/k/{token}/api/version"))
+        async with caller(gateway.port) as client:
+            client.send(request(f"/k/{token}/api/version"))
 
-            assert (await one.answer()).status == status
+            assert (await client.answer()).status == status
 
 
-async def test_absolute_form_counts_by_its_path_alone(gateway: Running) -> None:
-    """RFC 9112 asks servers to take it; whose host it names changes nothing."""
+async def test_absolute_form_counts_by_its_path(gateway: Running) -> None:
+    """RFC 9112 requires servers to accept it; the host in it changes nothing."""
     for origin in ("http://gateway", "https://elsewhere:1", "HTTP://name:secret@127.0.0.1:11434"):
-        answer = await tell(gateway, "GET", f"{origin}/api/version?x=/api/pull")
+        response = await tell(gateway, "GET", f"{origin}/api/version?x=/api/pull")
 
-        assert (answer.status, answer.json()) == (200, {"version": "0.33.0"})
+        assert (response.status, response.json()) == (200, {"version": "0.33.0"})
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-async def test_other_methods_are_refused_on_every_route(
-    gateway: Running, sim: Simulator, method: str
-) -> None:
-    """405 names what is allowed; TRACE echoes nothing."""
+async def test_other_methods_are_405(gateway: Running, sim: Simulator, method: str) -> None:
+    """The response names what is allowed; TRACE echoes nothing."""
     for path in ("/", "/api/tags", "/v1/models/x", "/api/chat", "/v1/messages", "/healthz"):
-        answer = await tell(gateway, method, path)
+        response = await tell(gateway, method, path)
 
-        assert answer.status == 405
-        assert set(answer.headers["allow"].split(", ")) <= {"GET", "HEAD", "POST"}
-        assert gateway.key not in answer.body.decode()
+        assert response.status == 405
+        assert set(response.headers["allow"].split(", ")) <= {"GET", "HEAD", "POST"}
+        assert gateway.key not in response.body.decode()
     assert received(sim) == []
 
 
-async def test_a_model_in_the_path_is_looked_up_and_never_forwarded(
+async def test_model_in_the_path_is_looked_up_and_never_forwarded(
     gateway: Running, sim: Simulator
 ) -> None:
-    """What stands behind `/v1/models/` is a name, whatever it looks like."""
+    """What follows `/v1/models/` is a name, whatever it looks like."""
     for name in ("../../api/delete", "..%2f..%2fapi%2fdelete", "x/../../../etc/passwd", "%00", "?"):
-        answer = await tell(gateway, "GET", f"/v1/models/{name}")
+        response = await tell(gateway, "GET", f"/v1/models/{name}")
 
-        assert answer.status == 404
+        assert response.status == 404
     assert (await tell(gateway, "GET", "/v1/models/LLAMA3%2e2%3A1b")).status == 200
     assert received(sim) == []

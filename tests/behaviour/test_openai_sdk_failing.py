@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import BOTH, Running, running

@@ -1,4 +1,4 @@
-"""A caller who reads slowly does not hold the GPU, and one who does not read is let go."""
+"""A client that reads slowly does not occupy the GPU, and one that reads nothing times out."""
 
 import asyncio
 from pathlib import Path
@@ -11,8 +11,8 @@ from .speech import OPENAI
 from .wire import caller, request
 
 
-async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
-    """His whole answer is read ahead of him: the next caller is served while he still reads."""
+async def test_slow_client_does_not_occupy_the_gpu(tmp_path: Path) -> None:
+    """Its complete response is read ahead: the next request is served meanwhile."""
     async with house(tmp_path) as (sim, gateway):
         sim.fault(Fault.huge(12 * MIB))
         async with caller(gateway.port, limit=1 << 16) as slow:
@@ -21,15 +21,15 @@ async def test_a_slow_reader_does_not_hold_the_gpu(tmp_path: Path) -> None:
             await in_house(gateway, 0, 0)
             next_one = await say(gateway)
             still = repr(gateway.gateway.handler)
-            answer = await slow.answer()
+            response = await slow.answer()
 
         assert next_one.status == 200
         assert still == "<RequestHandler 1 active>"
-        assert (answer.whole, len(answer.body) > 12 * MIB) == (True, True)
+        assert (response.whole, len(response.body) > 12 * MIB) == (True, True)
 
 
-async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
-    """A stream below ``read_ahead_bytes`` is finished, whatever its reader does."""
+async def test_stream_is_read_ahead_within_the_limit(tmp_path: Path) -> None:
+    """A stream below ``read_ahead_bytes`` is finished, whatever its client does."""
     async with house(tmp_path, limits={"read_ahead_bytes": 12 * MIB}) as (sim, gateway):
         sim.fault(Fault.huge(10 * MIB))
         async with caller(gateway.port, limit=1 << 16) as slow:
@@ -43,8 +43,8 @@ async def test_a_stream_is_read_ahead_as_far_as_allowed(tmp_path: Path) -> None:
         assert (status, whole, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
 
 
-async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None:
-    """No more is kept in memory; once the reader goes on, so does Ollama."""
+async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
+    """No more is kept in memory; once the client reads on, Ollama goes on."""
     async with house(tmp_path, limits={"read_ahead_bytes": MIB}) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
         async with caller(gateway.port, limit=1 << 16) as slow:
@@ -66,8 +66,8 @@ async def test_beyond_the_read_ahead_ollama_is_held_back(tmp_path: Path) -> None
         assert (await gateway.finished())[0]["outcome"] == "ok"
 
 
-async def test_one_who_takes_nothing_at_all_is_cut(tmp_path: Path) -> None:
-    """``write_timeout``: his place is free, and Ollama is let go."""
+async def test_client_that_reads_nothing_times_out(tmp_path: Path) -> None:
+    """``write_timeout``: the slot is free, and Ollama stops."""
     tables: dict[str, Any] = {
         "limits": {"read_ahead_bytes": 64 * 1024},
         "timeouts": {"write_timeout": 0.3},

@@ -27,7 +27,7 @@ async def one_gpu(folder: Path, **scheduler: Any) -> AsyncIterator[tuple[Simulat
     models = [replace(model, load_time=8.0, tokens_per_second=4.0) for model in USUAL_MODELS]
     tables = {"scheduler": {**ROOM_FOR_ONE, **scheduler}}
     async with (
-        Simulator(models, time_scale=0.002, max_loaded_models=1, answer_tokens=8) as sim,
+        Simulator(models, time_scale=0.002, max_loaded_models=1, output_tokens=8) as sim,
         running(sim.url, folder, settings=tables) as gateway,
     ):
         yield sim, gateway
@@ -121,14 +121,14 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
     """By default Ollama is asked what is loaded, after a load and from time to time."""
     async with (
         Simulator(time_scale=0, num_parallel=8, max_loaded_models=room) as sim,
-        running(sim.url, tmp_path, watching=True) as gateway,
+        running(sim.url, tmp_path, watch_residency=True) as gateway,
     ):
-        learning = gateway.gateway.learning
+        tracker = gateway.gateway.host.residency
         both = frozenset({MODEL, OTHER})
         for model in (MODEL, OTHER):
             assert (await say(gateway, model=model)).status == 200
-        await until(lambda: learning.residency_tracker.unverified_load_at is None)
-        residency = learning.residency_tracker.view()
+        await until(lambda: tracker.unverified_load_at is None)
+        residency = tracker.view()
 
         assert set(sim.loaded) == residency.resident
         assert residency.can_coexist(both) is (room > 1)
@@ -139,9 +139,9 @@ async def test_an_ollama_that_is_away_has_nothing_loaded(tmp_path: Path) -> None
     """Also for calls that get their turn afterwards, and find nobody there."""
     async with house(tmp_path) as (sim, gateway):
         assert (await say(gateway)).status == 200
-        before = gateway.gateway.learning.residency_tracker.view().resident
+        before = gateway.gateway.host.residency.view().resident
         await sim.stop()
         refused = [(await say(gateway, model=model)).status for model in (MODEL, OTHER)]
-        after = gateway.gateway.learning.residency_tracker.view().resident
+        after = gateway.gateway.host.residency.view().resident
 
     assert (before, refused, after) == (frozenset({MODEL}), [502, 502], frozenset())

@@ -192,7 +192,7 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
     """The idle clock begins anew with every byte."""
     models = [model.at_speed(load_time=0.0, tokens_per_second=20.0) for model in USUAL_MODELS]
     async with (
-        Simulator(models, answer_tokens=16) as sim,
+        Simulator(models, output_tokens=16) as sim,
         running(sim.url, tmp_path, timeouts={"idle_timeout": 0.5}) as gateway,
     ):
         told = await Scene(sim, gateway, OPENAI).ask(stream=True)
@@ -225,7 +225,7 @@ async def test_an_answer_in_one_piece_that_stops_in_the_middle(
     """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
     settings = {**timeouts(total_timeout=SHORT), "limits": {"read_ahead_bytes": 4096}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
-        await scene.gateway.gateway.catalog.listing()
+        await scene.gateway.gateway.catalog.get()
         await scene.sim.stop()
         async with _stopping_after(sent, scene.sim.port):
             told = await scene.ask()
@@ -326,7 +326,7 @@ async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> Non
 
 def _clocks_of(scene: Scene) -> list[Deadlines]:
     """The clocks with which Ollama is asked from now on."""
-    pipeline = scene.gateway.gateway.handler._inference._pipeline
+    pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
     asked: list[Deadlines] = []
 
     class Noting:

@@ -430,11 +430,11 @@ async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) ->
                 async with clients_of(gateway) as clients:
                     await chat(clients, FITS)
                 await left_empty(gateway)
-                seen.append(gateway.gateway.learning.statistics.density(MODEL))
+                seen.append(gateway.gateway.host.statistics.bytes_per_token(MODEL))
             (tmp_path / "keys.toml").unlink()
 
-    assert [density.count for density in seen] == [1, 2]
-    assert [density.mean for density in seen] == pytest.approx([4.0, 4.0], rel=0.02)
+    assert [estimate.count for estimate in seen] == [1, 2]
+    assert [estimate.mean for estimate in seen] == pytest.approx([4.0, 4.0], rel=0.02)
 
 
 # Answers that broke off.

@@ -41,20 +41,20 @@ class Breaking:
 MIDWAY = [
     Breaking("runner-dies", Fault.die(after_tokens=2)),
     Breaking("repeat-limit", Fault.repeat(after_tokens=2)),
-    Breaking("connection-cut", Fault.cut(after_tokens=2)),
+    Breaking("connection-cut", Fault.abort(after_tokens=2)),
     Breaking("garbage", Fault.garbage(after_tokens=2), "upstream_protocol_error"),
 ]
 # Before the first token, or in an answer that comes whole: nothing was promised yet.
 EARLY = [
     Breaking("runner-dies", Fault.die(after_tokens=0), "upstream_5xx"),
-    Breaking("connection-cut", Fault.cut(after_tokens=0), "upstream_protocol_error"),
+    Breaking("connection-cut", Fault.abort(after_tokens=0), "upstream_protocol_error"),
     Breaking("closed-at-once", Fault.refuse(), "upstream_protocol_error"),
     Breaking("garbage", Fault.garbage(), "upstream_protocol_error"),
 ]
 WHOLE = [
     *EARLY,
     Breaking("runner-dies-midway", Fault.die(after_tokens=2), "upstream_5xx"),
-    Breaking("connection-cut-midway", Fault.cut(after_tokens=2), "upstream_protocol_error"),
+    Breaking("connection-cut-midway", Fault.abort(after_tokens=2), "upstream_protocol_error"),
     Breaking("body-too-short", Fault.short_body(missing=10)),
 ]
 
@@ -192,7 +192,7 @@ async def test_an_answer_that_ollama_gave_up_on_passes_and_is_noted(
 @EVERY_FAMILY
 async def test_the_error_comes_last_and_the_end_is_missing(house: House, family: Family) -> None:
     """An error event at an event boundary, then the connection closes without the last chunk."""
-    house.sim.fault(Fault.cut(after_tokens=2))
+    house.sim.fault(Fault.abort(after_tokens=2))
     body = {**family.body, "stream": True}
     gateway = house.gateway
     async with asking(gateway.port, family.path, body, gateway.key) as answer:

@@ -103,7 +103,7 @@ LOOPS = pytest.mark.parametrize(
 
 
 @LOOPS
-@pytest.mark.parametrize("fault", [Fault.die(2), Fault.cut(2)], ids=["polite", "cut"])
+@pytest.mark.parametrize("fault", [Fault.die(2), Fault.abort(2)], ids=["polite", "cut"])
 def test_an_http10_caller_sees_a_reset(tmp_path: Path, loop: Any, fault: Fault) -> None:
     """Not the clean end of file that would make half an answer whole."""
     with asyncio.Runner(loop_factory=loop) as runner:

@@ -9,7 +9,7 @@ from bench.tunnel.report import of_all, verdicts
 from bench.tunnel.result import Result, result
 from bench.tunnel.world import Row, Spec, Way, prompt
 from gateway.simulator import Simulator
-from tests.simulator.calls import CHAT, answer
+from tests.simulator.calls import CHAT, request_json
 
 WHOLE = Row(seconds=130.0)
 
@@ -68,9 +68,9 @@ async def test_an_answer_takes_as_long_as_its_row_says() -> None:
     """The prompt is as long as the simulated model's speed supposes, and so is the answer."""
     spec = Spec(row=WHOLE, way=Way.DIRECT, scale=0.0)
     model = spec.simulated
-    async with Simulator([model], time_scale=0, answer_tokens=TOKENS) as sim:
+    async with Simulator([model], time_scale=0, output_tokens=TOKENS) as sim:
         body = {"model": model.name, "messages": [{"role": "user", "content": prompt(7)}]}
-        usage = (await answer(sim, CHAT, body))["usage"]
+        usage = (await request_json(sim, CHAT, body))["usage"]
 
     reading = usage["prompt_tokens"] / model.prompt_tokens_per_second
     making = usage["completion_tokens"] / model.tokens_per_second

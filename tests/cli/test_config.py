@@ -38,8 +38,8 @@ def _loaded(folder: Path, text: str, environ: Mapping[str, str] | None = None) -
     return load(file, environ or {})
 
 
-def test_every_setting_is_printed_with_its_origin(tmp_path: Path) -> None:
-    """Where it came from stands behind it, on the same line."""
+def test_every_setting_is_printed_with_its_source(tmp_path: Path) -> None:
+    """On the same line."""
     loaded = _loaded(tmp_path, "[log]\nlevel = 'debug'", {"GATEWAY_TIMEOUTS__CEILING": "1h"})
 
     lines = print_config(loaded).splitlines()
@@ -53,16 +53,14 @@ def test_every_setting_is_printed_with_its_origin(tmp_path: Path) -> None:
     assert f"# keys file: {tmp_path}/keys.toml" in lines
 
 
-def test_nothing_is_left_out(tmp_path: Path) -> None:
-    """Each setting stands there, by name."""
+def test_every_setting_is_printed(tmp_path: Path) -> None:
     tables = tomllib.loads(print_config(_loaded(tmp_path, "")))
 
     names = [f"{table}.{name}" for table, settings in tables.items() for name in settings]
     assert names == [name for name in setting_names() if name != "models"]
 
 
-def test_the_output_is_a_config_file(tmp_path: Path) -> None:
-    """Whoever saves it has what is in force."""
+def test_the_output_is_a_config_file_with_the_same_settings(tmp_path: Path) -> None:
     loaded = _loaded(tmp_path, CONFIG)
 
     again = _loaded(tmp_path, print_config(loaded))
@@ -70,8 +68,7 @@ def test_the_output_is_a_config_file(tmp_path: Path) -> None:
     assert again.settings == loaded.settings
 
 
-def test_settings_without_a_file_are_a_config_file_too(tmp_path: Path) -> None:
-    """It says that there is none."""
+def test_the_output_without_a_config_file_is_one(tmp_path: Path) -> None:
     loaded = load(environ={"XDG_CONFIG_HOME": str(tmp_path)})
     loaded = replace(loaded, config_file=None)
 
@@ -87,8 +84,8 @@ def test_settings_without_a_file_are_a_config_file_too(tmp_path: Path) -> None:
     timeout=st.floats(0.001, 86_400),
     origin=st.text(),
 )
-def test_any_value_survives(file: str, size: int, timeout: float, origin: str) -> None:
-    """Quotes, letters and numbers come back as they were, whatever the paths are called."""
+def test_any_value_is_valid_toml(file: str, size: int, timeout: float, origin: str) -> None:
+    """Quotes, letters and numbers, whatever the paths are called."""
     settings = Settings(
         keys={"file": file}, limits={"body_bytes": size}, timeouts={"head_timeout": timeout}
     )
@@ -105,7 +102,7 @@ def test_any_value_survives(file: str, size: int, timeout: float, origin: str) -
 
 
 def test_secrets_are_not_printed() -> None:
-    """Neither a text whose name says that it is one, nor credentials within another text."""
+    """Neither text with the name of a secret, nor credentials within other text."""
 
     class Table(BaseModel):
         api_token: str = "hunter2"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cli.durations import moment_after, span, span_or_moment
+from gateway.cli.durations import duration, duration_or_time, time_after
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 
@@ -22,20 +22,20 @@ NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
         ("36525d", timedelta(days=36525)),
     ],
 )
-def test_a_span(text: str, expected: timedelta) -> None:
-    """A number and its unit; nought needs none."""
-    assert span(text) == expected
-    assert span_or_moment(text) == expected
+def test_a_duration(text: str, expected: timedelta) -> None:
+    """A number and its unit; 0 needs none."""
+    assert duration(text) == expected
+    assert duration_or_time(text) == expected
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "d", "90", "90 d", "-1d", "1.5h", "1y", "1D", "36526d", "9999999w", "\u0661d", "1d1h"],
 )
-def test_not_a_span(text: str) -> None:
-    """Refused with an example, and never an overflow."""
+def test_a_wrong_duration_is_refused(text: str) -> None:
+    """With examples, and never an overflow."""
     with pytest.raises(argparse.ArgumentTypeError, match="must be a duration such as"):
-        span(text)
+        duration(text)
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,23 @@ def test_not_a_span(text: str) -> None:
         ),
     ],
 )
-def test_a_moment(text: str, expected: datetime) -> None:
-    """UTC unless it says otherwise; a date is its midnight."""
-    assert span_or_moment(text) == expected
+def test_a_point_in_time(text: str, expected: datetime) -> None:
+    """UTC by default; a date is its midnight."""
+    assert duration_or_time(text) == expected
 
 
 @given(st.text())
-def test_any_text_is_understood_or_refused(text: str) -> None:
-    """A moment always has a zone."""
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    """A point in time always has a zone."""
     try:
-        found = span_or_moment(text)
+        found = duration_or_time(text)
     except argparse.ArgumentTypeError:
         return
     assert isinstance(found, timedelta) or found.tzinfo is not None
 
 
-def test_a_moment_after() -> None:
-    """A span counts from now; a moment is itself; nothing is nothing."""
-    assert moment_after(NOW, timedelta(days=1)) == datetime(2030, 2, 1, 12, tzinfo=UTC)
-    assert moment_after(NOW, NOW) == NOW
-    assert moment_after(NOW, None) is None
+def test_time_after() -> None:
+    """A duration counts from now; a point in time and None stay unchanged."""
+    assert time_after(NOW, timedelta(days=1)) == datetime(2030, 2, 1, 12, tzinfo=UTC)
+    assert time_after(NOW, NOW) == NOW
+    assert time_after(NOW, None) is None

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.auth import keyfile
-from gateway.auth.keys import NewKey, digest_of
-from gateway.auth.principal import Scope
+from gateway.auth.keys import KeySpec, Scope, digest_of
 from gateway.cli import init, initialize, serve
-from gateway.cli import new_files as newfile
 from gateway.cli.config import new_config_text
 from gateway.cli.initialize import ProbeResult
 from gateway.settings import Loaded, SettingsError, default_config_text, load
@@ -252,9 +250,9 @@ def test_an_invalid_ollama_address_is_wrong_usage(
         _init("--config", str(config), "--ollama", address)
 
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "must be http:// or https://" in said
-    assert "secret" not in said
+    printed = capsys.readouterr().err
+    assert "must be http:// or https://" in printed
+    assert "secret" not in printed
     assert not config.exists()
 
 
@@ -297,21 +295,21 @@ def test_a_variable_that_overrides_the_file_is_named(
     monkeypatch.setenv("GATEWAY_OLLAMA__URL", "http://ollama:11434")
     _init("--config", str(config))
 
-    said = capsys.readouterr().err
-    assert "http://ollama:11434 probed.\n" in said
-    assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in said
+    printed = capsys.readouterr().err
+    assert "http://ollama:11434 probed.\n" in printed
+    assert "  1. Correct the variable GATEWAY_OLLAMA__URL.\n  2. Start the gateway: " in printed
 
 
 def test_a_reachable_ollama_needs_no_step(
     config: Path, probes: dict[str, ProbeResult], capsys: Captured
 ) -> None:
     """The finding is printed all the same."""
-    probes["http://127.0.0.1:11434"] = ProbeResult("It answers.")
+    probes["http://127.0.0.1:11434"] = ProbeResult("It is reachable.")
     _init("--config", str(config))
 
-    said = capsys.readouterr().err
-    assert "\nIt answers.\n" in said
-    assert "\n  1. Start the gateway: " in said
+    printed = capsys.readouterr().err
+    assert "\nIt is reachable.\n" in printed
+    assert "\n  1. Start the gateway: " in printed
 
 
 def test_an_unknown_setting_cannot_be_chosen() -> None:
@@ -346,9 +344,9 @@ def test_serve_starts_the_gateway_on_every_run(
 
     assert codes == [7, 7]
     assert [(loaded.config_file, given) for loaded, given in started] == [(config, config)] * 2
-    for said in (first, second):
-        assert "Start the gateway" not in said
-        assert said.endswith(
+    for printed in (first, second):
+        assert "Start the gateway" not in printed
+        assert printed.endswith(
             "Starting the gateway at http://127.0.0.1:11435. Press Ctrl-C to stop it.\n"
         )
     assert "in another terminal:\n     curl " in first
@@ -445,7 +443,7 @@ def test_a_created_key_is_shown_even_if_the_next_one_fails(
     """Its secret is nowhere else; the next run creates the other one."""
     create_key = keyfile.create_key
 
-    def fail_for_discovery(path: Path, spec: NewKey, now: datetime) -> str:
+    def fail_for_discovery(path: Path, spec: KeySpec, now: datetime) -> str:
         if spec.name == "engramia-discovery":
             raise keyfile.KeyFileError("disk full")
         return create_key(path, spec, now)
@@ -483,31 +481,11 @@ def test_keys_that_could_not_be_shown_are_reported_as_lost(config: Path) -> None
 # Owners and modes.
 
 
-def test_a_strict_umask_does_not_hide_the_config_file(config: Path) -> None:
-    """The service is another user."""
-    before = os.umask(0o077)
-    try:
-        newfile.make_file(config, "")
-    finally:
-        os.umask(before)
-
-    assert _mode(config) == 0o644
-
-
-def test_a_link_to_the_config_file_is_kept(tmp_path: Path) -> None:
-    """It may lead to where the owner keeps his configuration."""
-    link = tmp_path / "gateway.toml"
-    link.symlink_to(tmp_path / "dotfiles" / "gateway.toml")
-
-    newfile.make_file(link, "text")
-
-    assert link.is_symlink()
-    assert (tmp_path / "dotfiles" / "gateway.toml").read_text() == "text"
-
-
 @AS_ROOT
-def test_under_sudo_new_files_go_to_the_folders_owner(tmp_path: Path, capsys: Captured) -> None:
-    """So do new folders: a service or a user whose home it is can read what is his."""
+def test_under_sudo_new_files_go_to_the_owner_of_the_folder(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    """New folders too: a service, or a user whose home it is, can read them."""
     nobody = pwd.getpwnam("nobody")
     os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
     config = tmp_path / "a" / "gateway.toml"
@@ -517,37 +495,3 @@ def test_under_sudo_new_files_go_to_the_folders_owner(tmp_path: Path, capsys: Ca
     for path in (config.parent, config, config.with_name("keys.toml")):
         assert (path.stat().st_uid, path.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     assert _mode(config.with_name("keys.toml")) == 0o600
-
-
-@AS_ROOT
-def test_in_the_systems_folder_new_files_go_to_the_services_user(tmp_path: Path) -> None:
-    """The folder itself stays root's: what the service cannot change it cannot be made to."""
-    nobody = pwd.getpwnam("nobody")
-
-    owner = newfile.owner_within(tmp_path, service_user="nobody", service_folder=tmp_path)
-
-    assert owner == newfile.Owner(nobody.pw_uid, nobody.pw_gid)
-
-
-@AS_ROOT
-def test_without_the_services_user_they_stay_roots(tmp_path: Path) -> None:
-    """There is nobody to give them to."""
-    owner = newfile.owner_within(tmp_path, service_user="no-such-user", service_folder=tmp_path)
-
-    assert owner == newfile.Owner(0, 0)
-
-
-@AS_ROOT
-def test_elsewhere_the_services_user_gets_nothing(tmp_path: Path) -> None:
-    """A folder of root's somewhere is root's business."""
-    owner = newfile.owner_within(
-        tmp_path, service_user="nobody", service_folder=tmp_path / "elsewhere"
-    )
-
-    assert owner == newfile.Owner(0, 0)
-
-
-@NOT_AS_ROOT
-def test_without_root_there_is_no_choice_of_owner(tmp_path: Path) -> None:
-    """Nothing is given away."""
-    assert newfile.owner_within(tmp_path) is None

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from gateway.auth.keyfile import load
-from gateway.auth.keys import Key, digest_of
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Key, Scope, digest_of
 from gateway.cli import keys as keys_command
-from gateway.cli.key_table import table
+from gateway.cli.keys import table
 from gateway.settings import SettingsError
 from tests.auth.fakes import DAY, NOW, a_key
 
@@ -59,8 +58,8 @@ def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(tmp_path, capsys)
 
 
-def test_create_prints_the_key_alone(keys: Command) -> None:
-    """On stdout, so that a shell can take it; what it is, on stderr, without it."""
+def test_create_prints_only_the_key_to_stdout(keys: Command) -> None:
+    """So that a shell can capture it; everything about it goes to stderr."""
     ended = keys("create", "laptop")
 
     secret = ended.out.removesuffix("\n")
@@ -68,13 +67,12 @@ def test_create_prints_the_key_alone(keys: Command) -> None:
     assert KEY.fullmatch(secret)
     assert keys.key("laptop").digest == digest_of(secret)
     assert not KEY.search(ended.err)
-    assert "It is shown this once" in ended.err
+    assert "Created key laptop. It is shown only once; only its digest is stored.\n" in ended.err
     assert "https://laptop:<key>@<your tunnel>/v1" in ended.err
     assert keys.hint("rotate laptop") in ended.err
 
 
-def test_a_key_without_options(keys: Command) -> None:
-    """It may infer and discover with every model here, for ever, and nothing else."""
+def test_a_key_without_options_has_the_defaults(keys: Command) -> None:
     keys("create", "laptop")
 
     key = keys.key("laptop")
@@ -85,7 +83,6 @@ def test_a_key_without_options(keys: Command) -> None:
 
 
 def test_every_option_reaches_the_key(keys: Command) -> None:
-    """And is said on stderr."""
     ended = keys(
         *("create", "n", "--scope", "admin,Inference", "--scope", "discovery"),
         *("--models", "llama*", "qwen*:7b", "--models", "phi4", "--cloud", "gpt-oss*"),
@@ -104,14 +101,12 @@ def test_every_option_reaches_the_key(keys: Command) -> None:
     assert "60 per minute, 2 at once, may tune, cloud gpt-oss*, weight 2.5, batch" in ended.err
 
 
-def test_a_discovery_key_is_shown_in_the_path(keys: Command) -> None:
-    """Only that one: nobody is told to put another there."""
+def test_only_a_discovery_only_key_is_shown_in_the_path(keys: Command) -> None:
     assert "/k/<key>/v1" in keys("create", "a", "--scope", "discovery").err
     assert "/k/<key>/v1" not in keys("create", "b").err
 
 
-def test_an_expiry_by_date(keys: Command) -> None:
-    """Midnight in UTC, and it says so."""
+def test_an_expiry_date_means_midnight_utc(keys: Command) -> None:
     ended = keys("create", "n", "--expires", "2999-01-31")
 
     assert keys.key("n").expires == datetime(2999, 1, 31, tzinfo=UTC)
@@ -124,19 +119,20 @@ def test_an_expiry_by_date(keys: Command) -> None:
         (["n", "--expires", "2020-01-01"], "--expires must be in the future"),
         (["n", "--expires", "0"], "--expires must be in the future"),
         (["n", "--expires", "soon"], "'soon' must be a duration such as 12h or 90d, or a date"),
-        (["n", "--scope", "root"], "'root' must be out of discovery, inference, admin"),
-        (["n", "--scope", ","], "',' must be out of"),
+        (["n", "--scope", "root"], "'root' must be one or more of discovery, inference, admin"),
+        (["n", "--scope", ","], "',' must be one or more of"),
         (["n", "--rpm", "0"], "key n: rpm must be a whole number from 1 to 1000000, not 0"),
         (["n", "--rpm", "many"], "invalid int value: 'many'"),
         (["n", "--weight", "nan"], "key n: weight must be a number from 0.01 to 100"),
         (["n", "--class", "bulk"], "invalid choice: 'bulk'"),
-        (["n", "--models", "a b"], "key n: models must hold model names"),
-        (["a b"], "'a b' cannot name a key: a name is 1 to 64 characters out of"),
+        (["n", "--models", "a b"], "key n: models must be a list of one or more model names"),
+        (["a b"], "'a b' is not a valid name for a key: use 1 to 64 characters from"),
         ([], "the following arguments are required: NAME"),
     ],
 )
-def test_wrong_usage_of_create(keys: Command, words: list[str], expected: str) -> None:
-    """Exit code 2, a line that says what is allowed, and no file."""
+def test_wrong_usage_of_create_creates_no_file(
+    keys: Command, words: list[str], expected: str
+) -> None:
     ended = keys("create", *words)
 
     assert (ended.code, ended.out) == (2, "")
@@ -145,19 +141,17 @@ def test_wrong_usage_of_create(keys: Command, words: list[str], expected: str) -
 
 
 @pytest.mark.parametrize("name", ["laptop", "LAPTOP"])
-def test_a_name_that_is_taken(keys: Command, name: str) -> None:
-    """Exit code 1, and the command that does what was probably meant."""
+def test_a_name_in_use_is_refused_with_the_command_to_rotate(keys: Command, name: str) -> None:
     keys("create", "laptop")
 
     ended = keys("create", name)
 
     assert (ended.code, ended.out) == (1, "")
-    expected = f"there is a key laptop already; {keys.hint('rotate laptop')} gives it a new secret"
+    expected = f"the key laptop already exists; {keys.hint('rotate laptop')} gives it a new secret"
     assert ended.err == f"ollama-gateway: {expected}\n"
 
 
-def test_rotate_prints_the_new_key_alone(keys: Command) -> None:
-    """The old one ends at once unless it is told otherwise."""
+def test_rotate_prints_only_the_new_key_and_ends_the_old_one(keys: Command) -> None:
     old = keys("create", "laptop", "--rpm", "7").out.strip()
 
     ended = keys("rotate", "Laptop")
@@ -167,12 +161,11 @@ def test_rotate_prints_the_new_key_alone(keys: Command) -> None:
     assert KEY.fullmatch(secret)
     assert secret != old
     assert (keys.key("laptop").digest, keys.key("laptop").rpm) == (digest_of(secret), 7)
-    assert "The old one is refused from now on." in ended.err
+    assert "The old secret is refused from now on." in ended.err
     assert keys.key("laptop").overlap_end(datetime.now(UTC)) is None
 
 
-def test_rotate_with_an_overlap(keys: Command) -> None:
-    """It says until when the old one is valid, and for how long the new one is."""
+def test_rotate_with_an_overlap_says_until_when_both_are_valid(keys: Command) -> None:
     keys("create", "laptop", "--expires", "90d")
 
     ended = keys("rotate", "laptop", "--overlap", "24h")
@@ -180,47 +173,43 @@ def test_rotate_with_an_overlap(keys: Command) -> None:
     key = keys.key("laptop")
     assert key.previous[0].until == key.created + timedelta(hours=24)
     assert key.expires == key.created + 90 * DAY
-    assert re.search(r"The old one is valid until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", ended.err)
-    assert "The new one has the lifetime of the old: until " in ended.err
+    assert re.search(r"The old secret is valid until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", ended.err)
+    assert "The new one has the same lifetime: it expires " in ended.err
 
 
-def test_revoke(keys: Command) -> None:
-    """It prints nothing on stdout, and can be repeated."""
+def test_revoke_prints_nothing_to_stdout_and_can_be_repeated(keys: Command) -> None:
     keys("create", "laptop")
 
     ended = keys("revoke", "laptop")
 
     assert (ended.code, ended.out) == (0, "")
-    assert ended.err.startswith("The key laptop is revoked. ")
+    assert ended.err.startswith("Revoked key laptop. ")
     assert keys.key("laptop").revoked is not None
     assert keys("revoke", "laptop").code == 0
 
 
-def test_a_revoked_key_cannot_be_rotated_but_made_anew(keys: Command) -> None:
-    """The error says how."""
+def test_a_revoked_key_cannot_be_rotated_but_created_again(keys: Command) -> None:
     keys("create", "laptop")
     keys("revoke", "laptop")
 
     ended = keys("rotate", "laptop")
     assert (ended.code, ended.out) == (1, "")
-    assert f"{keys.hint('create laptop')} makes a new one of that name" in ended.err
+    assert f"{keys.hint('create laptop')} creates a new one of that name" in ended.err
 
     assert keys("create", "laptop").code == 0
     assert keys.key("laptop").revoked is None
 
 
 @pytest.mark.parametrize("command", ["rotate", "revoke"])
-def test_a_name_that_is_not_there(keys: Command, command: str) -> None:
-    """Exit code 1, and where to look."""
+def test_an_unknown_name_is_refused_with_the_command_to_list(keys: Command, command: str) -> None:
     ended = keys(command, "laptop")
 
     assert (ended.code, ended.out) == (1, "")
-    expected = f"there is no key laptop; {keys.hint('list')} shows those there are"
+    expected = f"there is no key laptop; {keys.hint('list')} lists the keys"
     assert ended.err == f"ollama-gateway: {expected}\n"
 
 
-def test_list_shows_keys_but_no_secret(keys: Command) -> None:
-    """Neither key nor digest, old or new."""
+def test_list_shows_neither_keys_nor_digests(keys: Command) -> None:
     secret = keys("create", "laptop", "--rpm", "60").out.strip()
     keys("create", "phone", "--scope", "discovery", "--models", "llama*")
     new = keys("rotate", "laptop", "--overlap", "24h").out.strip()
@@ -233,8 +222,7 @@ def test_list_shows_keys_but_no_secret(keys: Command) -> None:
             assert text not in ended.out + ended.err
 
 
-def test_the_table() -> None:
-    """One line each, and what each state means."""
+def test_the_table_has_a_line_for_each_key() -> None:
     old = a_key("old", expires=NOW - DAY, models=("llama*", "phi4"))
     gone = a_key("gone", revoked=NOW, scopes=frozenset({Scope.ADMIN}))
     young = a_key("young", expires=NOW + DAY, rpm=60, max_active=2)
@@ -251,14 +239,13 @@ def test_the_table() -> None:
             *("young", both, "*", "60 per minute, 2 at once", "2030-01-30"),
             "active, expires 2030-02-01 12:00 UTC",
         ],
-        ["moved", both, "*", "-", "2030-01-31", "active, old one until 2030-02-01 12:00 UTC"],
+        ["moved", both, "*", "-", "2030-01-31", "active, old secret until 2030-02-01 12:00 UTC"],
     ]
     states = ("STATE", "expired", "revoked", "active", "active")
     assert len({line.index(state) for line, state in zip(lines, states, strict=True)}) == 1
 
 
-def test_list_as_json(keys: Command) -> None:
-    """Every field is there, and times are ISO 8601 in UTC."""
+def test_list_as_json_has_every_field(keys: Command) -> None:
     keys("create", "laptop", "--rpm", "60", "--expires", "2999-01-31")
 
     (entry,) = json.loads(keys("list", "--json").out)
@@ -281,20 +268,19 @@ def test_list_as_json(keys: Command) -> None:
     }
 
 
-def test_list_without_keys(keys: Command) -> None:
-    """Done, and what to do next; for a program it is an empty list."""
+def test_list_without_keys_says_how_to_create_one(keys: Command) -> None:
+    """For a program it is an empty list."""
     ended = keys("list")
 
     assert (ended.code, ended.out) == (0, "")
-    assert ended.err == f"{keys.file} has no key yet. {keys.hint('create NAME')} makes one.\n"
+    assert ended.err == f"{keys.file} has no keys yet. {keys.hint('create NAME')} creates one.\n"
     assert json.loads(keys("list", "--json").out) == []
 
 
 @pytest.mark.parametrize(
     "words", [["create", "n"], ["list"], ["list", "--json"], ["rotate", "n"], ["revoke", "n"]]
 )
-def test_a_broken_file_is_refused_and_left(keys: Command, words: list[str]) -> None:
-    """Exit code 1, one line that names the place, and no key that nobody stored."""
+def test_a_broken_file_is_refused_and_left_unchanged(keys: Command, words: list[str]) -> None:
     keys.file.write_text("[keys.n\n")
 
     ended = keys(*words)
@@ -307,28 +293,27 @@ def test_a_broken_file_is_refused_and_left(keys: Command, words: list[str]) -> N
 
 
 @pytest.mark.parametrize("words", [["create", "m"], ["list"], ["rotate", "n"], ["revoke", "n"]])
-def test_a_file_that_others_can_read_is_warned_about(keys: Command, words: list[str]) -> None:
-    """By every command, and the mode is left as the owner has it."""
+def test_every_command_warns_about_a_file_that_other_users_can_access(
+    keys: Command, words: list[str]
+) -> None:
     keys("create", "n")
     keys.file.chmod(0o644)
 
     ended = keys(*words)
 
     assert ended.code == 0
-    assert f"warning: {keys.file} has mode 0644: others can reach it" in ended.err
+    assert f"warning: {keys.file} has mode 0644: other users can access it" in ended.err
     assert keys.file.stat().st_mode & 0o777 == 0o644
 
 
-def test_wrong_settings_are_the_callers_to_report(keys: Command) -> None:
-    """They reach the program's end, which prints them and exits with 2 for all commands."""
+def test_wrong_settings_are_raised(keys: Command) -> None:
     keys.config.write_text("nonsense = 1\n")
 
     with pytest.raises(SettingsError):
         keys("list")
 
 
-def test_the_keys_file_is_where_the_settings_say(keys: Command, tmp_path: Path) -> None:
-    """Beside the config file unless that says otherwise."""
+def test_the_settings_name_the_keys_file(keys: Command, tmp_path: Path) -> None:
     keys.config.write_text(f'[keys]\nfile = "{tmp_path}/elsewhere/k.toml"\n')
 
     keys("create", "n")
@@ -336,8 +321,9 @@ def test_the_keys_file_is_where_the_settings_say(keys: Command, tmp_path: Path) 
     assert [key.name for key in load(tmp_path / "elsewhere" / "k.toml")] == ["n"]
 
 
-def test_keys_alone_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says which commands there are."""
+def test_keys_without_a_command_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parser = argparse.ArgumentParser(prog="ollama-gateway")
     keys_command.register(parser.add_subparsers())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.auth.principal import Scope
+from gateway.auth.keys import Scope
 from gateway.cli import main
 from gateway.cli.admin_client import AdminFailed, read_key
 from gateway.simulator import SimulatedModel, Simulator
@@ -56,7 +56,7 @@ def command_for(folder: Path, admin: str) -> Command:
 
 @pytest.fixture
 async def models(gateway: Running, tmp_path: Path) -> Command:
-    await gateway.gateway.catalog.refresh()
+    await gateway.gateway.catalog.get(max_age=0.0)
     return command_for(tmp_path, str(gateway.serving.admin))
 
 
@@ -146,7 +146,7 @@ async def test_json_has_every_field_of_the_models(models: Command) -> None:
 
 async def test_statistics_of_earlier_requests_are_shown(gateway: Running, models: Command) -> None:
     """Whether the model is loaded, its load time, its speed."""
-    gateway.gateway.learning.statistics.restore({"llama3.2:1b": model_stats()})
+    gateway.gateway.host.statistics.restore({"llama3.2:1b": model_stats()})
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         response = await client.post("/v1/chat/completions", json=CHAT, headers=gateway.bearer)
     await gateway.finished()
@@ -208,7 +208,7 @@ async def test_off_loopback_a_key_comes_from_a_file_or_stdin(
 ) -> None:
     """The error names the option. 0.0.0.0 is reached on loopback."""
     async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
-        await gateway.gateway.catalog.refresh()
+        await gateway.gateway.catalog.get(max_age=0.0)
         secret = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
         file = tmp_path / "owner.key"
         file.write_text(f"{secret}\n")

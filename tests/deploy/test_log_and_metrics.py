@@ -1,4 +1,4 @@
-"""`docs/log-and-metrics.md` tells of every field and metric, and of none that is not there."""
+"""`docs/log-and-metrics.md` lists every field, phase and metric, and no others."""
 
 import re
 from pathlib import Path
@@ -16,23 +16,22 @@ def first_column(heading: str) -> set[str]:
     return set(re.findall(r"`([a-z_]+)", " ".join(rows)))
 
 
-def test_every_field_of_the_log_is_told() -> None:
-    """Whoever reads a line can look up what stands in it."""
+def test_every_log_field_is_documented() -> None:
     assert first_column("field") == set(FinishedRequest.__struct_fields__)
 
 
-def test_every_phase_is_told() -> None:
-    """A phase says what somebody was waiting for."""
-    assert first_column("`phase` | it waited for, or was at") == {phase.value for phase in Phase}
+def test_every_phase_is_documented() -> None:
+    phases = {phase.value for phase in Phase}
+
+    assert first_column("`phase` | the request waited for, or was at") == phases
 
 
-def test_every_metric_is_told() -> None:
-    """By the name under which Prometheus knows it."""
+def test_every_metric_is_documented() -> None:
     metrics = Metrics(snapshot=_nothing, version="1")
     page, _ = metrics.exposition("")
     names = re.findall(r"^# TYPE (gateway_\w+) ", page.decode(), re.MULTILINE)
 
-    # The library shows when each series was made, beside it.
+    # The library adds the creation time of each series.
     assert first_column("metric") == {name for name in names if not name.endswith("_created")}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import DONE, WRONG_USAGE, main
-from gateway.cli.new_files import SERVICE_USER
+from gateway.files import SERVICE_USER
 from gateway.settings import SYSTEM_FOLDER, Settings, default_config_text
 from tests.deploy.places import DEPLOY, DOCS, text
 

@@ -17,7 +17,7 @@ def delta(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     "text", ["message_stop", '{"type":"message_stop"}', "\n\nevent: message_stop\ndata: {}\n\n"]
 )
-def test_a_text_is_not_the_end(text: str) -> None:
+def test_the_final_event_inside_a_text_completes_nothing(text: str) -> None:
     """The words of the final event in a text, in thinking or in a tool's input end nothing."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(delta(type="text_delta", text=text))
@@ -44,7 +44,7 @@ def test_a_text_is_not_the_end(text: str) -> None:
         b"data: [DONE]\n\n",
     ],
 )
-def test_almost_the_end(data: bytes) -> None:
+def test_what_only_resembles_the_final_event_completes_nothing(data: bytes) -> None:
     """The event's line and its type must both say so, and the event must have ended."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(data)
@@ -53,7 +53,7 @@ def test_almost_the_end(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "pieces"),
+    ("fields", "events"),
     [
         ({"type": "text_delta", "text": "a"}, 1),
         ({"type": "thinking_delta", "thinking": "a"}, 1),
@@ -62,15 +62,15 @@ def test_almost_the_end(data: bytes) -> None:
         ({"type": "signature_delta", "signature": "a"}, 0),
     ],
 )
-def test_what_counts_as_a_piece(fields: dict[str, object], pieces: int) -> None:
+def test_events_with_content_are_counted(fields: dict[str, object], events: int) -> None:
     """Text, thinking and tool input; a signature is not the model's."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(delta(**fields))
 
-    assert (scanner.usage.tokens_out or 0) == pieces
+    assert (scanner.usage.tokens_out or 0) == events
 
 
-def test_the_usage_at_the_start_is_a_guess() -> None:
+def test_usage_in_message_start_is_ignored() -> None:
     """Ollama estimates there and knows at the end; a guess is not reported as a fact."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(event("message_start", message={"usage": {"input_tokens": 3, "output_tokens": 0}}))
@@ -80,7 +80,7 @@ def test_the_usage_at_the_start_is_a_guess() -> None:
     assert Usage(27, 5) == scanner.usage
 
 
-def test_an_error_event() -> None:
+def test_an_error_event_is_a_failure_and_no_completion() -> None:
     """Its words are kept; it does not make the stream complete."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(event("error", error={"type": "api_error", "message": "out of memory"}))
@@ -89,7 +89,7 @@ def test_an_error_event() -> None:
     assert not scanner.complete
 
 
-def test_an_error_in_a_tools_input_is_none() -> None:
+def test_an_error_in_a_tool_input_is_no_failure() -> None:
     """Only an event that is an error has words of Ollama's."""
     scanner = ANTHROPIC.scanner()
     scanner.feed(event("content_block_delta", delta={}, error={"message": "no"}))
@@ -98,8 +98,8 @@ def test_an_error_in_a_tools_input_is_none() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "incomplete"), [(0, True), (7, False)])
-def test_a_long_answer(tokens: int, *, incomplete: bool) -> None:
-    """Above the limit its usage tells whether it broke off."""
+def test_a_response_above_the_limit_is_read_from_its_end(tokens: int, *, incomplete: bool) -> None:
+    """Usage of 0 means that Ollama gave up."""
     answer = {
         "type": "message",
         "content": [{"type": "text", "text": "x" * 2_000_000}],

@@ -29,7 +29,7 @@ LIMIT = 100_000
 
 
 def body() -> Body:
-    """Its usage tells how many bytes were read, and of what: in is a document, out is an end."""
+    """Its usage is how many bytes were read: `tokens_in` of a document, `tokens_out` of an end."""
     return Body(
         read=lambda document: BodyFindings(usage=Usage(tokens_in=len(document))),
         read_tail=lambda tail: BodyFindings(usage=Usage(tokens_out=len(tail))),
@@ -37,7 +37,7 @@ def body() -> Body:
     )
 
 
-def test_up_to_the_limit_it_is_a_document() -> None:
+def test_a_body_up_to_the_limit_is_read_completely() -> None:
     """However it came."""
     response = body()
     for _ in range(LIMIT // 1000):
@@ -46,7 +46,7 @@ def test_up_to_the_limit_it_is_a_document() -> None:
     assert Usage(tokens_in=LIMIT) == response.usage
 
 
-def test_above_the_limit_only_its_end_is_kept() -> None:
+def test_of_a_body_above_the_limit_only_the_end_is_kept() -> None:
     """However it came, and in bounded memory."""
     at_once, in_parts = body(), body()
     at_once.feed(b"x" * 5_000_000)
@@ -58,8 +58,8 @@ def test_above_the_limit_only_its_end_is_kept() -> None:
     assert int(repr(in_parts).split()[1]) <= 2 * TAIL_BYTES
 
 
-def test_a_question_does_not_end_the_reading() -> None:
-    """What is fed after a question counts in the next answer."""
+def test_a_body_can_be_fed_after_it_was_read() -> None:
+    """The next findings include what was fed since."""
     response = body()
     response.feed(b"ab")
 
@@ -72,19 +72,19 @@ def test_a_question_does_not_end_the_reading() -> None:
 @pytest.mark.parametrize(
     "document", [b"", b"{", b"\xff", b'"\xff"', b'"\\ud800"', b"1", b'"a" "b"', b"[" * 100_000]
 )
-def test_decode_never_fails(document: bytes) -> None:
+def test_decode_never_raises(document: bytes) -> None:
     """No JSON, no UTF-8, another type, something behind it, too deep: all just None."""
     assert decode(msgspec.json.Decoder(str), document) is None
 
 
 @pytest.mark.parametrize("value", [b"", b'""', b"null", b"[]", b"{}"])
-def test_empty_values(value: bytes) -> None:
+def test_empty_values_are_not_filled(value: bytes) -> None:
     """What carries nothing."""
     assert not filled(Raw(value))
 
 
 @pytest.mark.parametrize("value", [b'" "', b'"null"', b"[0]", b'"{}"', b"false", b"0"])
-def test_filled_values(value: bytes) -> None:
+def test_other_values_are_filled(value: bytes) -> None:
     """What carries something, a blank among it."""
     assert filled(Raw(value))
 
@@ -93,12 +93,12 @@ def test_filled_values(value: bytes) -> None:
     ("value", "count"),
     [(b"27", 27), (b"0", None), (b"-1", None), (b"1.5", None), (b"null", None), (b"", None)],
 )
-def test_tokens(value: bytes, count: int | None) -> None:
-    """Only a positive whole number counts."""
+def test_only_positive_integers_are_token_counts(value: bytes, count: int | None) -> None:
+    """Zero means that Ollama does not know."""
     assert count == token_count(Raw(value))
 
 
-def test_seconds() -> None:
+def test_durations_are_converted_from_nanoseconds() -> None:
     """From nanoseconds; anything but a number is unknown."""
     assert seconds(Raw(b"1500000000")) == 1.5
     assert seconds(Raw(b'"1s"')) is None
@@ -117,7 +117,7 @@ def test_seconds() -> None:
         (b"[" + b"1," * 1000 + b"1]", ("[" + "1," * 1000)[:300]),
     ],
 )
-def test_failure_text(error: bytes, words: str | None) -> None:
+def test_failure_text_is_read_in_every_shape(error: bytes, words: str | None) -> None:
     """Ollama's words in any of its shapes, 300 characters at most."""
     assert words == failure_text(Raw(error))
 
@@ -141,14 +141,14 @@ def test_usage(usage: bytes, expected: Usage, *, lost: bool) -> None:
     assert lost == zero_token_count(Raw(usage))
 
 
-def test_counts_that_nobody_can_have_counted() -> None:
-    """What answers may not be Ollama, and sums of such numbers would overflow."""
+def test_impossible_token_counts_are_ignored() -> None:
+    """The server may not be Ollama, and sums of such numbers would overflow."""
     for count in ("-1", "0", "1e3", '"7"', "1" + "0" * 13, "1" + "0" * 400, "true", "[1]"):
         assert token_count(Raw(count.encode())) is None
     assert token_count(Raw(b"1000000000")) == 10**9
 
 
-def test_encodable_and_encode() -> None:
+def test_encoded_text_has_neither_surrogates_nor_line_feeds() -> None:
     """Half a surrogate pair cannot be sent; a line feed cannot break a line."""
     assert encode(encodable("a\ud800\nb")) == b'"a?\\nb"'
 
@@ -163,11 +163,15 @@ JSON = st.recursive(
 )
 
 
-@given(document=st.dictionaries(st.sampled_from(["usage", "text", "x"]), JSON), cut=st.integers(1))
-def test_json_tail_is_certain(document: dict[str, object], cut: int) -> None:
+@given(
+    document=st.dictionaries(st.sampled_from(["usage", "text", "x"]), JSON), start=st.integers(1)
+)
+def test_json_tail_never_yields_fields_of_another_depth(
+    document: dict[str, object], start: int
+) -> None:
     """From whatever end of whatever document: what decodes are top-level fields of it."""
     text = json.dumps(document, separators=(",", ":")).encode()
-    rest = json_tail(text[min(cut, len(text)) :], b"usage")
+    rest = json_tail(text[min(start, len(text)) :], b"usage")
     try:
         fields = json.loads(rest)
     except ValueError:
@@ -176,7 +180,7 @@ def test_json_tail_is_certain(document: dict[str, object], cut: int) -> None:
     assert fields.items() <= document.items()
 
 
-def test_json_tail() -> None:
+def test_json_tail_yields_the_last_fields() -> None:
     """The object's last fields, found behind any text; inside another object they are unknown."""
     text = b'el \\"usage\\":1","data":[1,2],"usage":{"prompt_tokens":7},"more":[{}]}\n'
 

@@ -28,7 +28,7 @@ MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user",
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """One of each, all talking to a server that gives one answer."""
+    """One of each, all connected to a server that gives one response."""
 
     openai: openai.OpenAI
     anthropic: anthropic.Anthropic
@@ -120,7 +120,7 @@ def test_responses_raise_for_a_late_error(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["messages-stream", "crash-messages-stream"])
 def test_anthropic_raises_for_a_late_error(case: str) -> None:
-    """With our whole error in it."""
+    """With our complete error body."""
     with answering(ANTHROPIC.stream_type, broken(ANTHROPIC, case)) as clients:
         stream = clients.anthropic.messages.create(
             model="m", max_tokens=9, messages=[{"role": "user", "content": "hi"}], stream=True
@@ -137,8 +137,8 @@ def test_anthropic_raises_for_a_late_error(case: str) -> None:
 def test_ollama_raises_for_a_late_error(case: str) -> None:
     """Also behind a heartbeat, which is the beginning of the error's line."""
     lost = b"".join(recorded(case)[:-1])
-    beat = OLLAMA.heartbeat(streaming=True)
-    body = lost + beat + OLLAMA.late_error(UpstreamIncomplete(), "req_1")
+    heartbeat = OLLAMA.heartbeat(streaming=True)
+    body = lost + heartbeat + OLLAMA.late_error(UpstreamIncomplete(), "req_1")
     with answering(OLLAMA.stream_type, body) as clients:
         stream = clients.ollama.chat(model="m", messages=MESSAGES, stream=True)
         texts: list[str | None] = []
@@ -167,10 +167,10 @@ def test_heartbeats_do_not_show_in_streams() -> None:
         assert [part.done for part in parts] == [False] * 5 + [True]
 
 
-def test_heartbeats_do_not_show_in_whole_answers() -> None:
+def test_heartbeats_do_not_show_in_non_streaming_responses() -> None:
     """Blanks before JSON are JSON."""
-    beats = OPENAI.heartbeat(streaming=False) * 9
-    body = beats + b'{"choices":[{"message":{"role":"assistant","content":"a"}}]}'
+    heartbeats = OPENAI.heartbeat(streaming=False) * 9
+    body = heartbeats + b'{"choices":[{"message":{"role":"assistant","content":"a"}}]}'
     with answering("application/json", body) as clients:
         answer = clients.openai.chat.completions.create(model="m", messages=MESSAGES)
 
@@ -193,9 +193,9 @@ def test_openai_reads_our_errors(error: GatewayError, kind: type[openai.APIStatu
     ):
         clients.openai.chat.completions.create(model="m", messages=MESSAGES)
 
-    told = failure.value
-    assert (error.code, error.type, error.param) == (told.code, told.type, told.param)
-    assert error.message in told.message
+    raised = failure.value
+    assert (error.code, error.type, error.param) == (raised.code, raised.type, raised.param)
+    assert error.message in raised.message
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def fragments(dialect: Dialect) -> st.SearchStrategy[bytes]:
 
 
 @every_dialect
-def test_a_fresh_scan_knows_nothing(dialect: Dialect) -> None:
+def test_a_new_scanner_knows_nothing(dialect: Dialect) -> None:
     """A boundary, not the end, and no number made up; to be fed nothing changes nothing."""
     scanner = dialect.scanner()
     scanner.feed(b"")
@@ -51,7 +51,7 @@ def test_a_fresh_scan_knows_nothing(dialect: Dialect) -> None:
 
 
 @every_dialect
-def test_the_final_event_alone(dialect: Dialect) -> None:
+def test_the_final_event_completes_a_stream(dialect: Dialect) -> None:
     """It makes a stream complete, and what follows does not undo that."""
     scanner = dialect.scanner()
     scanner.feed(FINAL[dialect.name])
@@ -63,7 +63,7 @@ def test_the_final_event_alone(dialect: Dialect) -> None:
 
 
 @every_dialect
-def test_another_dialects_end_is_none(dialect: Dialect) -> None:
+def test_the_final_events_of_other_dialects_complete_nothing(dialect: Dialect) -> None:
     """Every dialect has its own final event."""
     scanner = dialect.scanner()
     for name, end in FINAL.items():
@@ -75,8 +75,8 @@ def test_another_dialects_end_is_none(dialect: Dialect) -> None:
 
 @every_dialect
 @given(data=st.data())
-def test_no_bytes_make_it_fail(dialect: Dialect, data: st.DataObject) -> None:
-    """Whatever comes, in whatever parts: no exception, and one verdict."""
+def test_no_bytes_make_a_scanner_raise(dialect: Dialect, data: st.DataObject) -> None:
+    """Whatever comes, in whatever parts: no exception, and the same findings."""
     parts = data.draw(st.lists(fragments(dialect), max_size=25))
     stream = b"".join(parts)
     at_once, in_parts, bytewise = dialect.scanner(), dialect.scanner(), dialect.scanner()
@@ -88,17 +88,17 @@ def test_no_bytes_make_it_fail(dialect: Dialect, data: st.DataObject) -> None:
     for at in range(len(stream)):
         bytewise.feed(stream[at : at + 1])
 
-    verdicts = {
+    findings = {
         (s.at_boundary, s.complete, s.failure, s.usage, s.timings)
         for s in (at_once, in_parts, bytewise)
     }
-    assert len(verdicts) == 1
+    assert len(findings) == 1
     assert isinstance(body.incomplete, bool)
 
 
 @every_dialect
 @pytest.mark.parametrize("chunk", [b"x" * 65536, b"data: " + b"y" * 65530, b"[" * 65536, b"\r"])
-def test_endless_garbage_stays_in_bounded_memory(dialect: Dialect, chunk: bytes) -> None:
+def test_endless_garbage_takes_bounded_memory(dialect: Dialect, chunk: bytes) -> None:
     """64 MB without an end of line leave less than 4 MiB behind, in a scan and in a body."""
     tracemalloc.start()
     try:
@@ -117,7 +117,7 @@ def test_endless_garbage_stays_in_bounded_memory(dialect: Dialect, chunk: bytes)
 
 
 @every_dialect
-def test_the_end_is_seen_behind_a_10_mb_event(dialect: Dialect) -> None:
+def test_the_final_event_is_seen_after_a_10_mb_event(dialect: Dialect) -> None:
     """An event above the limit is skipped; the ones after it are read."""
     huge = json.dumps({"choices": [], "response": "x" * 10_000_000}).encode()
     scanner = dialect.scanner()
@@ -130,7 +130,7 @@ def test_the_end_is_seen_behind_a_10_mb_event(dialect: Dialect) -> None:
 
 
 @every_dialect
-def test_nesting_too_deep_to_read(dialect: Dialect) -> None:
+def test_an_event_nested_too_deeply_is_skipped(dialect: Dialect) -> None:
     """Such an event says nothing; the stream goes on."""
     deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"done":true}'
     scanner = dialect.scanner()
@@ -152,15 +152,17 @@ def test_nesting_too_deep_to_read(dialect: Dialect) -> None:
         (b"1", False, False),
     ],
 )
-def test_what_streams(value: bytes | None, *, default: bool, ollama: bool) -> None:
+def test_which_stream_values_mean_streaming(
+    value: bytes | None, *, default: bool, ollama: bool
+) -> None:
     """Only the literal says yes; null is as good as nothing; Ollama's own API streams unasked."""
     assert [default] * 3 == [d.streams(value) for d in (OPENAI, ANTHROPIC, RESPONSES)]
     assert ollama == OLLAMA.streams(value)
 
 
 @every_dialect
-def test_heartbeats_mean_nothing(dialect: Dialect) -> None:
-    """At a boundary of a stream they change no verdict and leave it at one an event can begin."""
+def test_heartbeats_change_nothing_for_a_scanner(dialect: Dialect) -> None:
+    """They change no finding, and an event can begin after them."""
     scanner = dialect.scanner()
     scanner.feed(dialect.heartbeat(streaming=True))
     scanner.feed(dialect.heartbeat(streaming=True, note="2 before you\n\ndata: [DONE]\n\n"))
@@ -171,7 +173,7 @@ def test_heartbeats_mean_nothing(dialect: Dialect) -> None:
     assert dialect.heartbeat(streaming=False, note="x") == b" "
 
 
-def test_the_form_of_heartbeats() -> None:
+def test_heartbeats_have_the_form_of_their_dialect() -> None:
     """A comment where there are comments; Anthropic's ping; a space where JSON takes one."""
     assert OPENAI.heartbeat(streaming=True) == b":\n\n"
     assert RESPONSES.heartbeat(streaming=True, note="queued") == b": queued\n\n"
@@ -185,7 +187,7 @@ def test_the_form_of_heartbeats() -> None:
 ERROR = ModelNotFound("No such model: tinny. You may use: tiny.", param="model")
 
 
-def test_error_bodies() -> None:
+def test_error_bodies_have_the_form_of_ollamas() -> None:
     """As Ollama shapes them, with our words."""
     openai = {
         "error": {
@@ -242,7 +244,7 @@ def test_a_dialect_cannot_be_changed(dialect: Dialect) -> None:
 
 
 @every_dialect
-def test_an_answer_in_one_piece_where_a_stream_was_begun(dialect: Dialect) -> None:
+def test_only_ollamas_dialect_fits_a_complete_response_into_a_stream(dialect: Dialect) -> None:
     """Ollama's own API can say it as a line, and that is then the final one; a stream of events
     has no place for it.
     """

@@ -38,7 +38,7 @@ def split(separator: Separator, *parts: bytes, limit: int = LIMIT) -> list[bytes
         (b"\n\n", b"", []),
     ],
 )
-def test_pieces_end_at_the_separator(
+def test_frames_end_at_the_separator(
     separator: Separator, text: bytes, frames: list[bytes]
 ) -> None:
     """What has not ended is not returned, and empty frames are dropped."""
@@ -68,7 +68,7 @@ def test_frames_do_not_depend_on_how_the_bytes_were_divided(
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_the_limit_is_exact(over: int) -> None:
+def test_a_frame_of_exactly_the_limit_is_complete(over: int) -> None:
     """A frame of just the limit is complete, with half a separator behind it too."""
     text = b"x" * (LIMIT + over)
     complete = split(b"\n\n", text + b"\n\n")
@@ -77,7 +77,7 @@ def test_the_limit_is_exact(over: int) -> None:
     assert isinstance(complete[0], OversizedFrame) == (over > 0)
 
 
-def test_both_ends_of_an_oversized_piece_are_kept() -> None:
+def test_an_oversized_frame_keeps_both_ends() -> None:
     """And the next frame is complete again."""
     text = bytes(range(32, 127)) * 1000
 
@@ -92,8 +92,8 @@ def test_endless_input_takes_bounded_memory() -> None:
     for _ in range(1000):
         frames.feed(b"x" * 10_000)
 
-    held = int(repr(frames).split()[1].split("/")[0])
-    assert held <= 2 * TAIL_BYTES + 10_000
+    carried = int(repr(frames).split()[1].split("/")[0])
+    assert carried <= 2 * TAIL_BYTES + 10_000
 
 
 def test_splitter_repr_shows_how_much_it_carries() -> None:

@@ -17,7 +17,7 @@ def chat(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     "text", ['"done":true', '{"done":true}\n', '"},"done":true}\n', '{"error":"no"}\n{"done":true}']
 )
-def test_a_text_is_not_the_end(text: str) -> None:
+def test_the_final_event_inside_a_text_completes_nothing(text: str) -> None:
     """The words of the last line in a text, in thinking or in a tool's arguments end nothing."""
     scanner = OLLAMA.scanner()
     scanner.feed(chat(content=text))
@@ -45,8 +45,8 @@ def test_a_text_is_not_the_end(text: str) -> None:
         b'{"error":""}\n',
     ],
 )
-def test_almost_the_end(data: bytes) -> None:
-    """Only the literal, at the top level of a whole line."""
+def test_what_only_resembles_the_final_event_completes_nothing(data: bytes) -> None:
+    """Only the literal `true`, at the top level of a complete line."""
     scanner = OLLAMA.scanner()
     scanner.feed(data)
 
@@ -54,7 +54,7 @@ def test_almost_the_end(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "pieces"),
+    ("data", "events"),
     [
         (chat(content="a"), 1),
         (chat(content='"'), 1),
@@ -75,23 +75,23 @@ def test_almost_the_end(data: bytes) -> None:
         (b"garbage\n", 0),
     ],
 )
-def test_what_counts_as_a_piece(data: bytes, pieces: int) -> None:
+def test_events_with_content_are_counted(data: bytes, events: int) -> None:
     """A line counts once if it carries text, thinking or a tool call."""
     scanner = OLLAMA.scanner()
     scanner.feed(data)
 
-    assert (scanner.usage.tokens_out or 0) == pieces
+    assert (scanner.usage.tokens_out or 0) == events
 
 
-def test_an_error_line_is_an_end() -> None:
-    """Ollama's own word for a broken answer, at status 200."""
+def test_an_error_line_completes_a_stream() -> None:
+    """Ollama's own way to report a broken stream, at status 200."""
     scanner = OLLAMA.scanner()
     scanner.feed(chat(content="a") + b'{"error":"unexpected EOF"}\n')
 
     assert (scanner.complete, scanner.failure) == (True, "unexpected EOF")
 
 
-def test_an_error_in_a_line_with_text() -> None:
+def test_an_error_in_a_line_with_text_completes_a_stream() -> None:
     """It is an end wherever it stands at the top level."""
     scanner = OLLAMA.scanner()
     scanner.feed(line(error="no", response="a", done=False))
@@ -109,7 +109,7 @@ def test_a_field_of_another_type_costs_only_itself() -> None:
     assert Timings(eval_count=5) == scanner.timings
 
 
-def test_lines_may_end_with_a_carriage_return() -> None:
+def test_lines_may_have_blanks_before_and_a_carriage_return_after_them() -> None:
     """And may begin with blanks: our own heartbeats."""
     scanner = OLLAMA.scanner()
     scanner.feed(b'  {"done":false,"response":"a"}\r\n {"done":true}\r\n')
@@ -119,8 +119,8 @@ def test_lines_may_end_with_a_carriage_return() -> None:
 
 
 @pytest.mark.parametrize("size", [10_000_000, 65536, 997])
-def test_a_last_line_above_the_limit(size: int) -> None:
-    """The one of `generate` holds the context as numbers: its end still tells what it is."""
+def test_a_final_line_above_the_limit_completes_a_stream(size: int) -> None:
+    """The one of `generate` contains the context as numbers: its end still says what it is."""
     stream = line(
         response="", done=True, context=[1234567] * 300_000, total_duration=2_000_000_000,
         prompt_eval_count=200, eval_count=9,
@@ -145,7 +145,7 @@ def test_a_last_line_above_the_limit(size: int) -> None:
     ],
     ids=["not-done", "in-a-text", "in-arguments"],
 )
-def test_another_line_above_the_limit(data: bytes) -> None:
+def test_no_other_line_above_the_limit_completes_a_stream(data: bytes) -> None:
     """Words of the end inside it do not make it the last one."""
     scanner = OLLAMA.scanner()
     scanner.feed(data)
@@ -154,7 +154,7 @@ def test_another_line_above_the_limit(data: bytes) -> None:
     assert scanner.at_boundary
 
 
-def test_embeddings_above_the_limit() -> None:
+def test_usage_of_embeddings_above_the_limit_is_read_from_their_end() -> None:
     """Of many megabytes the numbers at the very end are read."""
     body = OLLAMA.body()
     body.feed(b'{"model":"m","embeddings":[[' + b"0.123456789," * 500_000 + b"0.1]],")
@@ -165,8 +165,8 @@ def test_embeddings_above_the_limit() -> None:
     assert not body.incomplete
 
 
-def test_a_long_answer_that_incomplete() -> None:
-    """Above the limit the last field still tells."""
+def test_a_response_above_the_limit_is_incomplete_if_its_end_says_so() -> None:
+    """The last field says so."""
     body = OLLAMA.body()
     body.feed(line(response="x" * 2_000_000, done=False))
 

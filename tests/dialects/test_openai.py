@@ -25,7 +25,7 @@ def delta(finish_reason: str | None = None, **fields: object) -> bytes:
         "\u2028[DONE]",
     ],
 )
-def test_a_text_is_not_the_end(text: str) -> None:
+def test_the_final_event_inside_a_text_completes_nothing(text: str) -> None:
     """The words of the final event in a text, in thinking or in a tool's arguments end nothing."""
     scanner = OPENAI.scanner()
     scanner.feed(delta(content=text))
@@ -52,8 +52,8 @@ def test_a_text_is_not_the_end(text: str) -> None:
         b" data: [DONE]\n\n",
     ],
 )
-def test_almost_the_end(event: bytes) -> None:
-    """Only `[DONE]` as the whole of an event's data is the end."""
+def test_what_only_resembles_the_final_event_completes_nothing(event: bytes) -> None:
+    """Only `[DONE]` as the complete data of an event is final."""
     scanner = OPENAI.scanner()
     scanner.feed(event)
 
@@ -70,7 +70,7 @@ def test_almost_the_end(event: bytes) -> None:
         b"\n\n\ndata: [DONE]\n\n",
     ],
 )
-def test_the_end(event: bytes) -> None:
+def test_done_completes_a_stream_in_every_framing(event: bytes) -> None:
     """In every form that the framing allows."""
     scanner = OPENAI.scanner()
     scanner.feed(event)
@@ -78,7 +78,7 @@ def test_the_end(event: bytes) -> None:
     assert scanner.complete
 
 
-def test_usage_in_a_text_is_none() -> None:
+def test_usage_inside_a_text_is_ignored() -> None:
     """Only the field of the chunk counts, not a text or an argument that looks like it."""
     fake = '"usage":{"prompt_tokens":99,"completion_tokens":99}'
     scanner = OPENAI.scanner()
@@ -88,7 +88,7 @@ def test_usage_in_a_text_is_none() -> None:
     assert Usage(None, 2, counted=True) == scanner.usage
 
 
-def test_an_error_in_a_text_is_none() -> None:
+def test_an_error_inside_a_text_is_no_failure() -> None:
     """Only the field of the chunk counts."""
     scanner = OPENAI.scanner()
     scanner.feed(delta(content='{"error":{"message":"no"}}'))
@@ -98,7 +98,7 @@ def test_an_error_in_a_text_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "pieces"),
+    ("event", "events"),
     [
         (delta(role="assistant", content="a"), 1),
         (delta(content='"'), 1),
@@ -121,16 +121,16 @@ def test_an_error_in_a_text_is_none() -> None:
         (b"data: {\n\n", 0),
     ],
 )
-def test_what_counts_as_a_piece(event: bytes, pieces: int) -> None:
+def test_events_with_content_are_counted(event: bytes, events: int) -> None:
     """An event counts once if it carries text, thinking or a tool call."""
     scanner = OPENAI.scanner()
     scanner.feed(event)
 
-    assert (scanner.usage.tokens_out or 0) == pieces
+    assert (scanner.usage.tokens_out or 0) == events
 
 
 def test_reported_usage_wins_over_zeros_and_counting() -> None:
-    """Completions say 0 in each chunk and the truth in the last."""
+    """Completions report 0 in each chunk and the real count in the last."""
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     scanner = OPENAI.scanner()
     scanner.feed(chunk(choices=[{"text": "a"}], usage=zeros))
@@ -141,7 +141,7 @@ def test_reported_usage_wins_over_zeros_and_counting() -> None:
     assert Usage(21, 5) == scanner.usage
 
 
-def test_an_error_event() -> None:
+def test_an_error_event_is_a_failure_and_no_completion() -> None:
     """Its words are kept; it does not make the stream complete."""
     scanner = OPENAI.scanner()
     scanner.feed(b'data: {"error":{"message":"out of memory","type":"api_error"}}\n\n')
@@ -150,8 +150,8 @@ def test_an_error_event() -> None:
     assert not scanner.complete
 
 
-def test_invalid_utf8_in_a_text() -> None:
-    """It is the caller's business: the event still counts, and so does what it carries besides."""
+def test_an_event_with_invalid_utf8_still_counts() -> None:
+    """The text is relayed as it is, and the other fields are still read."""
     scanner = OPENAI.scanner()
     scanner.feed(delta(content="XX").replace(b"XX", b"\xff\xfe"))
     scanner.feed(
@@ -161,7 +161,7 @@ def test_invalid_utf8_in_a_text() -> None:
     assert Usage(None, 4) == scanner.usage
 
 
-def test_embeddings_above_the_limit() -> None:
+def test_usage_of_embeddings_above_the_limit_is_read_from_their_end() -> None:
     """Of many megabytes the usage at the very end is read, however it comes."""
     vectors = b",".join([b'{"object":"embedding","embedding":[0.1,0.2],"index":0}'] * 100_000)
     document = (
@@ -179,8 +179,10 @@ def test_embeddings_above_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "incomplete"), [(0, True), (7, False)])
-def test_a_long_answer_that_incomplete(tokens: int, *, incomplete: bool) -> None:
-    """Above the limit its usage of 0 tells, for a megabyte came out."""
+def test_a_response_above_the_limit_is_incomplete_if_its_end_says_so(
+    tokens: int, *, incomplete: bool
+) -> None:
+    """Usage of 0 after a megabyte of text means that Ollama gave up."""
     answer = {
         "choices": [{"message": {"content": "x" * 2_000_000}, "finish_reason": None}],
         "usage": {"prompt_tokens": tokens, "completion_tokens": tokens},
@@ -191,7 +193,7 @@ def test_a_long_answer_that_incomplete(tokens: int, *, incomplete: bool) -> None
     assert incomplete == body.incomplete
 
 
-def test_a_long_answer_cannot_fake_its_usage() -> None:
+def test_a_text_in_a_long_response_cannot_fake_its_usage() -> None:
     """A text of a megabyte may end like usage: what is not certain is unknown."""
     text = "x" * 2_000_000 + ',"usage":{"prompt_tokens":1,"completion_tokens":0}}'
     body = OPENAI.body()
@@ -201,7 +203,7 @@ def test_a_long_answer_cannot_fake_its_usage() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b" ", b"404 page not found", b"{", b"[]", b'{"choices":7}'])
-def test_what_is_no_answer(text: bytes) -> None:
+def test_nothing_is_known_of_a_body_that_is_no_response(text: bytes) -> None:
     """Nothing is known of it, and nothing of it shows."""
     body = OPENAI.body()
     body.feed(text)

@@ -14,8 +14,8 @@ def event(kind: str, **fields: object) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
-def test_each_way_to_end(kind: str) -> None:
-    """All three tell the caller how it went."""
+def test_every_final_event_completes_a_stream(kind: str) -> None:
+    """All three say how it went."""
     scanner = RESPONSES.scanner()
     scanner.feed(event(f"response.{kind}", response={"usage": USAGE}))
 
@@ -26,7 +26,7 @@ def test_each_way_to_end(kind: str) -> None:
 @pytest.mark.parametrize(
     "text", ["response.completed", "\n\nevent: response.completed\ndata: {}\n\n"]
 )
-def test_a_text_is_not_the_end(text: str) -> None:
+def test_the_final_event_inside_a_text_completes_nothing(text: str) -> None:
     """The words of the final event in a text, in thinking or in a call's arguments end nothing."""
     scanner = RESPONSES.scanner()
     scanner.feed(event("response.output_text.delta", delta=text))
@@ -51,7 +51,7 @@ def test_a_text_is_not_the_end(text: str) -> None:
         b'event: response.completed\ndata: {"type":"response.completed"}\n',
     ],
 )
-def test_almost_the_end(data: bytes) -> None:
+def test_what_only_resembles_the_final_event_completes_nothing(data: bytes) -> None:
     """The event's line and its type must both say so, and the event must have ended."""
     scanner = RESPONSES.scanner()
     scanner.feed(data)
@@ -60,8 +60,8 @@ def test_almost_the_end(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [10_000_000, 65536, 997])
-def test_a_final_event_above_the_limit(size: int) -> None:
-    """It repeats the whole answer; its name makes it final and its end has the usage."""
+def test_a_final_event_above_the_limit_completes_a_stream(size: int) -> None:
+    """It repeats the complete response; its name makes it final and its end has the usage."""
     response = {"output": "x" * 3_000_000, "temperature": 1, "usage": USAGE}
     stream = event("response.completed", response=response, sequence_number=12)
     scanner = RESPONSES.scanner()
@@ -94,7 +94,7 @@ def test_a_long_final_event_cannot_fake_its_usage() -> None:
         (event("response.completed", response={"error": None}), None),
     ],
 )
-def test_failures(data: bytes, words: str | None) -> None:
+def test_failures_are_read_from_every_event_that_has_one(data: bytes, words: str | None) -> None:
     """Ollama's words, in whichever event they come."""
     scanner = RESPONSES.scanner()
     scanner.feed(data)

@@ -1,11 +1,11 @@
-"""Stands in for Ollama: answers from its attributes after ``latency`` seconds of virtual time."""
+"""A fake Ollama: responds from its attributes after ``latency`` seconds of virtual time."""
 
 import asyncio
 
 import msgspec
 
-from gateway.models import Model, ShowReply
-from gateway.models.listing import parse_listing
+from gateway.models.catalog import ShowReply
+from gateway.models.listing import Model, parse_listing
 
 
 def tags_of(*names: str, digest: str = "d1") -> bytes:
@@ -27,8 +27,8 @@ def model_of(name: str = "tiny:latest", digest: str = "d1") -> Model:
     return parse_listing(tags_of(name, digest=digest), fetched_at=0.0).models[0]
 
 
-class FakeSource:
-    """``error`` is raised by every method while it is set; ``asked`` records who was asked."""
+class FakeProbes:
+    """``error`` is raised by every method while it is set; ``asked`` records the questions."""
 
     def __init__(self, *names: str) -> None:
         self.tags_body = tags_of(*names)
@@ -45,7 +45,7 @@ class FakeSource:
     async def tags(self) -> bytes:
         return await self._answer("tags", self.tags_body)
 
-    async def show(self, model: str, verbose: bool) -> ShowReply:
+    async def show(self, model: str, *, verbose: bool) -> ShowReply:
         reply = self.show_reply
         await self._answer(f"show {model}{' verbose' * verbose}", reply.body)
         return reply

@@ -25,7 +25,7 @@ from tests.models.recorded import (
 )
 
 TOO_DEEP = 800 if sys.version_info < (3, 12) else 3000
-"""For us, though not for the decoder: since 3.12 a comprehension is no call."""
+"""Deeper than our own code can recurse, not deeper than the decoder can."""
 
 
 def listing_of(body: bytes) -> Listing:
@@ -41,13 +41,12 @@ def only(*names: str) -> Callable[[str], bool]:
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_tags_are_ollamas_own_bytes(full: bool) -> None:
-    """A list that says nothing about the host passes byte for byte."""
+def test_tags_without_host_details_pass_byte_for_byte(full: bool) -> None:
     assert tags_body(listing_of(TAGS_0_24), any_model, full=full) == TAGS_0_24
 
 
 def test_tags_leave_out_paths() -> None:
-    """The path of a blob goes, all else stays as it was."""
+    """Everything else stays as it was."""
     expected = json.loads(TAGS_0_33)
     del expected["models"][0]["details"]["parent_model"]
 
@@ -57,28 +56,26 @@ def test_tags_leave_out_paths() -> None:
     assert BLOB.encode() not in body
 
 
-def test_full_tags_pass_whole() -> None:
-    """An owner who wants the full catalogue gets Ollama's bytes."""
+def test_full_tags_pass_unchanged() -> None:
     assert tags_body(listing_of(TAGS_0_33), any_model, full=True) == TAGS_0_33
 
 
 def test_tags_keep_unknown_fields_beside_the_list() -> None:
-    """What a newer Ollama adds to the answer passes."""
+    """A newer Ollama may add some."""
     body = b'{"next":"page","models":[{"name":"a:latest","new":{"x":[1,null]}}]}'
 
     assert body == tags_body(listing_of(body), any_model, full=False)
 
 
-def test_tags_hold_only_what_the_key_may_use() -> None:
-    """Other models are not mentioned."""
+def test_tags_hold_only_models_that_the_key_may_use() -> None:
     body = tags_body(listing_of(TAGS_0_24), only("tiny:latest"), full=False)
 
     assert [entry["name"] for entry in json.loads(body)["models"]] == ["tiny:latest"]
     assert tags_body(listing_of(TAGS_0_24), only(), full=True) == b'{"models":[]}'
 
 
-def test_a_filter_does_not_change_the_listing() -> None:
-    """The next caller's answer does not depend on this one's."""
+def test_filtering_does_not_change_the_listing() -> None:
+    """It is shared by all requests."""
     listing = listing_of(TAGS_0_33)
     tags_body(listing, only(), full=False)
 
@@ -86,16 +83,15 @@ def test_a_filter_does_not_change_the_listing() -> None:
 
 
 @pytest.mark.parametrize("parent", ["llama3.2:1b", "hf.co/Some/Model:Q4", ""])
-def test_parents_that_are_names_stay(parent: str) -> None:
-    """From which model one was made is about the model."""
+def test_parent_models_that_are_names_stay(parent: str) -> None:
+    """They tell about the model."""
     body = msgspec.json.encode({"models": [{"name": "a", "details": {"parent_model": parent}}]})
 
     assert body == tags_body(listing_of(body), any_model, full=False)
 
 
 @pytest.mark.parametrize("parent", [BLOB, "C:\\x\\y", ["/home/ann"], {"path": "/home/ann"}])
-def test_parents_are_left_out_at_any_depth(parent: object) -> None:
-    """Wherever it stands and whatever it is made of, a path does not pass."""
+def test_parent_models_that_are_paths_are_left_out_at_any_depth(parent: object) -> None:
     entry = {"name": "a", "parent_model": parent, "more": [{"details": {"parent_model": parent}}]}
     body = msgspec.json.encode({"models": [entry]})
 
@@ -104,12 +100,12 @@ def test_parents_are_left_out_at_any_depth(parent: object) -> None:
     )
 
 
-def test_v1_models_as_recorded() -> None:
-    """The OpenAI-shaped list is what Ollama makes of the same models."""
+def test_v1_models_are_as_recorded() -> None:
+    """From the same models."""
     assert v1_models_body(listing_of(TAGS_0_24), any_model) == V1_MODELS_0_24
 
 
-def test_v1_models_hold_only_what_the_key_may_use() -> None:
+def test_v1_models_hold_only_models_that_the_key_may_use() -> None:
     """Without any model the list is empty, and a list."""
     body = v1_models_body(listing_of(TAGS_0_24), only("mid:1b"))
 
@@ -118,7 +114,7 @@ def test_v1_models_hold_only_what_the_key_may_use() -> None:
 
 
 def test_v1_model_echoes_the_requested_name() -> None:
-    """The id is the name as the caller wrote it, as Ollama answers."""
+    """As Ollama does."""
     model = listing_of(TAGS_0_24).find("tiny")
 
     assert model is not None
@@ -127,7 +123,7 @@ def test_v1_model_echoes_the_requested_name() -> None:
 
 
 def test_owned_by_is_the_namespace() -> None:
-    """A model of somebody's is his, all others are the library's."""
+    """Or library."""
     listing = listing_of(b'{"models":[{"name":"hf.co/Ann/m:q4"},{"name":"ann/m:q4"},{"name":"m"}]}')
 
     body = json.loads(v1_models_body(listing, any_model))
@@ -135,14 +131,14 @@ def test_owned_by_is_the_namespace() -> None:
     assert [entry["owned_by"] for entry in body["data"]] == ["Ann", "ann", "library"]
 
 
-def test_ps_is_ollamas_own() -> None:
-    """What is loaded passes byte for byte to a key that may use it."""
+def test_ps_passes_byte_for_byte() -> None:
+    """To a key that may use the models."""
     assert ps_body(PS_0_24, any_model, full=False) == PS_0_24
     assert ps_body(PS_0_24, only("other:latest"), full=True) == b'{"models":[]}'
 
 
-def test_ps_leaves_out_what_tells_about_the_host() -> None:
-    """The same fields go as everywhere."""
+def test_ps_leaves_out_host_details() -> None:
+    """The same fields as everywhere."""
     raw = b'{"models":[{"name":"a","system":"s","details":{"parent_model":"/x","format":"gguf"}}]}'
 
     assert ps_body(raw, any_model, full=False) == (
@@ -150,8 +146,8 @@ def test_ps_leaves_out_what_tells_about_the_host() -> None:
     )
 
 
-def test_show_leaves_out_what_tells_about_the_host() -> None:
-    """Modelfile, template, system, messages and the blob's path go, all else stays."""
+def test_show_leaves_out_host_details() -> None:
+    """Modelfile, template, system, messages and the path of the blob."""
     raw = SHOW_VERBOSE_0_33[:-1] + b',"system":"secret","messages":[{"content":"secret"}]}'
     expected = json.loads(SHOW_VERBOSE_0_33)
     del expected["modelfile"], expected["template"], expected["details"]["parent_model"]
@@ -164,12 +160,11 @@ def test_show_leaves_out_what_tells_about_the_host() -> None:
 
 
 def test_show_passes_numbers_as_sent() -> None:
-    """Values that hold nothing of the host are not read and written anew."""
+    """Values without host details are not decoded."""
     assert b'"bert.attention.layer_norm_epsilon":1e-12' in show_body(SHOW_VERBOSE_0_33, full=False)
 
 
-def test_full_show_passes_whole() -> None:
-    """An owner who wants full answers gets Ollama's bytes."""
+def test_full_show_passes_unchanged() -> None:
     assert show_body(SHOW_VERBOSE_0_33, full=True) == SHOW_VERBOSE_0_33
 
 
@@ -181,7 +176,6 @@ def test_full_show_passes_whole() -> None:
     ],
 )
 def test_show_leaves_out_paths_at_any_depth(raw: bytes) -> None:
-    """A parent's path does not pass in any other place either."""
     assert b"/home/ann" not in show_body(raw, full=False)
 
 
@@ -197,21 +191,20 @@ def test_show_leaves_out_paths_at_any_depth(raw: bytes) -> None:
         b'{"d":{"parent_model":"", "n":' + b"[" * TOO_DEEP + b"]" * TOO_DEEP + b"}}",
     ],
 )
-def test_show_of_something_else(raw: bytes) -> None:
-    """What is not Ollama's answer is a protocol error, never a crash."""
+def test_a_show_body_that_is_not_ollamas_is_an_error(raw: bytes) -> None:
+    """A protocol error, never a crash."""
     with pytest.raises(UpstreamProtocolError, match="/api/show"):
         show_body(raw, full=False)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'{"models":7}', b"no"])
-def test_ps_of_something_else(raw: bytes) -> None:
-    """The same holds for what is loaded."""
+def test_a_ps_body_that_is_not_ollamas_is_an_error(raw: bytes) -> None:
+    """A protocol error, never a crash."""
     with pytest.raises(UpstreamProtocolError, match="/api/ps"):
         ps_body(raw, any_model, full=False)
 
 
 def test_numbers_beyond_64_bits_pass() -> None:
-    """Nothing is lost of a number that no field of today's has."""
     raw = b'{"models":[{"name":"a","size":' + b"9" * 40 + b"}]}"
 
     assert raw == ps_body(raw, any_model, full=False)

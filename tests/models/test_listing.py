@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamProtocolError
-from gateway.models.listing import parse_listing
+from gateway.models.listing import parameter_count, parse_listing
 from tests.models.fakes import tags_of
 from tests.models.recorded import TAGS_0_24, TAGS_0_33
 
@@ -19,8 +19,8 @@ def entry_of(**fields: object) -> bytes:
     return msgspec.json.encode({"models": [{"name": "tiny:latest", **fields}]})
 
 
-def test_a_recorded_list() -> None:
-    """What Ollama lists is read with its digests, sizes, counts and times."""
+def test_a_recorded_list_is_read() -> None:
+    """With its digests, sizes, counts and times."""
     listing = parse_listing(TAGS_0_24, fetched_at=12.5)
 
     assert [(model.name, model.size_bytes, model.created) for model in listing.models] == [
@@ -35,7 +35,7 @@ def test_a_recorded_list() -> None:
 
 
 def test_unknown_fields_are_kept() -> None:
-    """What a newer Ollama adds stays with the entry, and beside the list."""
+    """Of the entries and beside the list."""
     listing = parse_listing(TAGS_0_33[:-1] + b',"next":"page"}', fetched_at=0.0)
 
     assert listing.models[0].raw["capabilities"] == ["completion"]
@@ -43,8 +43,8 @@ def test_unknown_fields_are_kept() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "TINY", "tiny:latest", "Tiny:Latest", "library/tiny"])
-def test_find_by_any_spelling(name: str) -> None:
-    """A model is found by every name under which Ollama would run it."""
+def test_find_accepts_any_spelling(name: str) -> None:
+    """Every name under which Ollama would run the model."""
     found = parse_listing(TAGS_0_24, fetched_at=0.0).find(name)
 
     assert found is not None
@@ -52,13 +52,12 @@ def test_find_by_any_spelling(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tin", "tiny:1b", "mid", "", "tiny\n", "me/tiny"])
-def test_find_nothing(name: str) -> None:
-    """No other name finds it."""
+def test_find_returns_none_for_other_names(name: str) -> None:
     assert parse_listing(TAGS_0_24, fetched_at=0.0).find(name) is None
 
 
-def test_the_listed_spelling_is_canonical() -> None:
-    """Whatever case is asked for, the name is the one that the list writes."""
+def test_found_models_have_the_listed_spelling() -> None:
+    """Whatever case was asked for."""
     found = parse_listing(tags_of("hf.co/Some/Model:Q4"), fetched_at=0.0).find(
         "hf.co/some/model:q4"
     )
@@ -75,8 +74,8 @@ def test_the_listed_spelling_is_canonical() -> None:
         {"remote_model": {"name": "x"}},
     ],
 )
-def test_remote_entries(fields: dict[str, object]) -> None:
-    """An entry with a remote host or model leaves the machine, and its size says nothing."""
+def test_remote_entries_leave_the_machine(fields: dict[str, object]) -> None:
+    """Their size on disk says nothing."""
     model = parse_listing(entry_of(size=350, **fields), fetched_at=0.0).models[0]
 
     assert model.remote
@@ -85,27 +84,26 @@ def test_remote_entries(fields: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"remote_host": ""}, {"remote_model": None}])
-def test_local_entries(fields: dict[str, object]) -> None:
-    """Empty remote fields are those of a local model."""
+def test_entries_with_empty_remote_fields_are_local(fields: dict[str, object]) -> None:
     assert not parse_listing(entry_of(**fields), fetched_at=0.0).models[0].remote
 
 
 def test_a_cloud_name_leaves_the_machine() -> None:
-    """A listed model with a cloud name does so without any remote field."""
+    """Also without a remote field."""
     model = parse_listing(tags_of("gpt-oss:120b-cloud"), fetched_at=0.0).models[0]
 
     assert (model.remote, model.leaves_the_machine) == (False, True)
 
 
 def test_entries_without_a_name_are_skipped() -> None:
-    """What cannot be called by a name is not a model."""
+    """They cannot be requested."""
     body = b'{"models":[{"name":""},{"size":1},null,7,"x",{"model":5},{"name":"tiny:latest"}]}'
 
     assert [model.name for model in parse_listing(body, fetched_at=0.0).models] == ["tiny:latest"]
 
 
-def test_model_is_the_identity() -> None:
-    """Where an entry's two names differ, the one that Ollama shows on /v1/models counts."""
+def test_the_model_field_counts_more_than_name() -> None:
+    """It is what Ollama shows on /v1/models."""
     body = b'{"models":[{"name":"old:latest","model":"new:latest"}]}'
 
     assert [model.name for model in parse_listing(body, fetched_at=0.0).models] == ["new:latest"]
@@ -114,15 +112,15 @@ def test_model_is_the_identity() -> None:
 @pytest.mark.parametrize(
     "size", [-1, 0, 1 << 63, 10**400], ids=["negative", "none", "64 bits", "no float"]
 )
-def test_a_size_that_none_has_is_unknown(size: int) -> None:
-    """Clocks and pages calculate with it, and no float is as large as JSON can say."""
+def test_an_implausible_size_is_unknown(size: int) -> None:
+    """Timeouts calculate with it, and JSON can express numbers that no float can hold."""
     body = b'{"models":[{"name":"tiny:latest","size":%d}]}' % size
 
     assert parse_listing(body, fetched_at=0.0).models[0].size_bytes is None
 
 
 def test_fields_of_wrong_types_are_unknown() -> None:
-    """Nonsense in one field costs that field, not the list."""
+    """The rest of the entry is read."""
     body = entry_of(size="big", digest=7, details=[1], modified_at="yesterday")
     model = parse_listing(body, fetched_at=0.0).models[0]
 
@@ -145,14 +143,14 @@ def test_fields_of_wrong_types_are_unknown() -> None:
         ("", 0),
     ],
 )
-def test_created_is_whole_seconds(text: str, seconds: int) -> None:
+def test_created_is_in_whole_seconds(text: str, seconds: int) -> None:
     """Fractions are cut off and offsets counted, as Go does."""
     assert seconds == parse_listing(entry_of(modified_at=text), fetched_at=0.0).models[0].created
 
 
 @pytest.mark.parametrize("body", [b'{"models":[]}', b'{"models":null}'])
-def test_an_empty_list(body: bytes) -> None:
-    """Nothing pulled is a list without models, however it is written."""
+def test_an_empty_list_has_no_models(body: bytes) -> None:
+    """Also when Go writes null."""
     assert parse_listing(body, fetched_at=0.0).models == ()
 
 
@@ -174,15 +172,14 @@ def test_an_empty_list(body: bytes) -> None:
         b"\x00" * 100,
     ],
 )
-def test_what_is_not_ollamas_list(body: bytes) -> None:
-    """Anything else than a list fails with a message that names the setting to check."""
+def test_a_body_that_is_not_ollamas_is_an_error(body: bytes) -> None:
+    """The message names the setting to check."""
     with pytest.raises(UpstreamProtocolError, match=r"/api/tags.*ollama\.url"):
         parse_listing(body, fetched_at=0.0)
 
 
 @given(st.binary())
-def test_any_bytes(body: bytes) -> None:
-    """No bytes do worse than a protocol error."""
+def test_any_bytes_are_a_list_or_a_protocol_error(body: bytes) -> None:
     try:
         parse_listing(body, fetched_at=0.0)
     except UpstreamProtocolError:
@@ -190,8 +187,7 @@ def test_any_bytes(body: bytes) -> None:
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["name", "model", "size", "details"]), JSON)))
-def test_any_entries(entries: list[dict[str, object]]) -> None:
-    """Entries of any content give models that have a name."""
+def test_any_entries_give_models_with_names(entries: list[dict[str, object]]) -> None:
     body = msgspec.json.encode({"models": entries}) if _encodable(entries) else b"{}"
     try:
         listing = parse_listing(body, fetched_at=0.0)
@@ -207,3 +203,74 @@ def _encodable(value: object) -> bool:
     except (OverflowError, UnicodeError):
         return False
     return True
+
+
+# Parameter counts.
+
+
+@pytest.mark.parametrize(
+    ("text", "billions"),
+    [
+        ("70.6B", 70.6),
+        ("8.0B", 8.0),
+        ("1.2B", 1.2),
+        ("405B", 405.0),
+        ("494.03M", 0.49403),
+        ("152K", 0.000152),
+        ("8x7B", 56.0),
+        ("8X22b", 176.0),
+        ("1.04T", 1040.0),
+        ("480000000000", 480.0),
+        ("999", 9.99e-7),
+        (" 7 B ", 7.0),
+    ],
+)
+def test_parameter_counts_are_read_as_ollama_writes_them(text: str, billions: float) -> None:
+    assert billions == pytest.approx(parameter_count(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "B",
+        "x7B",
+        "8x",
+        "0B",
+        "0x7B",
+        "-7B",
+        "7Q",
+        "7B5",
+        "1e3B",
+        "infB",
+        "nan",
+        "\u0667B",
+        "7.B",
+        ".5B",
+        "999999T",
+        "9" * 100_000,
+        "9" * 30,
+    ],
+)
+def test_implausible_parameter_counts_are_unknown(text: str) -> None:
+    """Empty, garbled and absurd texts."""
+    assert parameter_count(text) is None
+
+
+@given(st.text())
+def test_any_text_is_a_plausible_parameter_count_or_none(text: str) -> None:
+    billions = parameter_count(text)
+
+    assert billions is None or 0.0 < billions <= 100_000.0
+
+
+@given(st.integers(1, 999), st.integers(0, 99), st.sampled_from("KMB"))
+def test_units_of_parameter_counts_are_steps_of_a_thousand(
+    whole: int, part: int, unit: str
+) -> None:
+    scale = {"K": 1e-6, "M": 1e-3, "B": 1.0}[unit]
+
+    assert (whole + part / 100) * scale == pytest.approx(
+        parameter_count(f"{whole}.{part:02}{unit}")
+    )

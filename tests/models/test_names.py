@@ -6,12 +6,11 @@ from gateway.models.names import (
     is_cloud_name,
     is_path,
     likeness,
+    matches_any,
     name_key,
     namespace_of,
-    rule_for,
     shown,
 )
-from gateway.settings import ModelRule
 
 PART = st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,20}\Z")
 
@@ -63,14 +62,14 @@ def test_all_spellings_share_one_key(name: str, key: str) -> None:
         "a" * 1_000_000,
     ],
 )
-def test_what_is_no_name(name: str) -> None:
-    """Ollama has no model of such a name, so there is no need to ask."""
+def test_a_text_that_cannot_be_a_name_has_no_key(name: str) -> None:
+    """Ollama has no model by such a name, so there is no need to ask."""
     assert name_key(name) is None
 
 
 @given(PART, PART, PART, PART)
-def test_a_key_is_its_own_key(host: str, namespace: str, model: str, tag: str) -> None:
-    """Spelling a key again changes nothing: names can be compared by it."""
+def test_a_key_of_a_key_is_the_same(host: str, namespace: str, model: str, tag: str) -> None:
+    """Names can be compared by it."""
     key = name_key(f"{host}.org/{namespace}/{model}:{tag}")
 
     assert key is not None
@@ -79,7 +78,7 @@ def test_a_key_is_its_own_key(host: str, namespace: str, model: str, tag: str) -
 
 @given(st.text())
 def test_any_text_has_a_key_or_none(text: str) -> None:
-    """Whatever a caller sends is a name in lower case with a tag, or none."""
+    """Whatever a client sends is a name in lower case with a tag, or none."""
     key = name_key(text)
 
     assert key is None or (key == name_key(key) == key.lower() and ":" in key)
@@ -102,14 +101,14 @@ def test_any_text_has_a_key_or_none(text: str) -> None:
         "n" * 10_000 + "-cloud",
     ],
 )
-def test_cloud_names(name: str) -> None:
-    """Every spelling that Ollama would run on ollama.com is seen, white space and case included."""
+def test_cloud_names_are_recognised_in_every_spelling(name: str) -> None:
+    """As Ollama does, white space and case included."""
     assert is_cloud_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "cloud", "cloud:latest", "my-cloud-model", "soundcloud:8b"])
-def test_names_that_only_mention_the_cloud(name: str) -> None:
-    """A local model may have the word in its name."""
+def test_local_names_may_contain_cloud(name: str) -> None:
+    """Only the tag, or its end, counts."""
     assert not is_cloud_name(name)
 
 
@@ -123,8 +122,8 @@ def test_names_that_only_mention_the_cloud(name: str) -> None:
         ("no name", "library"),
     ],
 )
-def test_namespace(name: str, namespace: str) -> None:
-    """Who owns a model is its namespace as written, or library."""
+def test_the_namespace_is_the_owner(name: str, namespace: str) -> None:
+    """As written, or library."""
     assert namespace == namespace_of(name)
 
 
@@ -145,8 +144,8 @@ def test_namespace(name: str, namespace: str) -> None:
         "a" * 10_000,
     ],
 )
-def test_paths(name: str) -> None:
-    """A place on the host's disk is known as one."""
+def test_paths_are_recognised(name: str) -> None:
+    """Absolute, relative, of any system, and files of models."""
     assert is_path(name)
 
 
@@ -154,20 +153,20 @@ def test_paths(name: str) -> None:
     "name",
     ["", "llama3.2:1b", "me/tiny", "hf.co/Some/Model:Q4", "localhost/a/b", "host:5000/a/b:c"],
 )
-def test_names_are_no_paths(name: str) -> None:
+def test_names_are_not_paths(name: str) -> None:
     """The name of a parent model tells nothing about the host."""
     assert not is_path(name)
 
 
-def test_shown_names_stay_on_one_short_line() -> None:
+def test_shown_names_are_one_short_line() -> None:
     """A message cannot be broken up or flooded by a name."""
     assert shown("a\nb\x1b[31mc") == "'a?b?[31mc'"
     assert len(shown("x" * 100_000)) < 100
 
 
 @given(st.text(), st.text())
-def test_likeness_is_a_share(name: str, other: str) -> None:
-    """Likeness lies between 0 and 1 and knows no order."""
+def test_likeness_is_symmetric_and_between_0_and_1(name: str, other: str) -> None:
+    """For any two texts."""
     assert 0.0 <= likeness(name, other) <= 1.0
     assert likeness(name, other) == likeness(other, name)
 
@@ -178,31 +177,79 @@ def test_likeness_of_a_typing_error() -> None:
     assert likeness("TINY", "tiny:latest") == 1.0
 
 
+# Globs.
+
+
 @pytest.mark.parametrize(
-    ("match", "model", "matches"),
+    ("glob", "model"),
     [
-        ("llama3.2", "llama3.2:latest", True),
-        ("llama3.2:latest", "llama3.2", True),
-        ("llama3.2", "llama3.2:1b", False),
-        ("LLAMA3.2", "llama3.2:latest", True),
-        ("llama3.2", "LLaMA3.2:Latest", True),
-        ("llama3.2*", "llama3.2:1b", True),
-        ("*:1b", "llama3.2:1b", True),
-        ("hf.co/*", "hf.co/some/model:Q4_K_M", True),
-        ("host:5000/a/b", "host:5000/a/b:latest", True),
+        ("llama3.2", "llama3.2"),
+        ("llama3.2", "llama3.2:latest"),
+        ("llama3.2:latest", "llama3.2"),
+        ("LLAMA3.2", "Llama3.2:LATEST"),
+        ("llama*", "llama3.3:70b"),
+        ("*:1b", "llama3.2:1b"),
+        ("*-embed-text", "nomic-embed-text:latest"),
+        ("qwen?", "qwen3:latest"),
+        ("hf.co/*", "hf.co/someone/model:q4"),
+        ("host:5000/a", "host:5000/a:latest"),
+        ("host:5000/a:latest", "host:5000/a"),
+        ("*", "anything:at-all"),
     ],
 )
-def test_model_rule_matches_by_glob(match: str, model: str, matches: bool) -> None:
-    """In any case; a name without a tag is its latest."""
-    rule = ModelRule(match=match)
-
-    assert rule_for(model, [rule]) is (rule if matches else None)
+def test_a_glob_matches(glob: str, model: str) -> None:
+    """Case and the default tag make no difference."""
+    assert matches_any((glob,), model)
 
 
-def test_first_matching_model_rule_counts() -> None:
-    """In the order in which they are written, and as it is."""
-    rules = [ModelRule(match=match) for match in ("qwen*", "llama3.1:*", "*")]
+@pytest.mark.parametrize(
+    ("glob", "model"),
+    [
+        ("llama3.2", "llama3.2:1b"),
+        ("llama3.2", "llama3.22"),
+        ("llama3.2", "llama302"),
+        ("llama3.2:latest", "llama3.2:latest2"),
+        ("llama", "my-llama"),
+        ("qwen?", "qwen"),
+        ("[a-z]", "b"),
+        ("a|b", "b"),
+        ("a", "a\n"),
+    ],
+)
+def test_a_glob_does_not_match(glob: str, model: str) -> None:
+    """A glob matches the complete name, and only * and ? are special."""
+    assert not matches_any((glob,), model)
 
-    assert rule_for("llama3.1:8b", rules) is rules[1]
-    assert rule_for("tiny:latest", rules) is rules[2]
-    assert rule_for("tiny:latest", rules[:2]) is None
+
+def test_a_bracket_is_literal() -> None:
+    assert matches_any(("[a]*",), "[a]b")
+
+
+def test_a_model_needs_to_match_one_of_several_globs() -> None:
+    globs = ("llama*", "qwen2.5-coder:7b")
+
+    assert [
+        matches_any(globs, name)
+        for name in ("llama3.2:1b", "qwen2.5-coder:7b", "qwen2.5-coder:32b")
+    ] == [True, True, False]
+
+
+def test_an_empty_list_of_globs_matches_nothing() -> None:
+    """The default of `cloud`."""
+    assert not matches_any((), "llama3.2:1b")
+    assert not matches_any((), "")
+
+
+@given(st.text())
+def test_the_star_matches_every_model(model: str) -> None:
+    assert matches_any(("*",), model)
+
+
+@given(st.text())
+def test_every_name_matches_itself(model: str) -> None:
+    assert matches_any((model,), model)
+
+
+def test_a_hostile_name_does_not_make_the_pattern_backtrack() -> None:
+    """With backtracking this would exceed the test's time limit."""
+    assert not matches_any(("*a" * 50 + "!",), "a" * 5000)

@@ -40,20 +40,20 @@ def seen(*sets: str, resident: str = "") -> Residency:
     return Residency(frozenset(resident), frozenset(map(frozenset, sets)))
 
 
-def test_one_model_always_fits() -> None:
-    """Ollama loads any one, into slower memory if it must."""
+def test_a_single_model_always_fits() -> None:
+    """Ollama loads any one model, into slower memory if it must."""
     assert Residency().can_coexist(frozenset("a"))
     assert Residency().can_coexist(frozenset())
 
 
-def test_a_number_says_what_fits() -> None:
-    """Whatever the models are."""
+def test_max_loaded_decides_what_fits() -> None:
+    """Independent of the models."""
     assert Residency(max_loaded=2).can_coexist(frozenset("ab"))
     assert not Residency(max_loaded=2).can_coexist(frozenset("abc"))
 
 
-def test_without_a_number_only_what_was_seen_together_fits() -> None:
-    """And any part of it."""
+def test_without_max_loaded_only_models_seen_together_fit() -> None:
+    """Subsets of such a set fit too."""
     view = seen("abc", "cd")
 
     assert view.can_coexist(frozenset("ac"))
@@ -61,23 +61,23 @@ def test_without_a_number_only_what_was_seen_together_fits() -> None:
     assert not Residency().can_coexist(frozenset("ab"))
 
 
-def test_a_number_counts_more_than_what_was_seen() -> None:
-    """The owner has said it."""
+def test_max_loaded_overrules_evidence() -> None:
+    """The settings have the last word."""
     view = Residency(coresident=frozenset({frozenset("ab")}), max_loaded=1)
 
     assert not view.can_coexist(frozenset("ab"))
 
 
-def test_a_loaded_model_costs_nothing_and_another_only_if_there_is_room() -> None:
-    """Room that was seen, or that is left of the number."""
+def test_a_model_fits_without_eviction_if_loaded_or_if_there_is_room() -> None:
+    """Room by evidence, or left of max_loaded."""
     assert Residency(frozenset("a"), max_loaded=1).fits_without_eviction("a")
     assert not Residency(frozenset("a"), max_loaded=1).fits_without_eviction("b")
     assert Residency(frozenset("a"), max_loaded=2).fits_without_eviction("b")
     assert seen("ab", resident="a").fits_without_eviction("b")
 
 
-def test_a_model_is_eligible_where_no_work_is_driven_out() -> None:
-    """Nothing at work, or itself, or both loaded, or both known to fit."""
+def test_a_model_can_load_now_if_it_evicts_no_active_model() -> None:
+    """Nothing is active, or the model itself, or all are loaded, or all are known to fit."""
     view = Residency(frozenset("ab"), max_loaded=1)
 
     assert view.can_load_now("c", {})
@@ -87,18 +87,18 @@ def test_a_model_is_eligible_where_no_work_is_driven_out() -> None:
     assert Residency(max_loaded=2).can_load_now("c", {"a": 1})
 
 
-def test_of_those_at_work_as_many_stay_as_fit_beside_the_next() -> None:
-    """The same ones each time it is asked."""
+def test_as_many_active_models_stay_as_fit() -> None:
+    """The same ones each time."""
     assert Residency(max_loaded=2).can_coexist_with("c", {"b": 1, "a": 1}) == frozenset("a")
     assert Residency(max_loaded=1).can_coexist_with("c", {"a": 1}) == frozenset()
     assert seen("bc").can_coexist_with("c", {"a": 1, "b": 1}) == frozenset("b")
 
 
 @given(VIEWS, NAMES, st.sampled_from("abcd"))
-def test_what_stays_fits_and_when_the_rest_is_gone_the_next_is_eligible(
+def test_a_model_can_load_once_the_other_active_models_finished(
     view: Residency, active: frozenset[str], model: str
 ) -> None:
-    """Waiting for the others to come free is enough."""
+    """The models that can stay fit together with it."""
     stay = view.can_coexist_with(model, active)
 
     assert stay <= active
@@ -106,8 +106,8 @@ def test_what_stays_fits_and_when_the_rest_is_gone_the_next_is_eligible(
     assert view.can_load_now(model, stay)
 
 
-def test_what_is_idle_and_does_not_fit_goes_for_what_is_loaded() -> None:
-    """What is at work stays, and so does what fits."""
+def test_a_load_evicts_idle_models_that_do_not_fit() -> None:
+    """Active models stay, and so do idle ones that fit."""
     view = Residency(frozenset("ab"), max_loaded=2)
 
     assert view.after_load("c", {"b": 1}).resident == frozenset("bc")
@@ -128,7 +128,7 @@ def fit(evidence: CoResidency, names: frozenset[str]) -> bool:
     return Residency(coresident=evidence.sets).can_coexist(names)
 
 
-def test_what_was_seen_fits_and_so_does_a_part_of_it() -> None:
+def test_subsets_of_a_confirmed_set_fit() -> None:
     """Three at once prove each pair of them, and nothing of a fourth."""
     together = CoResidency()
     together.confirm(models("abc"))
@@ -137,8 +137,8 @@ def test_what_was_seen_fits_and_so_does_a_part_of_it() -> None:
     assert not fit(together, models("ad"))
 
 
-def test_only_the_largest_sets_are_kept() -> None:
-    """A part says nothing that the whole does not."""
+def test_only_maximal_sets_are_kept() -> None:
+    """A subset adds nothing."""
     together = CoResidency()
     for names in ("ab", "abc", "bc"):
         together.confirm(models(names))
@@ -147,7 +147,7 @@ def test_only_the_largest_sets_are_kept() -> None:
 
 
 def test_newer_evidence_wins() -> None:
-    """Two that drive each other out do not fit, whatever was seen before; until they are seen."""
+    """Two models that evict each other do not fit until they are seen together again."""
     together = CoResidency()
     together.confirm(models("abc"))
     together.refute(models("ac"))
@@ -167,8 +167,8 @@ def test_the_oldest_evidence_is_forgotten() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), SETS), max_size=30))
-def test_the_last_word_on_a_set_holds(evidence: list[tuple[bool, frozenset[str]]]) -> None:
-    """Whatever came before: what was seen last fits, what was refuted last does not."""
+def test_the_last_evidence_on_a_set_holds(evidence: list[tuple[bool, frozenset[str]]]) -> None:
+    """A set confirmed last fits, a set refuted last does not."""
     together = CoResidency(max_sets=8)
     for fits, names in evidence:
         if fits:
@@ -202,7 +202,7 @@ def tracker(clock: Clock) -> ResidencyTracker:
     return ResidencyTracker(max_loaded=None, now=clock)
 
 
-def call(tracker: ResidencyTracker, model: str) -> None:
+def request(tracker: ResidencyTracker, model: str) -> None:
     tracker.acquire(model)
     tracker.release(model, answered=True)
 
@@ -215,101 +215,105 @@ def confirmed(tracker: ResidencyTracker) -> set[str]:
     return set(tracker.view().confirmed)
 
 
-def test_at_first_nothing_is_known(tracker: ResidencyTracker) -> None:
-    """Without calls and without Ollama's word nothing is believed."""
+def test_nothing_is_resident_at_first(tracker: ResidencyTracker) -> None:
+    """Before any request and any /api/ps."""
     assert tracker.view() == Residency()
     assert repr(tracker) == "<ResidencyTracker nothing, 0 sets coresident>"
 
 
-def test_a_model_with_a_lease_is_believed_and_not_confirmed(
+def test_a_model_in_use_is_resident_and_not_confirmed(
     tracker: ResidencyTracker,
 ) -> None:
-    """It is loaded or being loaded; whether a call waits for that, only its answer tells."""
+    """It is loaded or being loaded."""
     assert tracker.acquire("a") is False
 
     assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
     assert repr(tracker) == "<ResidencyTracker a (1 active)?, 0 sets coresident>"
 
 
-def test_an_answer_proves_that_it_is_loaded(tracker: ResidencyTracker) -> None:
-    """The next call to it waits for no load."""
-    call(tracker, "a")
+def test_a_response_confirms_that_a_model_is_loaded(tracker: ResidencyTracker) -> None:
+    """The next request for it waits for no load."""
+    request(tracker, "a")
 
     assert confirmed(tracker) == {"a"}
     assert tracker.acquire("a") is True
 
 
-def test_a_call_without_an_answer_proves_nothing(tracker: ResidencyTracker) -> None:
-    """A load that has begun goes on without its caller: believed, and not relied on."""
+def test_a_request_without_a_response_confirms_nothing(tracker: ResidencyTracker) -> None:
+    """A load that has begun goes on: resident, and not confirmed."""
     tracker.acquire("a")
     tracker.release("a", answered=False)
 
     assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
-def test_a_failure_does_not_unload(tracker: ResidencyTracker) -> None:
-    """One call that failed says nothing against a model that has answered others."""
-    call(tracker, "a")
+def test_a_failed_request_keeps_a_confirmed_model(tracker: ResidencyTracker) -> None:
+    """One failure says nothing against a model that has responded to others."""
+    request(tracker, "a")
     tracker.acquire("a")
     tracker.release("a", answered=False)
 
     assert confirmed(tracker) == {"a"}
 
 
-def test_another_model_is_believed_to_drive_out_an_idle_one(
+def test_another_model_evicts_an_idle_one(
     tracker: ResidencyTracker,
 ) -> None:
-    """What is not known to fit together does not, for all that is believed."""
-    call(tracker, "a")
+    """Unless both are known to fit."""
+    request(tracker, "a")
     tracker.acquire("b")
 
     assert resident(tracker) == {"b"}
 
 
-def test_a_model_at_work_is_not_driven_out(tracker: ResidencyTracker) -> None:
-    """Ollama never unloads what it is answering with."""
+def test_an_active_model_is_not_evicted(tracker: ResidencyTracker) -> None:
+    """Ollama never unloads a model that it is using."""
     tracker.acquire("a")
     tracker.acquire("b")
 
     assert resident(tracker) == {"a", "b"}
 
 
-def test_what_was_seen_together_stays_together(tracker: ResidencyTracker, clock: Clock) -> None:
-    """After one look at both in memory, calls alternate without anybody being driven out."""
+def test_models_seen_together_do_not_evict_each_other(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """After one /api/ps with both, requests alternate without evictions."""
     tracker.update({"a": 60.0, "b": 60.0}, clock())
-    call(tracker, "a")
-    call(tracker, "b")
+    request(tracker, "a")
+    request(tracker, "b")
 
     assert confirmed(tracker) == {"a", "b"}
     assert tracker.view().coresident == {frozenset("ab")}
 
 
 @pytest.mark.parametrize(("max_loaded", "left"), [(1, {"c"}), (2, {"b", "c"}), (3, set("abc"))])
-def test_the_owners_number_decides(max_loaded: int, left: set[str], clock: Clock) -> None:
-    """With ``max_loaded`` so many stay, and the one used longest ago goes first."""
+def test_max_loaded_limits_the_resident_models(
+    max_loaded: int, left: set[str], clock: Clock
+) -> None:
+    """The model unused for longest is evicted first."""
     tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
     for model in "abc":
         clock.time += 1
-        call(tracker, model)
+        request(tracker, model)
 
     assert resident(tracker) == left
     assert tracker.view().max_loaded == max_loaded
 
 
-def test_ollama_has_the_last_word(tracker: ResidencyTracker, clock: Clock) -> None:
-    """What was believed gone is back when Ollama lists it, and the other way round."""
-    call(tracker, "a")
-    call(tracker, "b")
+def test_an_update_corrects_assumed_evictions(tracker: ResidencyTracker, clock: Clock) -> None:
+    """In both directions."""
+    request(tracker, "a")
+    request(tracker, "b")
     clock.time += 1
     tracker.update({"a": 60.0}, clock())
 
     assert resident(tracker) == {"a"}
 
 
-def test_a_model_that_loads_is_believed_though_not_listed(
+def test_a_loading_model_is_resident_although_it_is_not_listed(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """Ollama lists nothing of a load under way; the lease says that it is."""
+    """Ollama does not list a load under way."""
     tracker.acquire("a")
     clock.time += 1
     tracker.update({}, clock())
@@ -317,10 +321,10 @@ def test_a_model_that_loads_is_believed_though_not_listed(
     assert resident(tracker) == {"a"}
 
 
-def test_a_listed_model_that_loads_for_us_is_not_confirmed(
+def test_a_listed_model_that_still_loads_is_not_confirmed(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """Ollama may list what it has not loaded to the end: the first answer proves it."""
+    """Ollama may list it before the load is complete: the first response confirms it."""
     tracker.acquire("a")
     clock.time += 1
     tracker.update({"a": 300.0}, clock())
@@ -328,11 +332,11 @@ def test_a_listed_model_that_loads_for_us_is_not_confirmed(
     assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
-def test_a_model_at_work_that_ollama_does_not_list_must_load_again(
+def test_an_active_model_that_is_not_listed_is_no_longer_confirmed(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """Somebody else drove it out: a second call to it waits for a load."""
-    call(tracker, "a")
+    """Another client evicted it: a second request for it waits for a load."""
+    request(tracker, "a")
     tracker.acquire("a")
     clock.time += 1
     tracker.update({}, clock())
@@ -340,23 +344,23 @@ def test_a_model_at_work_that_ollama_does_not_list_must_load_again(
     assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
 
-def test_what_happened_after_ollama_was_asked_counts_more(
+def test_events_after_ollama_was_asked_count_more_than_its_response(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """A late answer neither hides a model that was used since nor brings back one driven out."""
-    call(tracker, "a")
+    """A late response neither hides a model used since nor brings back an evicted one."""
+    request(tracker, "a")
     asked_at = clock()
     clock.time += 1
-    call(tracker, "b")
+    request(tracker, "b")
     tracker.update({"a": 60.0}, asked_at)
 
     assert resident(tracker) == {"b"}
 
 
-def test_an_answer_older_than_the_last_one_is_ignored(
+def test_an_update_older_than_the_last_one_is_ignored(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """Answers that overtake each other do no harm."""
+    """Responses that overtake each other do no harm."""
     tracker.update({"a": 60.0}, clock())
     tracker.update({"b": 60.0}, clock() - 1)
 
@@ -366,10 +370,10 @@ def test_an_answer_older_than_the_last_one_is_ignored(
 @pytest.mark.parametrize(
     ("announced", "stays"), [(30.0, 30.0), (None, KEEP_ALIVE), (900.0, 900.0), (-1.0, 0.0)]
 )
-def test_a_model_leaves_when_it_was_announced(
+def test_a_model_expires_when_ollama_announced_it(
     announced: float | None, stays: float, tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """At the time that Ollama gave; without one, five minutes after the last that is known."""
+    """Without an announcement five minutes after its last use."""
     tracker.update({"a": announced}, clock())
     clock.time += stays - 0.1
     before = resident(tracker)
@@ -378,19 +382,21 @@ def test_a_model_leaves_when_it_was_announced(
     assert (before, resident(tracker)) == ({"a"} if stays else set(), set())
 
 
-def test_a_model_that_is_kept_for_ever_stays(tracker: ResidencyTracker, clock: Clock) -> None:
-    """``keep_alive: -1`` never expires."""
+def test_a_model_that_is_kept_for_ever_does_not_expire(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """``keep_alive: -1``."""
     tracker.update({"a": math.inf}, clock())
     clock.time += 1e9
 
     assert resident(tracker) == {"a"}
 
 
-def test_a_use_prolongs_what_was_announced(tracker: ResidencyTracker, clock: Clock) -> None:
-    """Ollama's clock starts anew with each call: its older announcement is a minimum."""
+def test_a_request_extends_an_announced_expiry(tracker: ResidencyTracker, clock: Clock) -> None:
+    """Ollama restarts the time with each request: the older announcement is a minimum."""
     tracker.update({"a": 30.0}, clock())
     clock.time += 20
-    call(tracker, "a")
+    request(tracker, "a")
     clock.time += KEEP_ALIVE - 1
     before = resident(tracker)
     clock.time += 2
@@ -398,8 +404,8 @@ def test_a_use_prolongs_what_was_announced(tracker: ResidencyTracker, clock: Clo
     assert (before, resident(tracker)) == ({"a"}, set())
 
 
-def test_a_model_at_work_does_not_expire(tracker: ResidencyTracker, clock: Clock) -> None:
-    """An answer may take longer than any keep-alive."""
+def test_an_active_model_does_not_expire(tracker: ResidencyTracker, clock: Clock) -> None:
+    """A response may take longer than any keep-alive."""
     tracker.update({"a": 30.0}, clock())
     tracker.acquire("a")
     clock.time += 10_000
@@ -407,11 +413,11 @@ def test_a_model_at_work_does_not_expire(tracker: ResidencyTracker, clock: Clock
     assert resident(tracker) == {"a"}
 
 
-def test_after_its_last_call_a_model_expires_as_usual(
+def test_a_model_expires_five_minutes_after_its_last_request(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """Also one that was seen at work when it would have expired long ago."""
-    call(tracker, "a")
+    """Also one that was active when it would have expired long ago."""
+    request(tracker, "a")
     tracker.acquire("a")
     clock.time += 2 * KEEP_ALIVE
     at_work = resident(tracker)
@@ -423,13 +429,13 @@ def test_after_its_last_call_a_model_expires_as_usual(
     assert (at_work, before, resident(tracker)) == ({"a"}, {"a"}, set())
 
 
-def test_the_view_is_one_object_until_something_changes(
+def test_the_view_is_the_same_object_until_something_changes(
     tracker: ResidencyTracker, clock: Clock
 ) -> None:
-    """It is read at each dispatch, so what says the same is the same."""
-    call(tracker, "a")
+    """The scheduler reads it for each decision."""
+    request(tracker, "a")
     view = tracker.view()
-    call(tracker, "a")
+    request(tracker, "a")
     clock.time += 1
     tracker.update({"a": 300.0}, clock())
 
@@ -438,20 +444,24 @@ def test_the_view_is_one_object_until_something_changes(
     assert tracker.view() is not view
 
 
-def test_vanishing_early_after_a_load_is_evidence(tracker: ResidencyTracker, clock: Clock) -> None:
-    """Two that were seen together and now drive each other out fit no more (a longer context)."""
+def test_an_early_disappearance_after_a_load_refutes_a_set(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """Two models that were seen together and now evict each other, as after a longer context."""
     tracker.update({"a": 300.0, "b": 300.0}, clock())
     tracker.update({"a": 300.0}, clock())
     clock.time += 5
-    call(tracker, "b")
+    request(tracker, "b")
     clock.time += 1
     tracker.update({"b": 300.0}, clock())
 
     assert tracker.view().coresident == frozenset()
 
 
-def test_evidence_while_the_other_still_loads(tracker: ResidencyTracker, clock: Clock) -> None:
-    """What had to go for a load is seen before the load is listed; of others it says nothing."""
+def test_a_set_is_refuted_while_the_other_model_still_loads(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """The eviction is seen before the load is listed; it says nothing of other models."""
     tracker.update({"a": 300.0, "c": 300.0}, clock())
     tracker.update({"a": 300.0, "b": 300.0}, clock())
     tracker.update({"a": 300.0}, clock())
@@ -468,13 +478,13 @@ def test_evidence_while_the_other_still_loads(tracker: ResidencyTracker, clock: 
     [(6.0, {"b": 300.0}), (None, {"b": 300.0}), (300.0, {}), (300.0, {"c": 300.0})],
     ids=["at its time", "not announced", "nothing came", "another one came"],
 )
-def test_vanishing_that_is_no_evidence(
+def test_other_disappearances_refute_nothing(
     announced: float | None,
     came: dict[str, float],
     tracker: ResidencyTracker,
     clock: Clock,
 ) -> None:
-    """A model that went at its time, or for nobody, or for a third, says nothing of these two."""
+    """A model that expired, or was unloaded for no other or for a third one."""
     tracker.update({"a": 300.0, "b": 300.0}, clock())
     tracker.update({"a": announced}, clock())
     clock.time += 5
@@ -483,8 +493,8 @@ def test_vanishing_that_is_no_evidence(
     assert tracker.view().coresident == {frozenset("ab")}
 
 
-def test_three_that_do_not_fit_leave_their_pairs(tracker: ResidencyTracker, clock: Clock) -> None:
-    """Only what stayed and what had to go are refuted together."""
+def test_a_refuted_set_of_three_leaves_its_pairs(tracker: ResidencyTracker, clock: Clock) -> None:
+    """Only the models that stayed and the evicted one are refuted together."""
     tracker.update({"a": 300.0, "c": 300.0}, clock())
     tracker.update({"a": 300.0, "b": 300.0}, clock())
     clock.time += 5
@@ -493,30 +503,34 @@ def test_three_that_do_not_fit_leave_their_pairs(tracker: ResidencyTracker, cloc
     assert tracker.view().coresident == {frozenset("ab"), frozenset("ac"), frozenset("bc")}
 
 
-def test_a_load_leaves_a_doubt_that_a_look_ends(tracker: ResidencyTracker, clock: Clock) -> None:
-    """After a call that may have loaded its model it is time to ask what went for it."""
-    call(tracker, "a")
+def test_a_load_is_unverified_until_the_next_update(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """Only /api/ps tells what was evicted for it."""
+    request(tracker, "a")
     unverified_load_at = tracker.unverified_load_at
     clock.time += 3
-    call(tracker, "a")
+    request(tracker, "a")
     tracker.update({"a": 300.0}, clock())
 
     assert unverified_load_at == 1000.0
     assert tracker.unverified_load_at is None
 
 
-def test_a_look_from_before_leaves_the_later_doubt(tracker: ResidencyTracker, clock: Clock) -> None:
-    """An answer says nothing of loads that ended after Ollama was asked."""
-    call(tracker, "a")
+def test_an_update_from_before_a_load_does_not_verify_it(
+    tracker: ResidencyTracker, clock: Clock
+) -> None:
+    """It says nothing of loads that ended after Ollama was asked."""
+    request(tracker, "a")
     clock.time += 3
-    call(tracker, "b")
+    request(tracker, "b")
     tracker.update({"a": 300.0}, 1001.0)
 
     assert tracker.unverified_load_at == 1003.0
 
 
-def test_ollama_away_means_nothing_is_loaded(tracker: ResidencyTracker, clock: Clock) -> None:
-    """It may have been started anew; and its empty memory is no evidence of what fits."""
+def test_forget_keeps_only_models_in_use(tracker: ResidencyTracker, clock: Clock) -> None:
+    """Ollama may have restarted; its empty memory is no evidence of what fits."""
     tracker.update({"b": 300.0, "c": 300.0}, clock())
     tracker.update({"a": 300.0, "b": 300.0}, clock())
     tracker.acquire("a")
@@ -528,15 +542,15 @@ def test_ollama_away_means_nothing_is_loaded(tracker: ResidencyTracker, clock: C
     assert tracker.view().coresident == {frozenset("ab"), frozenset("bc")}
 
 
-def test_a_flood_of_names_is_bounded(tracker: ResidencyTracker, clock: Clock) -> None:
-    """Whatever answers at Ollama's address cannot fill our memory."""
+def test_the_number_of_listed_models_is_bounded(tracker: ResidencyTracker, clock: Clock) -> None:
+    """What listens on Ollama's port cannot fill our memory."""
     tracker.update({f"m{n}": None for n in range(10_000)}, clock())
 
     assert len(resident(tracker)) == MAX_LISTED
 
 
-def test_an_end_that_has_no_beginning(tracker: ResidencyTracker) -> None:
-    """Nothing is believed for it."""
+def test_a_release_without_an_acquire_is_ignored(tracker: ResidencyTracker) -> None:
+    """Nothing becomes resident by it."""
     tracker.release("a", answered=True)
 
     assert resident(tracker) == set()
@@ -558,7 +572,7 @@ class Memory:
 STEPS = st.lists(
     st.one_of(
         st.sampled_from(["a", "b", "c", "d"]),
-        st.sampled_from(["look", "late look", "begin a", "end a", "forget"]),
+        st.sampled_from(["update", "late update", "begin a", "end a", "forget"]),
         st.floats(0.0, 400.0),
     ),
     max_size=40,
@@ -566,40 +580,42 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 4), st.sampled_from([None, 1, 2, 3]))
-def test_whatever_happens(steps: list[str | float], room: int, max_loaded: int | None) -> None:
+def test_invariants_hold_for_any_sequence_of_events(
+    steps: list[str | float], room: int, max_loaded: int | None
+) -> None:
     """Models in use and confirmed models are resident, and an update corrects everything."""
     clock = Clock()
     tracker = ResidencyTracker(max_loaded=max_loaded, now=clock)
     memory = Memory(room)
-    leases = 0
+    requests = 0
     for step in steps:
         match step:
             case float():
                 clock.time += step
-            case "look" | "late look":
+            case "update" | "late update":
                 clock.time += 1
-                tracker.update(dict.fromkeys(memory.loaded, 60.0), clock() - (step != "look") * 5)
-                if step == "look":
-                    expected = {*memory.loaded, *("a" if leases else "")}
+                tracker.update(dict.fromkeys(memory.loaded, 60.0), clock() - (step != "update") * 5)
+                if step == "update":
+                    expected = {*memory.loaded, *("a" if requests else "")}
                     assert resident(tracker) == expected
             case "begin a":
                 tracker.acquire("a")
                 memory.use("a")
-                leases += 1
+                requests += 1
             case "end a":
                 tracker.release("a", answered=True)
-                leases = max(0, leases - 1)
+                requests = max(0, requests - 1)
             case "forget":
                 tracker.forget()
             case str():
-                call(tracker, step)
+                request(tracker, step)
                 memory.use(step)
                 assert step in resident(tracker)
         view = tracker.view()
 
         assert view is tracker.view()
         assert view.confirmed <= view.resident
-        assert not leases or "a" in view.resident
+        assert not requests or "a" in view.resident
         assert all(len(names) <= room for names in view.coresident)
 
 
@@ -613,7 +629,7 @@ def ps_of(**expires: object) -> bytes:
     return msgspec.json.encode({"models": entries})
 
 
-def test_a_recorded_answer() -> None:
+def test_a_recorded_ps_is_read() -> None:
     """Nanoseconds are cut to microseconds."""
     assert parse_ps(PS_0_24, NOON) == {"tiny:latest": 13 * 60 + 14.933234}
 
@@ -640,13 +656,13 @@ def test_a_recorded_answer() -> None:
         ([], None),
     ],
 )
-def test_when_a_model_is_unloaded(text: object, seconds: float | None) -> None:
-    """Any offset; never is infinity; what is no time, or Go's zero time, is unknown."""
+def test_expiry_times_are_read(text: object, seconds: float | None) -> None:
+    """Any offset; never is infinity; other texts, and Go's zero time, are unknown."""
     assert parse_ps(ps_of(a=text), NOON) == {"a": seconds}
 
 
 def test_entries_without_a_name_are_skipped() -> None:
-    """One entry that is garbage does not cost the others."""
+    """One broken entry does not cost the others."""
     body = b'{"models":[7,null,{"expires_at":"x"},{"name":"a"}],"more":1}'
 
     assert parse_ps(body, NOON) == {"a": None}
@@ -657,14 +673,14 @@ def test_entries_without_a_name_are_skipped() -> None:
     "body", [b"", b"[]", b"<html>", b'{"error":"x"}', b'{"models":7}', b"\xff"]
 )
 def test_a_body_that_is_not_ollamas_is_an_error(body: bytes) -> None:
-    """Nonsense is a failure, and not the news that nothing is loaded."""
+    """It does not mean that nothing is loaded."""
     with pytest.raises(UpstreamProtocolError):
         parse_ps(body, NOON)
 
 
 @given(st.text())
-def test_no_text_is_too_strange(text: str) -> None:
-    """Whatever stands there, it is seconds, for ever or unknown; never NaN."""
+def test_any_text_is_seconds_or_unknown(text: str) -> None:
+    """Never NaN."""
     seconds = parse_ps(ps_of(a=text), NOON)["a"]
 
     assert seconds is None or seconds == seconds  # noqa: PLR0124  - NaN is not
@@ -702,15 +718,14 @@ async def watched(ollama: Ollama) -> AsyncIterator[ResidencyTracker]:
 
 
 @virtual_time
-async def test_it_looks_at_once() -> None:
-    """What Ollama had loaded before us is known before the first call."""
+async def test_the_watcher_asks_at_once() -> None:
+    """Models loaded before the gateway started are known before the first request."""
     async with watched(Ollama("a")) as tracker:
         assert tracker.view().confirmed == {"a"}
 
 
 @virtual_time
-async def test_it_looks_seldom_while_nobody_calls() -> None:
-    """Once a minute."""
+async def test_the_watcher_asks_once_a_minute_while_idle() -> None:
     ollama = Ollama("a")
     async with watched(ollama):
         await asyncio.sleep(3 * IDLE_INTERVAL + 1)
@@ -719,8 +734,8 @@ async def test_it_looks_seldom_while_nobody_calls() -> None:
 
 
 @virtual_time
-async def test_it_looks_often_while_somebody_calls() -> None:
-    """Every five seconds, from the moment when work comes."""
+async def test_the_watcher_asks_every_five_seconds_while_busy() -> None:
+    """From the moment when requests come."""
     ollama = Ollama("a")
     async with watched(ollama):
         await asyncio.sleep(20)
@@ -731,8 +746,8 @@ async def test_it_looks_often_while_somebody_calls() -> None:
 
 
 @virtual_time
-async def test_it_looks_a_moment_after_a_load() -> None:
-    """Whether two models fit together is known soon after the second was loaded, asked once."""
+async def test_the_watcher_asks_once_a_moment_after_a_load() -> None:
+    """Whether two models fit together is known soon after the second was loaded."""
     ollama = Ollama("a")
     async with watched(ollama) as tracker:
         await asyncio.sleep(10)
@@ -749,8 +764,8 @@ async def test_it_looks_a_moment_after_a_load() -> None:
 
 
 @virtual_time
-async def test_a_call_that_loaded_nothing_is_no_reason_to_look() -> None:
-    """Many calls to one model cost no more looks than none."""
+async def test_requests_for_a_loaded_model_are_no_reason_to_ask() -> None:
+    """Many requests for one model cost no more than none."""
     ollama = Ollama("a")
     async with watched(ollama) as tracker:
         for _ in range(50):
@@ -763,8 +778,8 @@ async def test_a_call_that_loaded_nothing_is_no_reason_to_look() -> None:
 
 @pytest.mark.parametrize("body", [None, b"<html>"])
 @virtual_time
-async def test_a_failure_is_no_news(body: bytes | None) -> None:
-    """What was believed stays so, and Ollama is not hammered for an answer."""
+async def test_a_failed_update_changes_nothing(body: bytes | None) -> None:
+    """Ollama is not asked more often because of it."""
     ollama = Ollama("a")
     async with watched(ollama) as tracker:
         ollama.error = None if body else UpstreamUnreachable("connection refused")
@@ -778,8 +793,8 @@ async def test_a_failure_is_no_news(body: bytes | None) -> None:
 
 
 @virtual_time
-async def test_a_cached_answer_may_be_a_second_old() -> None:
-    """A model that was used within that second is not believed gone for an older list."""
+async def test_an_update_counts_as_old_as_its_cache_allows() -> None:
+    """A model used within that second is not taken for unloaded."""
     ollama = Ollama()
     async with watched(ollama) as tracker:
         ollama.busy = True
@@ -795,8 +810,8 @@ async def test_a_cached_answer_may_be_a_second_old() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 @virtual_time
-async def test_run_can_be_cancelled_anywhere(steps: int) -> None:
-    """A shutdown ends the loop at whatever await it is."""
+async def test_the_watcher_can_be_cancelled_anywhere(steps: int) -> None:
+    """A shutdown ends it at whatever await it is."""
     tracker = ResidencyTracker(max_loaded=None, now=now)
     watcher = ResidencyWatcher(Ollama("a").ps, tracker, busy=lambda: True, now=now)
     async with asyncio.TaskGroup() as group:

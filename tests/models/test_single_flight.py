@@ -9,7 +9,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.models.single_flight import Latest, Stamped
+from gateway.models.single_flight import SingleFlight, Stamped
 from tests.models.virtual import now, ticks, virtual_time
 
 
@@ -21,7 +21,9 @@ class Question:
         self.error: Exception | None = None
         self.asked = 0
         self.ended: list[GatewayError | None] = []
-        self.latest: Latest[int] = Latest(self.ask, now=now, timeout=2.0, on_end=self.ended.append)
+        self.flight: SingleFlight[int] = SingleFlight(
+            self.ask, now=now, timeout=2.0, on_end=self.ended.append
+        )
 
     async def ask(self, _: float) -> int:
         self.asked += 1
@@ -32,23 +34,22 @@ class Question:
         return number
 
     async def since(self, moment: float = math.inf) -> int:
-        return (await self.latest.since(min(moment, now()))).value
+        return (await self.flight.since(min(moment, now()))).value
 
 
 @virtual_time
-async def test_an_answer_young_enough_is_not_asked_for_again() -> None:
-    """Age counts from the asking, not from the answer."""
+async def test_a_response_young_enough_is_not_fetched_again() -> None:
+    """Its age counts from when it was asked for."""
     question = Question()
     question.latency = 0.5
 
-    assert await question.latest.since(0.0) == Stamped(1, 1000.0)
+    assert await question.flight.since(0.0) == Stamped(1, 1000.0)
     assert await question.since(1000.0) == 1
     assert await question.since(1000.1) == 2
 
 
 @virtual_time
-async def test_callers_at_once_share_one_question() -> None:
-    """A hundred callers make one request."""
+async def test_concurrent_callers_share_one_fetch() -> None:
     question = Question()
     question.latency = 1.0
     async with asyncio.TaskGroup() as group:
@@ -59,8 +60,8 @@ async def test_callers_at_once_share_one_question() -> None:
 
 
 @virtual_time
-async def test_who_comes_while_ollama_is_asked_is_not_given_the_older_answer() -> None:
-    """An answer that was asked for before somebody came does not know what he did before."""
+async def test_a_caller_during_a_fetch_gets_a_newer_response() -> None:
+    """The response of the running fetch does not know what happened before the caller came."""
     question = Question()
     question.latency = 1.0
     async with asyncio.TaskGroup() as group:
@@ -73,8 +74,8 @@ async def test_who_comes_while_ollama_is_asked_is_not_given_the_older_answer() -
 
 
 @virtual_time
-async def test_a_failure_is_shared_with_those_who_waited() -> None:
-    """One failure fails everybody who waited for it, in the same words."""
+async def test_a_failure_is_shared_with_the_callers_that_waited() -> None:
+    """With the same message."""
     question = Question()
     question.latency = 1.0
     question.error = UpstreamUnreachable("no route")
@@ -86,8 +87,8 @@ async def test_a_failure_is_shared_with_those_who_waited() -> None:
 
 
 @virtual_time
-async def test_a_failure_is_not_shared_with_those_who_come_later() -> None:
-    """The next caller asks for himself, and finds Ollama back."""
+async def test_a_failure_is_not_shared_with_later_callers() -> None:
+    """They fetch themselves, and find Ollama back."""
     question = Question()
     question.error = UpstreamProtocolError("nonsense")
     assert await _failure(question) == "UpstreamProtocolError: nonsense"
@@ -97,40 +98,38 @@ async def test_a_failure_is_not_shared_with_those_who_come_later() -> None:
 
 
 @virtual_time
-async def test_a_failure_keeps_the_last_answer() -> None:
-    """What was good before a failure is still there."""
+async def test_a_failure_keeps_the_last_response() -> None:
     question = Question()
     await question.since()
     await asyncio.sleep(1)
     question.error = UpstreamUnreachable()
     await _failure(question)
 
-    assert question.latest.stamped == Stamped(1, 1000.0)
-    assert repr(question.latest) == "<Latest an answer of 1000, 1 failures>"
+    assert question.flight.stamped == Stamped(1, 1000.0)
+    assert repr(question.flight) == "<SingleFlight a response of 1000, 1 failures>"
 
 
 @virtual_time
-async def test_silence_is_ollama_being_out_of_reach() -> None:
-    """Who asks waits two seconds and not longer; the message says so."""
+async def test_a_fetch_times_out_as_unreachable() -> None:
+    """After two seconds; the message says so."""
     question = Question()
     question.latency = 60.0
 
     assert "did not answer within 2 s" in await _failure(question)
     assert now() == 1002.0
-    assert not question.latest.asking
+    assert not question.flight.in_flight
 
 
 @virtual_time
-async def test_a_source_that_times_out_itself() -> None:
-    """A timeout of the connection is the same failure as our own."""
+async def test_a_timeout_of_the_connection_is_the_same_failure() -> None:
     question = Question()
     for question.error in (UpstreamTimeout(), TimeoutError()):
         assert "UpstreamUnreachable: Ollama did not answer" in await _failure(question)
 
 
 @virtual_time
-async def test_nobody_waits_longer_than_his_own_time() -> None:
-    """Waiting for another's question counts as waiting, and ends by his failure at the latest."""
+async def test_waiting_for_another_fetch_counts_as_waiting() -> None:
+    """It ends with that fetch's failure at the latest."""
     question = Question()
     question.latency = 60.0
     ends: list[float] = []
@@ -148,8 +147,8 @@ async def test_nobody_waits_longer_than_his_own_time() -> None:
 
 
 @virtual_time
-async def test_a_waiter_who_must_ask_himself_has_only_his_own_time_left() -> None:
-    """When the asker leaves late, the next in line does not start his two seconds anew."""
+async def test_a_waiter_that_fetches_has_only_the_rest_of_its_time() -> None:
+    """When the first caller is cancelled late."""
     question = Question()
     question.latency = 60.0
     async with asyncio.TaskGroup() as group:
@@ -163,8 +162,8 @@ async def test_a_waiter_who_must_ask_himself_has_only_his_own_time_left() -> Non
 
 
 @virtual_time
-async def test_each_end_is_told_once() -> None:
-    """Whoever listens hears of each question's end: nothing, or why it failed."""
+async def test_each_end_is_reported_once() -> None:
+    """With None or the reason of the failure."""
     question = Question()
     await question.since()
     question.error = UpstreamUnreachable("gone")
@@ -176,8 +175,8 @@ async def test_each_end_is_told_once() -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 @virtual_time
-async def test_a_cancelled_asker_does_not_fail_the_others(steps: int) -> None:
-    """Wherever he is cancelled, those who wait get their answer and the lock is free."""
+async def test_a_cancelled_fetch_does_not_fail_the_others(steps: int) -> None:
+    """Wherever it is cancelled, the others get a response and the lock is free."""
     question = Question()
     question.latency = 0.5
     async with asyncio.TaskGroup() as group:
@@ -187,14 +186,13 @@ async def test_a_cancelled_asker_does_not_fail_the_others(steps: int) -> None:
         first.cancel()
 
     assert {task.result() for task in others} <= {1, 2}
-    assert not question.latest.asking
+    assert not question.flight.in_flight
     assert await question.since() <= 3
 
 
 @pytest.mark.parametrize("steps", range(6))
 @virtual_time
 async def test_a_cancelled_waiter_does_not_fail_the_others(steps: int) -> None:
-    """One in the middle who leaves takes nothing with him."""
     question = Question()
     question.latency = 0.5
     async with asyncio.TaskGroup() as group:
@@ -203,12 +201,11 @@ async def test_a_cancelled_waiter_does_not_fail_the_others(steps: int) -> None:
         callers[2].cancel()
 
     assert {task.result() for task in callers if task is not callers[2]} == {1}
-    assert not question.latest.asking
+    assert not question.flight.in_flight
 
 
 @virtual_time
-async def test_all_cancelled() -> None:
-    """When everybody leaves, the next one starts afresh."""
+async def test_after_all_callers_were_cancelled_the_next_one_fetches() -> None:
     question = Question()
     question.latency = 0.5
     async with asyncio.TaskGroup() as group:
@@ -222,8 +219,8 @@ async def test_all_cancelled() -> None:
 
 
 @virtual_time
-async def test_a_cancelled_asker_tells_nothing_about_ollama() -> None:
-    """Somebody's leaving is no failure of Ollama's."""
+async def test_a_cancelled_fetch_is_not_reported() -> None:
+    """A client that disconnects is no failure of Ollama."""
     question = Question()
     question.latency = 0.5
     async with asyncio.TaskGroup() as group:

@@ -26,7 +26,7 @@ from tests.models.virtual import virtual_time
 MODEL = "llama3.1:8b"
 
 
-def whole(service: float, *, resident: bool = True, tokens: int | None = None) -> Observation:
+def complete(service: float, *, resident: bool = True, tokens: int | None = None) -> Observation:
     return Observation(
         model=MODEL,
         resident_before=resident,
@@ -52,7 +52,7 @@ def stream(
     )
 
 
-def cut(
+def timed_out(
     service: float, *, wait: float | None = None, resident: bool = True, streaming: bool = True
 ) -> Observation:
     return Observation(
@@ -65,23 +65,23 @@ def cut(
     )
 
 
-def figures_after(*seen: Observation) -> ModelStats:
+def stats_after(*seen: Observation) -> ModelStats:
     statistics = Statistics()
     for one in seen:
         statistics.observe(one)
-    figures = statistics.get(MODEL)
-    assert figures is not None
-    return figures
+    stats = statistics.get(MODEL)
+    assert stats is not None
+    return stats
 
 
-def means(figures: ModelStats) -> dict[str, float]:
+def means(stats: ModelStats) -> dict[str, float]:
     """The means of what is known."""
-    estimates = {name: getattr(figures, name) for name in ModelStats.__struct_fields__}
+    estimates = {name: getattr(stats, name) for name in ModelStats.__struct_fields__}
     return {name: one.mean for name, one in estimates.items() if one.count}
 
 
-def test_a_model_never_seen() -> None:
-    """Nothing is known, and nothing is made up."""
+def test_an_unknown_model_has_no_statistics() -> None:
+    """Nothing is made up."""
     statistics = Statistics()
 
     assert statistics.get(MODEL) is None
@@ -89,8 +89,8 @@ def test_a_model_never_seen() -> None:
     assert not statistics.has_slot_time(MODEL)
 
 
-def test_ollamas_own_durations() -> None:
-    """A native call tells load and both rates itself; they are taken as they are."""
+def test_durations_of_the_native_api_are_taken_as_they_are() -> None:
+    """Load and both rates."""
     timings = Timings(
         load_duration=8.0,
         prompt_eval_count=400,
@@ -98,142 +98,148 @@ def test_ollamas_own_durations() -> None:
         eval_count=90,
         eval_duration=3.0,
     )
-    seen = replace(whole(13.5, resident=False, tokens=90), timings=timings)
+    seen = replace(complete(13.5, resident=False, tokens=90), timings=timings)
 
-    assert means(figures_after(seen)) == {
+    assert means(stats_after(seen)) == {
         "load": 8.0,
         "service": 5.5,
         "prompt_rate": 200.0,
         "generation_rate": 30.0,
-        "answer_tokens": 90.0,
+        "output_tokens": 90.0,
     }
 
 
-def test_ollamas_own_load_in_a_stream() -> None:
-    """What the load took is known exactly, so the rest of the wait is the prompt's."""
+def test_a_reported_load_is_subtracted_from_the_wait_for_the_first_byte() -> None:
+    """The rest of the wait is the prompt."""
     seen = replace(stream(10.0, 14.0, resident=False), timings=Timings(load_duration=8.0))
 
-    assert means(figures_after(seen)) == {
+    assert means(stats_after(seen)) == {
         "load": 8.0,
         "first_byte": 2.0,
         "service": 6.0,
-        "answer_tokens": 101.0,
+        "output_tokens": 101.0,
     }
 
 
-def test_a_stream_of_a_loaded_model() -> None:
+def test_a_stream_of_a_loaded_model_tells_both_rates() -> None:
     """Prompt until the first byte, then a hundred tokens in four seconds."""
-    assert means(figures_after(stream(2.0, 6.0))) == {
+    assert means(stats_after(stream(2.0, 6.0))) == {
         "first_byte": 2.0,
         "service": 6.0,
         "prompt_rate": 50.0,
         "generation_rate": 25.0,
-        "answer_tokens": 101.0,
+        "output_tokens": 101.0,
     }
 
 
-def test_a_stream_of_a_model_that_had_to_be_loaded() -> None:
-    """The wait less what a prompt of that length takes is the load."""
-    figures = figures_after(stream(2.0, 6.0), stream(14.0, 18.0, resident=False, tokens=(200, 101)))
+def test_the_load_of_a_stream_is_its_wait_without_the_usual_prompt() -> None:
+    """For a prompt of that length."""
+    stats = stats_after(stream(2.0, 6.0), stream(14.0, 18.0, resident=False, tokens=(200, 101)))
 
-    assert means(figures) == pytest.approx(
+    assert means(stats) == pytest.approx(
         {
             "load": 10.0,
             "first_byte": 2.0,
             "service": 7.0,
             "prompt_rate": 50.0,
             "generation_rate": 25.0,
-            "answer_tokens": 101.0,
+            "output_tokens": 101.0,
         }
     )
 
 
-def test_a_first_stream_that_had_to_be_loaded() -> None:
-    """Where no prompt was measured yet, the wait is the load's: most of it is."""
-    figures = figures_after(stream(9.0, 11.0, resident=False))
+def test_the_wait_of_a_first_stream_counts_as_load() -> None:
+    """Without a measured prompt most of the wait is the load."""
+    stats = stats_after(stream(9.0, 11.0, resident=False))
 
-    assert (figures.load.mean, figures.service.mean) == (9.0, 2.0)
-    assert figures.first_byte.count == 0
-
-
-def test_an_answer_in_one_piece_of_a_loaded_model() -> None:
-    """All that it tells is how long it took and how long it is."""
-    assert means(figures_after(whole(4.0, tokens=80))) == {"service": 4.0, "answer_tokens": 80.0}
+    assert (stats.load.mean, stats.service.mean) == (9.0, 2.0)
+    assert stats.first_byte.count == 0
 
 
-def test_an_answer_in_one_piece_of_a_model_that_had_to_be_loaded() -> None:
-    """An answer half as long takes half as long; the rest was the load."""
-    figures = figures_after(whole(4.0, tokens=80), whole(12.0, resident=False, tokens=40))
-
-    assert figures.load.mean == 10.0
+def test_a_complete_response_tells_service_time_and_tokens() -> None:
+    """Of a loaded model."""
+    assert means(stats_after(complete(4.0, tokens=80))) == {"service": 4.0, "output_tokens": 80.0}
 
 
-def test_a_first_answer_in_one_piece_cannot_be_divided() -> None:
-    """It counts as service until others tell what service is; together they are right."""
-    figures = figures_after(whole(12.0, resident=False))
+def test_the_load_of_a_complete_response_is_what_exceeds_its_usual_time() -> None:
+    """A response half as long takes half as long."""
+    stats = stats_after(complete(4.0, tokens=80), complete(12.0, resident=False, tokens=40))
 
-    assert means(figures) == {"service": 12.0}
+    assert stats.load.mean == 10.0
+
+
+def test_a_first_complete_response_counts_as_service() -> None:
+    """Later responses tell load and service apart."""
+    stats = stats_after(complete(12.0, resident=False))
+
+    assert means(stats) == {"service": 12.0}
 
 
 @pytest.mark.parametrize("wait", [2.0, 2.2, 0.1])
-def test_what_was_loaded_after_all(wait: float) -> None:
-    """Residency is belief: a wait without room for a load teaches nothing of loads."""
-    figures = figures_after(stream(2.0, 6.0), stream(wait, wait + 4, resident=False))
+def test_a_wait_too_short_for_a_load_is_no_load(wait: float) -> None:
+    """Residency can be wrong."""
+    stats = stats_after(stream(2.0, 6.0), stream(wait, wait + 4, resident=False))
 
-    assert figures.load.count == 0
-    assert figures.first_byte.count == 2
+    assert stats.load.count == 0
+    assert stats.first_byte.count == 2
 
 
-def test_ollamas_milliseconds_of_loading() -> None:
-    """A loaded model reports a load of 1 ms, which is none."""
+def test_milliseconds_of_loading_are_no_load() -> None:
+    """A loaded model reports 1 ms."""
     warm = replace(stream(2.0, 6.0), timings=Timings(load_duration=0.001))
 
-    assert figures_after(warm).load.count == 0
+    assert stats_after(warm).load.count == 0
 
 
-def test_a_load_that_nobody_expected() -> None:
-    """Ollama's word counts more than our belief that the model was loaded."""
+def test_a_reported_load_overrules_residency() -> None:
+    """The model was taken for loaded."""
     cold = replace(stream(9.0, 12.0), timings=Timings(load_duration=8.0))
-    figures = figures_after(cold)
+    stats = stats_after(cold)
 
-    assert (figures.load.mean, figures.first_byte.mean, figures.service.mean) == (8.0, 1.0, 4.0)
+    assert (stats.load.mean, stats.first_byte.mean, stats.service.mean) == (8.0, 1.0, 4.0)
 
 
-def test_a_call_that_failed() -> None:
-    """An answer that broke off tells when its first byte came, and nothing of its length."""
+def test_an_aborted_stream_tells_its_first_byte_only() -> None:
+    """And nothing of its length."""
     broken = replace(stream(2.0, 3.0), complete=False)
 
-    assert means(figures_after(broken)) == {"first_byte": 2.0}
+    assert means(stats_after(broken)) == {"first_byte": 2.0}
 
 
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        (cut(60.0), {"first_byte": 60.0, "service": 60.0}),
-        (cut(60.0, resident=False), {"load": 60.0}),
-        (cut(60.0, wait=2.0), {"first_byte": 2.0, "service": 60.0}),
-        (cut(60.0, wait=20.0, resident=False), {"load": 20.0, "service": 40.0}),
-        (cut(60.0, streaming=False), {"service": 60.0}),
-        (cut(60.0, streaming=False, resident=False), {"load": 60.0}),
+        (timed_out(60.0), {"first_byte": 60.0, "service": 60.0}),
+        (timed_out(60.0, resident=False), {"load": 60.0}),
+        (timed_out(60.0, wait=2.0), {"first_byte": 2.0, "service": 60.0}),
+        (timed_out(60.0, wait=20.0, resident=False), {"load": 20.0, "service": 40.0}),
+        (timed_out(60.0, streaming=False), {"service": 60.0}),
+        (timed_out(60.0, streaming=False, resident=False), {"load": 60.0}),
     ],
-    ids=["silent", "silent load", "stream", "stream after a load", "whole", "whole with load"],
+    ids=[
+        "silent",
+        "silent load",
+        "stream",
+        "stream, load",
+        "complete",
+        "complete with load",
+    ],
 )
-def test_a_call_that_a_clock_cut(seen: Observation, expected: dict[str, float]) -> None:
-    """It took at least so long; silence of a model that had to be loaded is the load's."""
-    assert means(figures_after(seen)) == expected
+def test_a_timeout_is_a_lower_bound(seen: Observation, expected: dict[str, float]) -> None:
+    """Silence of a model that had to be loaded counts as its load."""
+    assert means(stats_after(seen)) == expected
 
 
-def test_a_cut_load_after_known_prompts() -> None:
-    """What the prompt would have taken is not the load's."""
-    figures = figures_after(stream(2.0, 6.0), cut(60.0, resident=False))
+def test_the_usual_prompt_is_subtracted_from_a_load_that_timed_out() -> None:
+    stats = stats_after(stream(2.0, 6.0), timed_out(60.0, resident=False))
 
-    assert figures.load == Estimate(58.0, 29.0, 1)
+    assert stats.load == Estimate(58.0, 29.0, 1)
 
 
-def test_a_cut_below_the_mean_is_no_news() -> None:
-    """That an answer of 100 s takes more than 60 was known."""
-    before = figures_after(whole(100.0))
-    after = figures_after(whole(100.0), cut(60.0, streaming=False))
+def test_a_timeout_below_the_mean_changes_nothing() -> None:
+    """That a response of 100 s takes more than 60 was known."""
+    before = stats_after(complete(100.0))
+    after = stats_after(complete(100.0), timed_out(60.0, streaming=False))
 
     assert before == after
 
@@ -278,35 +284,35 @@ OBSERVATIONS = st.builds(
 
 
 @given(st.lists(OBSERVATIONS, max_size=20))
-def test_no_observation_spoils_the_figures(seen: list[Observation]) -> None:
-    """Whatever Ollama reports, what is known is finite and not negative."""
+def test_statistics_stay_finite_for_any_observation(seen: list[Observation]) -> None:
+    """And never negative."""
     statistics = Statistics()
     for one in seen:
         statistics.observe(one)
-    figures = statistics.get(MODEL) or ModelStats()
+    stats = statistics.get(MODEL) or ModelStats()
 
     for name in ModelStats.__struct_fields__:
-        one = getattr(figures, name)
+        one = getattr(stats, name)
         assert math.isfinite(one.mean)
         assert math.isfinite(one.deviation)
         assert min(one.mean, one.deviation, one.count) >= 0
 
 
-def test_the_models_seen_longest_ago_are_forgotten() -> None:
-    """The number is bounded, and a model that is used stays."""
+def test_the_models_observed_longest_ago_are_forgotten() -> None:
+    """The number is bounded."""
     statistics = Statistics(max_models=2)
     for model in ("a", "b", "a", "c"):
-        statistics.observe(replace(whole(1.0), model=model))
+        statistics.observe(replace(complete(1.0), model=model))
 
     assert list(statistics.snapshot()) == ["a", "c"]
     assert repr(statistics) == "<Statistics 2 models, revision 4>"
 
 
-def test_restored_figures_count_at_once() -> None:
-    """A restart loses nothing that was kept, and keeps to the bound."""
+def test_restore_takes_over_a_snapshot_up_to_the_bound() -> None:
+    """A restart loses nothing else."""
     before = Statistics()
     for model in ("a", "b", "c"):
-        before.observe(replace(whole(3.0), model=model))
+        before.observe(replace(complete(3.0), model=model))
     after = Statistics(max_models=2)
     after.restore(before.snapshot())
 
@@ -467,81 +473,81 @@ def observe(statistics: Statistics, model: str = "tiny:latest") -> None:
     )
 
 
-class Kept:
-    """A state file at ``path``, what it learned, and what it reported."""
+class State:
+    """A state file at ``path``, its statistics, and what it reported."""
 
     def __init__(self, path: Path, *, host: str = HOST) -> None:
-        self.told: list[str] = []
+        self.reports: list[str] = []
         self.statistics = Statistics()
-        self.file = StatisticsFile(path, self.statistics, host=host, report=self.told.append)
+        self.file = StatisticsFile(path, self.statistics, host=host, report=self.reports.append)
 
-    def restarted(self, *, host: str = HOST) -> "Kept":
-        kept = Kept(self.file._path, host=host)
-        kept.file.load()
-        return kept
+    def restarted(self, *, host: str = HOST) -> "State":
+        state = State(self.file._path, host=host)
+        state.file.load()
+        return state
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "learned.json"
+    return tmp_path / "state.json"
 
 
 @pytest.fixture
-def kept(path: Path) -> Kept:
-    return Kept(path)
+def state(path: Path) -> State:
+    return State(path)
 
 
 def written(path: Path) -> dict[str, object]:
     return msgspec.json.decode(path.read_bytes(), type=dict[str, object])
 
 
-def test_what_was_learned_outlives_a_restart(kept: Kept) -> None:
-    """The figures are the same afterwards, and nothing is reported."""
-    observe(kept.statistics)
-    kept.file.save()
-    after = kept.restarted()
+def test_the_file_restores_what_was_saved(state: State) -> None:
+    """Without a report."""
+    observe(state.statistics)
+    state.file.save()
+    after = state.restarted()
 
-    assert after.statistics.snapshot() == kept.statistics.snapshot()
-    assert kept.told + after.told == []
-
-
-def test_no_file_is_no_news(kept: Kept) -> None:
-    """The first start reports nothing."""
-    kept.file.load()
-
-    assert kept.told == []
+    assert after.statistics.snapshot() == state.statistics.snapshot()
+    assert state.reports + after.reports == []
 
 
-def test_the_file_is_the_owners_alone_and_leaves_nothing_beside(kept: Kept, path: Path) -> None:
-    """It is written whole under another name first, which is gone afterwards."""
-    observe(kept.statistics)
-    kept.file.save()
+def test_a_missing_file_is_not_reported(state: State) -> None:
+    """At the first start there is none."""
+    state.file.load()
+
+    assert state.reports == []
+
+
+def test_the_file_is_private_and_written_atomically(state: State, path: Path) -> None:
+    """Nothing else is left in the folder."""
+    observe(state.statistics)
+    state.file.save()
 
     assert list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_new_is_not_written(kept: Kept, path: Path) -> None:
-    """A gateway that nobody calls leaves the disk alone."""
-    kept.file.save()
+def test_the_file_is_written_only_if_there_is_something_new(state: State, path: Path) -> None:
+    """An idle gateway leaves the disk alone."""
+    state.file.save()
     assert not path.exists()
-    observe(kept.statistics)
-    kept.file.save()
+    observe(state.statistics)
+    state.file.save()
     path.unlink()
-    kept.file.save()
+    state.file.save()
 
     assert not path.exists()
-    assert repr(kept.file) == f"<StatisticsFile {path} clean>"
+    assert repr(state.file) == f"<StatisticsFile {path} clean>"
 
 
-def test_it_holds_models_and_numbers(kept: Kept, path: Path) -> None:
-    """Kind, version and host, and for each model its estimates: nothing of any call."""
-    observe(kept.statistics)
-    kept.file.save()
-    state = written(path)
+def test_the_file_holds_only_models_and_numbers(state: State, path: Path) -> None:
+    """Kind, version and host, and for each model its estimates: nothing of any request."""
+    observe(state.statistics)
+    state.file.save()
+    content = written(path)
 
-    assert list(state) == ["kind", "version", "host", "models"]
-    assert state["models"] == {
+    assert list(content) == ["kind", "version", "host", "models"]
+    assert content["models"] == {
         "tiny:latest": {
             "load": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "first_byte": {"mean": 0.0, "deviation": 0.0, "count": 0},
@@ -550,39 +556,39 @@ def test_it_holds_models_and_numbers(kept: Kept, path: Path) -> None:
             "slot_time_cold": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "prompt_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "generation_rate": {"mean": 0.0, "deviation": 0.0, "count": 0},
-            "answer_tokens": {"mean": 0.0, "deviation": 0.0, "count": 0},
+            "output_tokens": {"mean": 0.0, "deviation": 0.0, "count": 0},
             "bytes_per_token": {"mean": 0.0, "deviation": 0.0, "count": 0},
         }
     }
 
 
-def test_the_most_that_is_kept_can_be_read_again(kept: Kept, path: Path) -> None:
-    """256 models with the longest names fit into what is read."""
+def test_the_largest_file_can_be_read_again(state: State, path: Path) -> None:
+    """256 models with the longest names."""
     longest = "\u20ac" * 597
     for n in range(300):
-        observe(kept.statistics, f"{n:03}{longest}")
-    kept.file.save()
+        observe(state.statistics, f"{n:03}{longest}")
+    state.file.save()
 
     assert path.stat().st_size <= MAX_FILE_BYTES
-    assert len(kept.restarted().statistics.snapshot()) == 256
+    assert len(state.restarted().statistics.snapshot()) == 256
 
 
-def test_an_endless_name_is_not_kept(kept: Kept) -> None:
-    """Whatever calls itself a model, the file stays bounded."""
-    observe(kept.statistics, "x" * 601)
-    observe(kept.statistics)
-    kept.file.save()
+def test_a_name_that_is_too_long_is_not_saved(state: State) -> None:
+    """The file stays bounded."""
+    observe(state.statistics, "x" * 601)
+    observe(state.statistics)
+    state.file.save()
 
-    assert list(kept.restarted().statistics.snapshot()) == ["tiny:latest"]
+    assert list(state.restarted().statistics.snapshot()) == ["tiny:latest"]
 
 
-def test_figures_of_another_ollama_are_not_ours(kept: Kept, path: Path) -> None:
-    """Another machine is another speed; the file is taken over by the new one."""
-    observe(kept.statistics)
-    kept.file.save()
-    after = kept.restarted(host="gpu:11434")
+def test_a_file_about_another_ollama_is_ignored_and_replaced(state: State, path: Path) -> None:
+    """Another machine has another speed."""
+    observe(state.statistics)
+    state.file.save()
+    after = state.restarted(host="gpu:11434")
     assert after.statistics.snapshot() == {}
-    assert after.told == [f"{path} is about another Ollama and was ignored."]
+    assert after.reports == [f"{path} is about another Ollama and was ignored."]
     observe(after.statistics)
     after.file.save()
 
@@ -611,77 +617,75 @@ GOOD = b'{"kind":"ollama-gateway statistics","version":2,"host":"127.0.0.1:11434
         GOOD + b"{}}" + b" " * MAX_FILE_BYTES,
     ],
 )
-def test_a_file_that_is_broken_is_ignored_and_replaced(
-    content: bytes, kept: Kept, path: Path
+def test_a_corrupt_or_older_file_is_ignored_and_replaced(
+    content: bytes, state: State, path: Path
 ) -> None:
-    """It is told on one line, once; losing it is harmless."""
+    """It is reported once, on one line."""
     path.write_bytes(content)
-    kept.file.load()
-    assert kept.statistics.snapshot() == {}
-    assert len(kept.told) == 1
-    assert "\n" not in kept.told[0]
-    observe(kept.statistics)
-    kept.file.save()
+    state.file.load()
+    assert state.statistics.snapshot() == {}
+    assert len(state.reports) == 1
+    assert "\n" not in state.reports[0]
+    observe(state.statistics)
+    state.file.save()
 
-    assert kept.restarted().statistics.get("tiny:latest") is not None
+    assert state.restarted().statistics.get("tiny:latest") is not None
 
 
 @pytest.mark.parametrize("content", [b'[[key]]\nname = "a"\n', b"{}", b'{"kind":"other"}', b"\0"])
-def test_a_file_that_is_not_ours_is_never_written_over(
-    content: bytes, kept: Kept, path: Path
-) -> None:
-    """The path may be a mistake, and what is there be dear to somebody."""
+def test_a_foreign_file_is_never_overwritten(content: bytes, state: State, path: Path) -> None:
+    """The path may be a mistake."""
     path.write_bytes(content)
-    kept.file.load()
-    observe(kept.statistics)
-    kept.file.save()
+    state.file.load()
+    observe(state.statistics)
+    state.file.save()
 
     assert path.read_bytes() == content
-    assert len(kept.told) == 1
-    assert repr(kept.file) == f"<StatisticsFile {path} foreign>"
+    assert len(state.reports) == 1
+    assert repr(state.file) == f"<StatisticsFile {path} foreign>"
 
 
-def test_a_pipe_is_not_waited_for(kept: Kept, path: Path) -> None:
-    """Only a file is read."""
+def test_a_pipe_is_not_opened(state: State, path: Path) -> None:
+    """Opening it would wait for a writer."""
     os.mkfifo(path)
-    kept.file.load()
-    observe(kept.statistics)
-    kept.file.save()
+    state.file.load()
+    observe(state.statistics)
+    state.file.save()
 
-    assert kept.told == [f"{path} is no file. Nothing is kept over a restart."]
+    assert state.reports == [f"{path} is no file. Nothing is kept over a restart."]
 
 
-def test_a_folder_in_its_place(kept: Kept, path: Path) -> None:
-    """The gateway starts and learns all the same."""
+def test_a_folder_in_place_of_the_file_is_reported(state: State, path: Path) -> None:
+    """The gateway starts all the same."""
     path.mkdir()
-    kept.file.load()
+    state.file.load()
 
-    assert len(kept.told) == 1
+    assert len(state.reports) == 1
 
 
-def test_a_folder_that_is_missing_is_told_once(tmp_path: Path) -> None:
-    """Writing fails every minute, the report comes once; it is tried again, and told again."""
-    kept = Kept(tmp_path / "state" / "learned.json")
+def test_a_failed_write_is_reported_once_and_tried_again(tmp_path: Path) -> None:
+    """Until it succeeded and fails again."""
+    state = State(tmp_path / "state" / "state.json")
     for _ in range(3):
-        observe(kept.statistics)
-        kept.file.save()
+        observe(state.statistics)
+        state.file.save()
     trouble = "cannot be written: No such file or directory. Statistics end with this run."
-    assert kept.told == [f"{tmp_path}/state/learned.json {trouble}"]
+    assert state.reports == [f"{tmp_path}/state/state.json {trouble}"]
     (tmp_path / "state").mkdir()
-    kept.file.save()
-    assert kept.restarted().statistics.get("tiny:latest") is not None
-    kept.file._path.unlink()
+    state.file.save()
+    assert state.restarted().statistics.get("tiny:latest") is not None
+    state.file._path.unlink()
     (tmp_path / "state").rmdir()
-    observe(kept.statistics)
-    kept.file.save()
+    observe(state.statistics)
+    state.file.save()
 
-    assert len(kept.told) == 2
+    assert len(state.reports) == 2
 
 
-def test_a_file_that_cannot_be_read_is_left_alone(
-    kept: Kept, path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unreadable_file_is_left_alone(
+    state: State, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows whose it is."""
+    """It may not be ours."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -689,26 +693,26 @@ def test_a_file_that_cannot_be_read_is_left_alone(
     path.write_bytes(b"secret")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
-        kept.file.load()
-    observe(kept.statistics)
-    kept.file.save()
+        state.file.load()
+    observe(state.statistics)
+    state.file.save()
 
     assert path.read_bytes() == b"secret"
-    assert kept.told == [
+    assert state.reports == [
         f"{path} cannot be read: Permission denied. Nothing is kept over a restart."
     ]
 
 
 @virtual_time
-async def test_run_saves_at_most_once_a_minute(tmp_path: Path) -> None:
-    """Between two writings there is a minute, however much is learned."""
-    path = tmp_path / "learned.json"
-    kept = Kept(path)
+async def test_the_file_is_written_at_most_once_a_minute(tmp_path: Path) -> None:
+    """However many requests are observed."""
+    path = tmp_path / "state.json"
+    state = State(path)
     versions = set()
     async with asyncio.TaskGroup() as group:
-        loop = group.create_task(kept.file.run())
+        loop = group.create_task(state.file.run())
         for _ in range(30):
-            observe(kept.statistics)
+            observe(state.statistics)
             await asyncio.sleep(SAVE_INTERVAL / 10)
             if path.exists():
                 versions.add(path.read_bytes())

@@ -1,6 +1,6 @@
 """An event loop whose clock jumps to the next timer as soon as nothing else is left to do.
 
-Timeouts of seconds pass in no time and in a fixed order, so tests of clocks neither sleep nor race.
+Timeouts of seconds pass in no time and in a fixed order, so their tests neither sleep nor race.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ P = ParamSpec("P")
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Tells how long the loop wanted to wait instead of waiting."""
+    """Adds up how long the loop would have waited, without waiting."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waited = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "every task waits for something that nobody will do"
+        assert timeout is not None, "every task waits for something that will never happen"
         self.waited += timeout
         return super().select(0)
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.fields import parse
 from gateway.proxy.prompt import (
     MESSAGE_BYTES,
     Prompt,
-    most_objects,
-    prompt_of,
-    refuses_to_be_cut,
+    disable_truncation,
+    max_object_count,
+    measure,
 )
+from gateway.proxy.request import parse
 from gateway.simulator.gojson import encode as as_go_writes
 
 TEXT = "hällo 水 \U0001f40e"
@@ -27,7 +27,7 @@ def prompt(path: str, *, as_bytes: bool = True, **fields: Any) -> Prompt:
     """Of a body as most clients write it, with text in UTF-8."""
     text = json.dumps({"model": "a", **fields}, ensure_ascii=not as_bytes)
     data = text.encode("utf-8", "surrogatepass")
-    return prompt_of(parse(data), path, objects=most_objects(data))
+    return measure(parse(data), path, max_objects=max_object_count(data))
 
 
 def one(content: Any, **more: Any) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def test_however_a_caller_writes_them() -> None:
     exactly = len(json.dumps(tools, ensure_ascii=False).encode())
     for written in (json.dumps(tools), json.dumps(tools, indent=8, ensure_ascii=False)):
         fields = parse(b'{"model":"a","messages":[],"tools":%b}' % written.encode())
-        found = prompt_of(fields, "/v1/chat/completions", objects=9)
+        found = measure(fields, "/v1/chat/completions", max_objects=9)
 
         assert 0.6 * exactly <= found.text_bytes <= exactly
         assert found.counted
@@ -107,7 +107,7 @@ def test_calls_of_tools_and_their_results_count() -> None:
     found = prompt("/v1/chat/completions", messages=messages)
 
     assert found.text_bytes == len(json.dumps(call)) + SIZE + 2 * MESSAGE_BYTES
-    assert found.turns == 2
+    assert found.messages == 2
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_ollama_is_told_not_to_cut_where_it_knows_the_word(
     path: str, said: dict[str, Any], sent: bool | None
 ) -> None:
     """Unless the caller has said what he wants."""
-    fields = refuses_to_be_cut(parse(as_go_writes({"model": "a", **said})), path)
+    fields = disable_truncation(parse(as_go_writes({"model": "a", **said})), path)
     expected = None if sent is None else json.dumps(sent).encode()
 
     assert (bytes(fields["truncate"]) if "truncate" in fields else None) == expected

@@ -1,43 +1,77 @@
-"""The relay of streams: bytes as they come, and the truth about how they ended."""
+"""The relay: bytes as they come, how they ended, and the headers of the response."""
+
+from collections.abc import Iterable
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
 from gateway.errors import (
     ClientDisconnected,
     ClientWriteTimeout,
+    ContextLengthExceeded,
     GatewayError,
     UpstreamIdleTimeout,
     UpstreamIncomplete,
     UpstreamProtocolError,
     UpstreamTimeout,
 )
-from gateway.proxy.relay import is_stream, relay_stream
+from gateway.proxy.integrity import Headers, TruncationGuard
+from gateway.proxy.relay import STREAM_HEADERS, relay, response_headers
 from gateway.telemetry.record import Phase, RequestRecord
+from gateway.upstream import Reply
 
-from .fakes import FakeAnswer, FakeReply, an_exchange, split
+from .fakes import (
+    FakeReply,
+    FakeResponse,
+    inference_request,
+    request_record,
+    split,
+    truncation_guard,
+)
 
 PIECE = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}\n\n'
 DONE = b"data: [DONE]\n\n"
-HEADERS = [("Content-Type", "text/event-stream")]
+TIMING = "queue;dur=1.0, upstream;dur=2.0"
 
 FAILURES = [UpstreamIncomplete, UpstreamIdleTimeout, UpstreamTimeout, UpstreamProtocolError]
 
 
-async def streamed(
-    reply: FakeReply, answer: FakeAnswer, dialect: Dialect = OPENAI
+async def relayed(
+    reply: FakeReply,
+    response: FakeResponse,
+    dialect: Dialect = OPENAI,
+    *,
+    streaming: bool = False,
+    read_ahead_bytes: int = 1000,
+    guard: TruncationGuard | None = None,
 ) -> tuple[GatewayError | None, RequestRecord]:
-    """How it failed, if it did, and what was noted."""
-    record = an_exchange()
+    """Return how it failed, if it did, and what was recorded."""
+    record = request_record()
     try:
-        await relay_stream(reply, answer, HEADERS, dialect, record)
+        await relay(
+            cast("Reply", reply),
+            response,
+            request=inference_request(dialect=dialect, streaming=streaming),
+            record=record,
+            guard=guard or truncation_guard(),
+            timing=TIMING,
+            too_long=False,
+            read_ahead_bytes=read_ahead_bytes,
+        )
     except GatewayError as error:
         return error, record
     return None, record
+
+
+def assert_begun(response: FakeResponse, status: int, *headers: tuple[str, str]) -> None:
+    assert response.begun is not None
+    assert response.begun[0] == status
+    assert set(headers) <= set(response.begun[1])
 
 
 # Which of the two.
@@ -58,13 +92,28 @@ async def streamed(
         (OPENAI, 200, "", False),
     ],
 )
-def test_the_reply_decides_whether_it_is_a_stream(
+async def test_the_reply_decides_whether_it_is_a_stream(
     dialect: Dialect, status: int, content_type: str, streams: bool
 ) -> None:
-    """Not what was asked for: an error to a stream is no stream."""
-    reply = FakeReply([], status=status, content_type=content_type)
+    """Not the request: an error in response to a streaming request is no stream."""
+    _, record = await relayed(
+        FakeReply([], status=status, content_type=content_type), FakeResponse(), dialect
+    )
 
-    assert is_stream(reply, dialect) is streams
+    assert record.streaming is streams
+
+
+@pytest.mark.parametrize(
+    ("content_type", "passes"),
+    [("application/json", True), ("text/html", False), ("", False)],
+)
+async def test_a_streaming_request_gets_a_stream_or_json(content_type: str, passes: bool) -> None:
+    """Anything else could end anywhere and look complete."""
+    reply = FakeReply([b"{}"], content_type=content_type)
+    error, _ = await relayed(reply, FakeResponse(), streaming=True)
+
+    assert (error is None) is passes
+    assert isinstance(error, UpstreamProtocolError | None)
 
 
 # Streams.
@@ -72,19 +121,19 @@ def test_the_reply_decides_whether_it_is_a_stream(
 
 async def test_each_piece_is_passed_on_as_it_came() -> None:
     """Not joined, not split; status and headers first."""
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply([PIECE, PIECE, LAST + USAGE, DONE]), answer)
+    response = FakeResponse()
+    error, record = await relayed(FakeReply([PIECE, PIECE, LAST + USAGE, DONE]), response)
 
     assert error is None
-    assert answer.pieces == [PIECE, PIECE, LAST + USAGE, DONE]
-    assert answer.begun == (200, HEADERS)
-    assert answer.length is None
+    assert response.pieces == [PIECE, PIECE, LAST + USAGE, DONE]
+    assert_begun(response, 200, ("Content-Type", "text/event-stream"), ("Server-Timing", TIMING))
+    assert response.length is None
     assert record.outcome is None
 
 
 async def test_what_ollama_reports_is_noted() -> None:
     """Its own count of tokens, and when its first byte came."""
-    _, record = await streamed(FakeReply([PIECE, LAST, USAGE, DONE]), FakeAnswer())
+    _, record = await relayed(FakeReply([PIECE, LAST, USAGE, DONE]), FakeResponse())
 
     assert (record.tokens_in, record.tokens_out) == (7, 5)
     assert record.tokens_counted is False
@@ -94,14 +143,14 @@ async def test_what_ollama_reports_is_noted() -> None:
 async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
     """Whoever looks at a boundary from inside ``write`` must see the one behind these bytes."""
 
-    class Looking(FakeAnswer):
+    class Looking(FakeResponse):
         async def write(self, data: bytes) -> None:
             assert self.scanner is not None
             boundaries.append(self.scanner.at_boundary)
             await super().write(data)
 
     boundaries: list[bool] = []
-    await streamed(FakeReply([PIECE[:9], PIECE[9:], DONE]), Looking())
+    await relayed(FakeReply([PIECE[:9], PIECE[9:], DONE]), Looking())
 
     assert boundaries == [False, True, True]
 
@@ -109,21 +158,21 @@ async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
 @pytest.mark.parametrize("pieces", [[], [PIECE], [PIECE, LAST], [PIECE, LAST, USAGE], [DONE[:-1]]])
 async def test_a_polite_end_without_the_final_event_is_none(pieces: list[bytes]) -> None:
     """Everything that came is passed on; then it is a failure."""
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply(pieces), answer)
+    response = FakeResponse()
+    error, record = await relayed(FakeReply(pieces), response)
 
     assert isinstance(error, UpstreamIncomplete if pieces else UpstreamProtocolError)
-    assert answer.pieces == pieces
+    assert response.pieces == pieces
     assert record.outcome is None  # whoever renders the failure notes it
 
 
 @pytest.mark.parametrize("failure", [None, *FAILURES])
 async def test_nothing_is_sent_before_the_first_byte(failure: type[GatewayError] | None) -> None:
-    """So that a failure until then is an honest status; half an answer there is none."""
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply([], failure() if failure else None), answer)
+    """So that a failure until then is an honest status; half an response there is none."""
+    response = FakeResponse()
+    error, record = await relayed(FakeReply([], failure() if failure else None), response)
 
-    assert answer.begun is None
+    assert response.begun is None
     assert not isinstance(error, UpstreamIncomplete)
     assert isinstance(error, failure if failure in FAILURES[1:] else UpstreamProtocolError)
     assert record.phase is not Phase.RELAY
@@ -132,18 +181,18 @@ async def test_nothing_is_sent_before_the_first_byte(failure: type[GatewayError]
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_a_failure_midway_is_the_replys_own(failure: type[GatewayError]) -> None:
     """With the tokens that came until then, counted and marked so."""
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply([PIECE, PIECE], failure()), answer)
+    response = FakeResponse()
+    error, record = await relayed(FakeReply([PIECE, PIECE], failure()), response)
 
     assert isinstance(error, failure)
-    assert answer.pieces == [PIECE, PIECE]
+    assert response.pieces == [PIECE, PIECE]
     assert (record.tokens_out, record.tokens_counted) == (2, True)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_after_the_final_event_nothing_can_fail(failure: type[GatewayError]) -> None:
-    """The answer is whole, whatever then becomes of the connection to Ollama."""
-    error, record = await streamed(FakeReply([PIECE, DONE], failure()), FakeAnswer())
+    """The response is whole, whatever then becomes of the connection to Ollama."""
+    error, record = await relayed(FakeReply([PIECE, DONE], failure()), FakeResponse())
 
     assert error is None
     assert record.outcome is None
@@ -152,19 +201,19 @@ async def test_after_the_final_event_nothing_can_fail(failure: type[GatewayError
 async def test_the_reply_is_read_to_its_end() -> None:
     """Only then can its connection carry another request."""
     reply = FakeReply([PIECE, DONE])
-    await streamed(reply, FakeAnswer())
+    await relayed(reply, FakeResponse())
 
     assert reply.reads == 3
 
 
 @pytest.mark.parametrize("leaving", [ClientDisconnected, ClientWriteTimeout])
 @pytest.mark.parametrize("after", [0, 1, 2])
-async def test_a_caller_who_leaves_is_not_ollamas_failure(
+async def test_inference_requester_who_leaves_is_not_ollamas_failure(
     leaving: type[GatewayError], after: int
 ) -> None:
     """Not even after the final event; nothing more is read, and the tokens so far are noted."""
     reply = FakeReply([PIECE, PIECE, DONE, b"never read"])
-    error, record = await streamed(reply, FakeAnswer(leaves_after=after, leaving=leaving()))
+    error, record = await relayed(reply, FakeResponse(leaves_after=after, leaving=leaving()))
 
     assert isinstance(error, leaving)
     assert reply.reads == after + 1
@@ -175,11 +224,13 @@ async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None
     """It passes as it is, for the caller's client raises for it; in the log it is no success."""
     line = b'{"model":"m","message":{"role":"assistant","content":"hi"},"done":false}\n'
     broken = b'{"error":"an error was encountered: unexpected EOF"}\n'
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply([line, broken]), answer, OLLAMA)
+    response = FakeResponse()
+    error, record = await relayed(
+        FakeReply([line, broken], content_type="application/x-ndjson"), response, OLLAMA
+    )
 
     assert error is None
-    assert answer.pieces == [line, broken]
+    assert response.pieces == [line, broken]
     assert record.outcome == "upstream_incomplete"
     assert record.error == "an error was encountered: unexpected EOF"
 
@@ -187,7 +238,7 @@ async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None
 async def test_ollamas_words_stand_beside_our_reason() -> None:
     """An error event without a final one: incomplete, in Ollama's words."""
     said = b'data: {"error":{"message":"out of luck"}}\n\n'
-    error, record = await streamed(FakeReply([PIECE, said]), FakeAnswer())
+    error, record = await relayed(FakeReply([PIECE, said]), FakeResponse())
 
     assert isinstance(error, UpstreamIncomplete)
     assert record.error == "out of luck"
@@ -199,9 +250,257 @@ async def test_however_it_is_split_the_bytes_and_the_verdict_are_the_same(
 ) -> None:
     """The network decides about pieces, the events about the ending."""
     data = PIECE + LAST + USAGE + (DONE if complete else b"")
-    answer = FakeAnswer()
-    error, record = await streamed(FakeReply(split(data, cuts)), answer)
+    response = FakeResponse()
+    error, record = await relayed(FakeReply(split(data, cuts)), response)
 
-    assert answer.body == data
+    assert response.body == data
     assert (error is None) is complete
     assert (record.tokens_in, record.tokens_out) == (7, 5)
+
+
+# Complete responses.
+
+
+COMPLETE = (
+    b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":7,"completion_tokens":5}}'
+)
+
+
+def complete_reply(
+    *pieces: bytes, error: GatewayError | None = None, status: int = 200
+) -> FakeReply:
+    return FakeReply(
+        pieces, error, status, "application/json", content_length=sum(map(len, pieces))
+    )
+
+
+@given(st.lists(st.integers(1, 200)))
+async def test_a_whole_answer_is_collected_and_sent_at_once(cuts: list[int]) -> None:
+    """In whatever pieces it came; with what it says of its tokens."""
+    response = FakeResponse()
+    error, record = await relayed(complete_reply(*split(COMPLETE, cuts)), response)
+
+    assert error is None
+    assert response.was_complete
+    assert response.pieces == [COMPLETE]
+    assert (record.tokens_in, record.tokens_out, record.tokens_counted) == (7, 5, False)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 503])
+async def test_an_empty_answer_is_one(status: int) -> None:
+    """Ollama refuses foreign hosts without a word."""
+    response = FakeResponse()
+    error, _ = await relayed(complete_reply(status=status), response)
+
+    assert error is None
+    assert_begun(response, status, ("Content-Type", "application/json"))
+    assert response.body == b""
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_one_that_breaks_within_the_read_ahead_is_not_begun(
+    failure: type[GatewayError],
+) -> None:
+    """Its failure can still be told by a status."""
+    response = FakeResponse()
+    error, record = await relayed(complete_reply(COMPLETE[:50], error=failure()), response)
+
+    assert isinstance(error, failure)
+    assert response.begun is None
+    assert record.phase is Phase.RELAY
+
+
+async def test_a_longer_one_is_passed_on_as_it_comes() -> None:
+    """With the length that Ollama declared; what was collected first comes first."""
+    pieces = [b"a" * 600, b"b" * 600, b"c" * 600]
+    response = FakeResponse()
+    error, _ = await relayed(complete_reply(*pieces), response, read_ahead_bytes=1000)
+
+    assert error is None
+    assert not response.was_complete
+    assert response.pieces == pieces
+    assert (response.length, response.scanner) == (1800, None)
+
+
+async def test_exactly_the_read_ahead_is_still_complete_reply() -> None:
+    """The limit itself fits."""
+    response = FakeResponse()
+    await relayed(complete_reply(b"a" * 600, b"b" * 400), response, read_ahead_bytes=1000)
+
+    assert response.was_complete
+
+
+async def test_a_longer_one_that_breaks_was_begun() -> None:
+    """It can only be cut, and whoever renders the failure does."""
+    response = FakeResponse()
+    reply = complete_reply(b"a" * 600, b"b" * 600, error=UpstreamIncomplete())
+    error, _ = await relayed(reply, response, read_ahead_bytes=1000)
+
+    assert isinstance(error, UpstreamIncomplete)
+    assert response.begun is not None
+    assert response.pieces == [b"a" * 600, b"b" * 600]
+
+
+GIVEN_UP = (
+    b'{"status":"completed","output":[{"type":"message","content":[{"text":"half"}]}],'
+    b'"usage":{"input_tokens":0,"output_tokens":0}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        (
+            OPENAI,
+            b'{"choices":[{"message":{"content":"half"},"finish_reason":null}],"usage":{}}',
+        ),
+        (ANTHROPIC, b'{"type":"message","content":[],"usage":{"output_tokens":0}}'),
+        (RESPONSES, GIVEN_UP),
+        (OLLAMA, b'{"message":{"content":"half"},"done":false}'),
+    ],
+    ids=["openai", "anthropic", "responses", "ollama"],
+)
+async def test_one_that_ollama_gave_up_on_passes_and_is_noted(
+    dialect: Dialect, body: bytes
+) -> None:
+    """The caller gets what Ollama said; the log does not call it a success."""
+    response = FakeResponse()
+    error, record = await relayed(complete_reply(body), response, dialect)
+
+    assert error is None
+    assert response.pieces == [body]
+    assert record.outcome == "upstream_incomplete"
+    assert record.error == UpstreamIncomplete.default_message
+
+
+async def test_ollamas_own_error_is_noted_in_its_words() -> None:
+    """The outcome is told by its status and is not ours to say."""
+    body = b'{"error":{"message":"model is required"}}'
+    _, record = await relayed(complete_reply(body, status=400), FakeResponse())
+
+    assert record.error == "model is required"
+    assert record.outcome is None
+
+
+async def test_a_complete_response_is_checked_before_it_is_sent() -> None:
+    """The headers that the check returns are sent with it."""
+    seen: list[tuple[int, int | None]] = []
+
+    async def check(_: object, _record: object, status: int, body: Body) -> Headers:
+        seen.append((status, body.usage.tokens_in))
+        return [("x-checked", "yes")]
+
+    response = FakeResponse()
+    error, _ = await relayed(
+        complete_reply(COMPLETE[:20], COMPLETE[20:]), response, guard=checking(check)
+    )
+
+    assert error is None
+    assert seen == [(200, 7)]
+    assert_begun(response, 200, ("x-checked", "yes"))
+
+
+async def test_a_response_that_the_check_refuses_is_not_sent() -> None:
+    """Its usage is recorded all the same: Ollama did the work."""
+
+    async def check(*_: object) -> Headers:
+        raise ContextLengthExceeded
+
+    response = FakeResponse()
+    error, record = await relayed(complete_reply(COMPLETE), response, guard=checking(check))
+
+    assert isinstance(error, ContextLengthExceeded)
+    assert response.begun is None
+    assert record.tokens_in == 7
+
+
+def checking(check: Any) -> TruncationGuard:
+    guard = truncation_guard()
+    guard.check_response = check  # type: ignore[method-assign]
+    return guard
+
+
+# Headers.
+
+
+WITHHELD = [
+    *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection"),
+    *("TE", "Trailer", "Transfer-Encoding", "Upgrade"),
+    *("Content-Length", "Date", "Server", "X-Request-Id", "Server-Timing", "Age", "Set-Cookie"),
+    *("X-Gateway-Dropped", "X-Gateway-Stale", "X-Gateway-Whatever-Comes"),
+]
+
+
+def headers_of(
+    headers: Iterable[tuple[str, str]], *, streaming: bool = False, status: int = 200
+) -> list[tuple[str, str]]:
+    """Return the response headers without ``Server-Timing``, which comes after Ollama's."""
+    found = response_headers(status, headers, TIMING, streaming=streaming)
+    found.remove(("Server-Timing", TIMING))
+    return found
+
+
+names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12)
+pairs = st.lists(st.tuples(names | st.sampled_from(WITHHELD), st.text(max_size=8)))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", WITHHELD)
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, str], ids=["lower", "upper", "usual"])
+def test_what_is_for_one_hop_or_ours_to_say_is_withheld(
+    name: str, spelt: type[str], streaming: bool
+) -> None:
+    """However it is spelt: RFC 9110, section 7.6.1, and the promises of this gateway."""
+    kept = headers_of([(spelt(name), "theirs"), ("X-Other", "1")], streaming=streaming)
+
+    assert kept[0] == ("X-Other", "1")
+    assert "theirs" not in [value for _, value in kept]
+
+
+@pytest.mark.parametrize("listed", ["X-Hop", "close, x-hop", "X-HOP ,Keep-Alive", "a,,X-Hop,"])
+def test_what_connection_names_is_for_one_hop(listed: str) -> None:
+    """In any place of its list, in any spelling, before or after it."""
+    headers = [("x-hop", "1"), ("Connection", listed), ("X-Hop", "2"), ("X-Kept", "3")]
+
+    assert headers_of(headers, streaming=False) == [("X-Kept", "3")]
+
+
+def test_several_connection_headers_all_count() -> None:
+    """A list may be spread over lines."""
+    headers = [("Connection", "x-one"), ("X-One", "1"), ("X-Two", "2"), ("connection", "x-two")]
+
+    assert headers_of(headers, streaming=False) == []
+
+
+@given(pairs, st.booleans())
+def test_the_rest_keeps_its_order_its_spelling_and_its_repetitions(
+    headers: list[tuple[str, str]], streaming: bool
+) -> None:
+    """Nothing is added to a whole response, and two lines to a stream."""
+    kept = headers_of(iter(headers), streaming=streaming)
+    theirs = kept[: -len(STREAM_HEADERS)] if streaming else kept
+
+    remaining = iter(headers)
+    assert all(pair in remaining for pair in theirs)
+    assert not {name.lower() for name, _ in theirs} & {name.lower() for name in WITHHELD}
+    if streaming:
+        assert tuple(kept[-len(STREAM_HEADERS) :]) == STREAM_HEADERS
+
+
+def test_a_type_is_never_touched() -> None:
+    """Not its parameters, not its case."""
+    headers = [("content-type", "Application/JSON; Charset=UTF-8")]
+
+    assert headers_of(headers, streaming=False) == headers
+
+
+def test_a_stream_says_once_that_nobody_may_keep_or_collect_it() -> None:
+    """In our words, whatever Ollama said about it; a whole response keeps Ollama's."""
+    headers = [("Cache-Control", "max-age=60"), ("X-Accel-Buffering", "yes")]
+
+    assert headers_of(headers, streaming=True) == [
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+    ]
+    assert headers_of(headers, streaming=False) == headers

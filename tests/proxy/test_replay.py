@@ -7,24 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.proxy.replay import MAX_BYTES, MAX_HEADERS, FailureReplay, ReplayableFailure
+from gateway.proxy.request import Fingerprint
 
-ONE, OTHER = b"one call", b"another call"
+ONE, OTHER = Fingerprint("k", "/p", b"one"), Fingerprint("k", "/p", b"other")
+NOTHING = Fingerprint("", "", b"")
 
 
 @dataclass(slots=True)
 class House:
     """What is kept, and a clock that stands until it is moved."""
 
-    most: int = 1024
+    max_failures: int = 1024
     time: float = 100.0
     late: FailureReplay = field(init=False)
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.late = FailureReplay(now=lambda: self.time, most=self.most)
+        self.late = FailureReplay(now=lambda: self.time, max_failures=self.max_failures)
 
     def fails(
-        self, call: bytes = ONE, *, retry: int | None = 0, size: int = 0
+        self, call: Fingerprint = ONE, *, retry: int | None = 0, size: int = 0
     ) -> ReplayableFailure:
         """A call failed and could not be told; the failure is like no other."""
         self.count += 1
@@ -34,7 +36,7 @@ class House:
         self.late.remember(call, failure, retry=retry)
         return failure
 
-    def comes(self, call: bytes = ONE, *, retry: int | None = 1) -> ReplayableFailure | None:
+    def comes(self, call: Fingerprint = ONE, *, retry: int | None = 1) -> ReplayableFailure | None:
         return self.late.take(call, retry=retry)
 
 
@@ -120,17 +122,17 @@ def test_it_is_forgotten_after_a_minute() -> None:
     house.time += 0.1
 
     assert house.comes(OTHER) is None
-    assert repr(house.late) == "<LateFailures 0/1024>"
+    assert repr(house.late) == "<FailureReplay 0/1024>"
 
 
 def test_of_too_many_the_oldest_are_forgotten() -> None:
     """Memory is bounded, whoever fails how often."""
-    house = House(most=3)
+    house = House(max_failures=3)
     for _ in range(2):
         house.fails(OTHER)
     kept = [house.fails() for _ in range(3)]
 
-    assert repr(house.late) == "<LateFailures 3/3>"
+    assert repr(house.late) == "<FailureReplay 3/3>"
     assert house.comes(OTHER) is None
     assert [house.comes() for _ in range(3)] == kept
 
@@ -162,31 +164,31 @@ def test_nor_what_has_too_many_headers() -> None:
 steps = st.one_of(
     st.tuples(st.just("fails"), st.sampled_from([ONE, OTHER]), st.sampled_from([None, 0, 1, 2])),
     st.tuples(st.just("comes"), st.sampled_from([ONE, OTHER]), st.sampled_from([None, 0, 1, 2])),
-    st.tuples(st.just("waits"), st.just(b""), st.sampled_from([1, 9, 11, 61])),
+    st.tuples(st.just("waits"), st.just(NOTHING), st.sampled_from([1, 9, 11, 61])),
 )
 
 
 @given(st.lists(steps, max_size=60))
 def test_whatever_happens_each_failure_is_told_at_most_once(
-    story: list[tuple[str, bytes, int | None]],
+    story: list[tuple[str, Fingerprint, int | None]],
 ) -> None:
     """To a call like it, in time, that is no first attempt; and no more are kept than may be."""
-    house = House(most=4)
-    failed: dict[str, tuple[bytes, int | None, float]] = {}
+    house = House(max_failures=4)
+    failed: dict[str, tuple[Fingerprint, int | None, float]] = {}
     told: Counter[str] = Counter()
     for what, call, number in story:
         match what:
             case "fails":
                 failure = house.fails(call, retry=number)
-                failed[failure.words] = (call, number, house.time)
+                failed[failure.message] = (call, number, house.time)
             case "waits":
                 house.time += number or 0
             case _:
                 got = house.comes(call, retry=number)
                 if got is None:
                     continue
-                told[got.words] += 1
-                its_call, attempt, at = failed[got.words]
+                told[got.message] += 1
+                its_call, attempt, at = failed[got.message]
 
                 assert its_call == call
                 assert number != 0
@@ -195,6 +197,6 @@ def test_whatever_happens_each_failure_is_told_at_most_once(
                 else:
                     assert number > (attempt or 0)
                 assert house.time - at <= 60
-        assert len(house.late._kept) <= 4
+        assert len(house.late._entries) <= 4
 
     assert set(told.values()) <= {1}

@@ -341,7 +341,7 @@ async def test_long_error_response_after_a_heartbeat_is_a_failure() -> None:
     response, (error,) = await failed(script)
 
     assert type(error) is Upstream5xx
-    assert error.message == "Ollama answered with status 503."
+    assert error.message == "Ollama responded with status 503."
     assert (response.body, response.whole) == (b" ", False)
 
 

@@ -2,15 +2,18 @@
 
 import asyncio
 
+import pytest
+
 from gateway.errors import (
     ClientDisconnected,
     ClientWriteTimeout,
+    InternalError,
 )
 from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response
 from tests.behaviour.wire import request
 
-from .response_server import MIB, SSE, ResponseServer, connected, settings_with, stream
+from .response_server import MIB, SSE, ResponseServer, connected, fetch, settings_with, stream
 
 
 async def test_writing_a_stream_waits_when_the_read_ahead_is_full() -> None:
@@ -188,3 +191,77 @@ async def test_without_memory_a_long_response_waits_for_its_client() -> None:
 
     assert [type(error) for error in server.errors] == [ClientWriteTimeout]
     assert server.memory_budget.used == 0
+
+
+# The head.
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-b: 1", "a\nb", "a\x00b", "\u20ac"])
+async def test_header_that_could_forge_another_one_is_never_sent(value: str) -> None:
+    """The response stays pending, so its failure can still have a status."""
+
+    async def script(response: Response) -> None:
+        with pytest.raises(ValueError, match=r"control character|latin-1"):
+            await response.send(200, [("x-a", value)], b"secret")
+        await response.fail(InternalError())
+
+    response = await fetch(script)
+
+    assert (response.status, "x-a" in response.headers) == (500, False)
+    assert b"secret" not in response.body
+
+
+async def test_header_bytes_of_ollama_are_unchanged() -> None:
+    """Header values are bytes on the wire; Latin-1 stands for each of them."""
+
+    async def script(response: Response) -> None:
+        await response.send(200, [("x-a", "caf\xe9")], b"")
+        await response.end()
+
+    assert (await fetch(script)).headers["x-a"] == "caf\xe9"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_status_without_a_body_has_none(status: int) -> None:
+    """RFC 9112, section 6.3: a client would take a body for the next response."""
+
+    async def script(response: Response) -> None:
+        await response.send(status, [], b"not sent")
+        await response.end()
+
+    async with connected(ResponseServer(script)) as client:
+        for _ in range(2):
+            client.send(request("/", {}))
+            found, headers = await client.head()
+
+            assert (found, "transfer-encoding" in headers) == (status, False)
+
+
+async def test_response_longer_than_its_length_is_clipped() -> None:
+    """A client would read the rest as its next response."""
+
+    async def script(response: Response) -> None:
+        await response.begin_stream(200, [], length=3, scanner=None)
+        await response.write(b"ab")
+        await response.write(b"cdef")
+        await response.end()
+
+    async with connected(ResponseServer(script)) as client:
+        for _ in range(2):
+            client.send(request("/", {}))
+            response = await client.answer()
+
+            assert (response.status, response.body) == (200, b"abc")
+
+
+async def test_response_shorter_than_its_length_closes_the_connection() -> None:
+    """The next response must not fill the gap."""
+
+    async def script(response: Response) -> None:
+        await response.begin_stream(200, [], length=9, scanner=None)
+        await response.write(b"ab")
+        await response.end()
+
+    response = await fetch(script)
+
+    assert (response.body, response.whole) == (b"ab", False)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from gateway.simulator.answer import Answer, Request
 from gateway.simulator.http import Framing
+from gateway.simulator.response import Request, Response
 from tests.simulated_tunnel.behaviour import TunnelBehaviour
 from tests.simulated_tunnel.wire import ReplyHead
 
@@ -22,12 +22,12 @@ class Passage:
 
     def __init__(
         self,
-        answer: Answer,
+        response: Response,
         request: Request,
         behaviour: TunnelBehaviour,
         drops: Callable[[], bool],
     ) -> None:
-        self._answer = answer
+        self._response = response
         self._minor = request.head.minor
         self._behaviour = behaviour
         self._drops = drops
@@ -44,8 +44,8 @@ class Passage:
         self._is_buffered = head.is_buffered(self._behaviour)
         framing = head.framing(self._minor)
         if framing == "close":
-            self._answer.stays = False
-        closes = not self._answer.stays
+            self._response.reusable = False
+        closes = not self._response.reusable
         self._head = head.rendered(framing, self._behaviour, closes=closes)
         if not self._behaviour.delays_head and not self._is_buffered:
             self._flush()
@@ -64,22 +64,22 @@ class Passage:
         self._flush()
 
     def abort(self, status: int) -> None:
-        """Answer with ``status`` if nothing was sent, else close without the end of the body."""
+        """Response with ``status`` if nothing was sent, else close without the end of the body."""
         if not self.sent and (not self._head or self._behaviour.delays_head):
             self.refuse(status)
             return
         self._body.clear()
         self._flush()
-        self._answer.cut()
+        self._response.abort()
 
     def refuse(self, status: int) -> None:
         """Respond in place of the target."""
         page = f"<!DOCTYPE html><title>{status}</title><h1>Error {status}</h1>\n"
-        self._answer.whole(status, page.encode(), _HTML)
+        self._response.send(status, page.encode(), _HTML)
 
     async def room(self) -> None:
         """Wait until the client reads."""
-        await self._answer.room()
+        await self._response.drain()
 
     def _flush(self) -> None:
         data = self._head + self._body
@@ -88,8 +88,8 @@ class Passage:
         self._buffered = 0
         drop_at = self._behaviour.drop_at
         if drop_at is not None and self.sent + len(data) >= drop_at and self._drops():
-            self._answer.verbatim(data[: drop_at - self.sent])
-            self._answer.cut()
+            self._response.verbatim(data[: drop_at - self.sent])
+            self._response.abort()
             raise Dropped
         self.sent += len(data)
-        self._answer.verbatim(data)
+        self._response.verbatim(data)

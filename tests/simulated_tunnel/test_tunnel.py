@@ -10,8 +10,8 @@ import pytest
 from gateway.simulator import Simulator
 from tests.behaviour.wire import Caller, ask, caller, request
 from tests.simulated_tunnel import CALLER, Tunnel, TunnelBehaviour
-from tests.simulator.calls import CHAT, answer, chat
-from tests.simulator.target import CHUNKED, END, Asked, Target, chunk, head
+from tests.simulator.calls import CHAT, chat, request_json
+from tests.simulator.target import CHUNKED, END, ReceivedRequest, Target, chunk, head
 
 TEXT = "Content-Type: text/plain"
 STREAM = "Content-Type: text/event-stream; charset=utf-8"
@@ -27,7 +27,7 @@ class Connected:
     tunnel: Tunnel
     target: Target
     one: Caller
-    asked: Asked
+    asked: ReceivedRequest
 
 
 @asynccontextmanager
@@ -38,7 +38,7 @@ async def connected_through(
     async with Target() as target, Tunnel(target.port, behaviour) as tunnel:
         async with caller(tunnel.port) as one:
             one.send(sent or request("/x", b"{}"))
-            yield Connected(tunnel, target, one, await target.asked())
+            yield Connected(tunnel, target, one, await target.next_request())
         await tunnel.wait_for(lambda: tunnel.stats.active == 0)
 
 
@@ -57,7 +57,7 @@ async def test_ollama_behaves_the_same_behind_a_tunnel() -> None:
         stream = await ask(tunnel.port, CHAT, chat("SAY: all is well", stream=True))
         wrong = await ask(tunnel.port, CHAT, chat(model="nope"))
         listed = await ask(tunnel.port, "/api/tags")
-        direct = await answer(sim, "/api/tags")
+        direct = await request_json(sim, "/api/tags")
 
     assert whole.json()["choices"][0]["message"]["content"] == "all is well"
     assert stream.body.endswith(b"data: [DONE]\n\n")
@@ -86,13 +86,13 @@ async def test_client_connection_is_reused() -> None:
 async def test_chunks_are_forwarded_immediately() -> None:
     """Without buffering the head, each chunk and the end are forwarded as they arrive."""
     async with connected_through(PLAIN) as way:
-        way.asked.says(head(TEXT, CHUNKED))
+        way.asked.send(head(TEXT, CHUNKED))
         status, headers = await way.one.head()
         seen = []
         for piece in (b"one", b"two"):
-            way.asked.says(chunk(piece))
+            way.asked.send(chunk(piece))
             seen.append(await way.one.chunk())
-        way.asked.says(END)
+        way.asked.send(END)
         seen.append(await way.one.chunk())
 
     assert (status, headers["content-type"]) == (200, "text/plain")
@@ -106,10 +106,10 @@ async def test_hop_by_hop_headers_are_not_forwarded() -> None:
         b"Transfer-Encoding: chunked\r\nX-Kept: 1\r\n\r\n" + chunk(b"ab") + chunk(b"cd") + END
     )
     async with connected_through(PLAIN, sent) as way:
-        way.asked.says(
+        way.asked.send(
             head("Connection: close, X-Hop", "X-Hop: 1", "X-Kept: 1", "Content-Length: 2")
         )
-        way.asked.says(b"ok")
+        way.asked.send(b"ok")
         told = await way.one.answer()
 
     assert way.asked.headers == {"Host": "example.com", "X-Kept": "1", "Content-Length": "4"}
@@ -122,7 +122,7 @@ async def test_expect_100_continue_is_answered_by_the_tunnel() -> None:
     sent = request("/x", b"body", headers={"Expect": "100-continue"})
     async with connected_through(PLAIN, sent) as way:
         interim, _ = await way.one.head()
-        way.asked.says(b"HTTP/1.1 100 Continue\r\n\r\n" + head("Content-Length: 0"))
+        way.asked.send(b"HTTP/1.1 100 Continue\r\n\r\n" + head("Content-Length: 0"))
         told = await way.one.answer()
 
     assert (interim, told.status) == (100, 200)
@@ -132,8 +132,8 @@ async def test_expect_100_continue_is_answered_by_the_tunnel() -> None:
 async def test_response_delimited_by_close_is_complete() -> None:
     """The client of an HTTP/1.0 target gets a chunked, terminated response."""
     async with connected_through(replace(PLAIN, minor=0)) as way:
-        way.asked.says(head(TEXT) + b"all of it")
-        way.asked.hangs_up()
+        way.asked.send(head(TEXT) + b"all of it")
+        way.asked.close()
         told = await way.one.answer()
 
     assert way.asked.line == "POST /x HTTP/1.0"
@@ -144,10 +144,10 @@ async def test_response_delimited_by_close_is_complete() -> None:
 async def test_responses_without_a_body() -> None:
     """HEAD with a length, and 204 without one, are complete after the head."""
     async with connected_through(PLAIN, request("/x", method="HEAD")) as way:
-        way.asked.says(head("Content-Length: 17"))
+        way.asked.send(head("Content-Length: 17"))
         length = (await way.one.head())[1]["content-length"]
         way.one.send(request("/x"))
-        (await way.target.asked()).says(head(status="204 No Content"))
+        (await way.target.next_request()).send(head(status="204 No Content"))
         status, headers = await way.one.head()
 
     assert (length, status) == ("17", 204)
@@ -162,10 +162,10 @@ async def test_client_disconnect_closes_the_target_connection(begun: bool) -> No
     """The close is immediate, before and after the first byte of the response."""
     async with connected_through(PLAIN) as way:
         if begun:
-            way.asked.says(head(CHUNKED) + chunk(b"x"))
+            way.asked.send(head(CHUNKED) + chunk(b"x"))
             await way.one.head()
         way.one.writer.close()
-        await way.asked.is_gone()
+        await way.asked.wait_closed()
 
         await way.tunnel.wait_for(lambda: way.tunnel.stats.disconnected == 1)
 
@@ -192,12 +192,12 @@ async def test_client_disconnect_stops_the_generation() -> None:
 async def test_incomplete_response_is_not_terminated(said: bytes, more: bytes) -> None:
     """The client gets the bytes received so far, and no end of the body."""
     async with connected_through(PLAIN) as way:
-        way.asked.says(said)
+        way.asked.send(said)
         status, headers = await way.one.head()
         chunked = "transfer-encoding" in headers
         first = await (way.one.chunk() if chunked else way.one.reader.read(4))
-        way.asked.says(more)
-        way.asked.hangs_up()
+        way.asked.send(more)
+        way.asked.close()
         rest = await way.one.hung_up()
 
     assert (status, first, rest) == (200, b"half", b"")
@@ -210,11 +210,11 @@ async def test_incomplete_response_is_not_terminated(said: bytes, more: bytes) -
 async def test_target_without_a_response_gives_502(said: bytes) -> None:
     """The client's connection can be used again after the 502."""
     async with connected_through(PLAIN) as way:
-        way.asked.says(said)
-        way.asked.hangs_up()
+        way.asked.send(said)
+        way.asked.close()
         told = await way.one.answer()
         way.one.send(request("/x"))
-        (await way.target.asked()).says(head("Content-Length: 0"))
+        (await way.target.next_request()).send(head("Content-Length: 0"))
         after = await way.one.answer()
 
     assert (told.status, told.whole, after.status) == (502, True, 200)
@@ -246,9 +246,9 @@ async def test_silent_target_times_out(name: str) -> None:
     behaviour, status = TIMEOUT_PROFILES[name]
     async with connected_through(behaviour) as way:
         told = await way.one.answer()
-        await way.asked.is_gone()
+        await way.asked.wait_closed()
         way.one.send(request("/x"))
-        (await way.target.asked()).says(head("Content-Length: 2") + b"ok")
+        (await way.target.next_request()).send(head("Content-Length: 2") + b"ok")
         after = await way.one.answer()
 
     assert (told.status, told.whole) == (status, True)
@@ -261,14 +261,14 @@ async def test_silence_after_the_head_times_out(name: str) -> None:
     """Cloudflare delays the head and can still answer 524. Others have sent the head."""
     behaviour, _ = TIMEOUT_PROFILES[name]
     async with connected_through(behaviour) as way:
-        way.asked.says(head(STREAM, CHUNKED))
+        way.asked.send(head(STREAM, CHUNKED))
         status, _ = await way.one.head()
         if name == "cloudflare":
             assert status == 524
         else:
             assert status == 200
             assert await way.one.hung_up() == b""
-        await way.asked.is_gone()
+        await way.asked.wait_closed()
 
 
 @every_product
@@ -276,10 +276,10 @@ async def test_silence_in_the_body_aborts_the_response(name: str) -> None:
     """The client's connection closes without the end of the body."""
     behaviour, _ = TIMEOUT_PROFILES[name]
     async with connected_through(behaviour) as way:
-        way.asked.says(head(STREAM, CHUNKED, "X-Accel-Buffering: no") + chunk(b"x"))
+        way.asked.send(head(STREAM, CHUNKED, "X-Accel-Buffering: no") + chunk(b"x"))
         status, headers = await way.one.head()
         body, whole = await way.one.rest()
-        await way.asked.is_gone()
+        await way.asked.wait_closed()
 
     assert (status, body, whole) == (200, b"x", False)
     assert ("x-accel-buffering" in headers) == (name != "nginx")
@@ -302,7 +302,7 @@ async def test_which_bytes_reset_the_silence_timeout(
     silence = 0.8
     async with connected_through(replace(behaviour, silence=silence)) as way:
         await asyncio.sleep(silence * 0.6)
-        way.asked.says(said)
+        way.asked.send(said)
         # This timer was set after the tunnel's on the same loop, so it expires later.
         await asyncio.sleep(silence * 0.6)
         for _ in range(50):
@@ -315,7 +315,7 @@ async def test_slow_reader_does_not_count_as_silence() -> None:
     """Time spent waiting for the client is not counted."""
     size = 20_000_000
     async with connected_through(replace(PLAIN, silence=SHORT)) as way:
-        way.asked.says(head(f"Content-Length: {size}") + bytes(size))
+        way.asked.send(head(f"Content-Length: {size}") + bytes(size))
         await asyncio.sleep(2 * SHORT)
         told = await way.one.answer()
 
@@ -342,11 +342,11 @@ async def test_tunnel_timeout_stops_the_generation() -> None:
 async def test_total_limit_aborts_an_active_response() -> None:
     """A response that never pauses is aborted, too."""
     async with connected_through(replace(PLAIN, silence=30.0, longest=2 * SHORT)) as way:
-        way.asked.says(head(CHUNKED))
+        way.asked.send(head(CHUNKED))
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(way.one.answer())
             while not reading.done():
-                way.asked.says(chunk(b"x"))
+                way.asked.send(chunk(b"x"))
                 await asyncio.sleep(0.01)
         told = reading.result()
 
@@ -391,8 +391,8 @@ async def test_buffered_bytes_are_lost_when_the_target_aborts(
 ) -> None:
     """The head is forwarded, but buffered bytes of an aborted response are not."""
     async with connected_through(behaviour) as way:
-        way.asked.says(head(*fields) + (chunk(said) if CHUNKED in fields else said))
-        way.asked.hangs_up()
+        way.asked.send(head(*fields) + (chunk(said) if CHUNKED in fields else said))
+        way.asked.close()
         status, _ = await way.one.head()
         rest = await way.one.hung_up()
 
@@ -404,8 +404,8 @@ async def test_buffered_bytes_are_lost_when_the_target_aborts(
 async def test_buffered_response_is_forwarded_at_its_end() -> None:
     """A complete response is forwarded even if it is shorter than the buffer."""
     async with connected_through(replace(PLAIN, buffer_bytes=4096)) as way:
-        way.asked.says(head(CHUNKED) + chunk(b"all ") + chunk(b"of it"))
-        way.asked.says(END)
+        way.asked.send(head(CHUNKED) + chunk(b"all ") + chunk(b"of it"))
+        way.asked.send(END)
         told = await way.one.answer()
 
     assert (told.body, told.whole) == (b"all of it", True)
@@ -420,9 +420,9 @@ ANSWER = head("Content-Length: 5") + b"hello"
 async def test_response_is_dropped_at_the_given_byte(at: int) -> None:
     """Exactly ``drop_at`` bytes reach the client, and then its connection closes."""
     async with connected_through(replace(PLAIN, drop_at=at)) as way:
-        way.asked.says(ANSWER)
+        way.asked.send(ANSWER)
         got = await way.one.reader.read()
-        await way.asked.is_gone()
+        await way.asked.wait_closed()
 
     assert got == ANSWER[:at]
     assert way.tunnel.stats.dropped == 1
@@ -438,7 +438,7 @@ async def test_drop_count_limits_the_dropped_responses() -> None:
         for said in (head("Content-Length: 0"), ANSWER, ANSWER, ANSWER):
             async with caller(tunnel.port) as one:
                 one.send(request("/x"))
-                (await target.asked()).says(said)
+                (await target.next_request()).send(said)
                 whole.append((await one.answer()).whole)
 
     assert whole == [True, False, False, True]
@@ -507,7 +507,7 @@ async def test_each_profile_sets_its_headers(
 ) -> None:
     """Headers of the profile replace the client's or are appended; others are unchanged."""
     async with connected_through(behaviour, request("/x", b"{}", headers=FORGED)) as way:
-        way.asked.says(head("Content-Length: 0"))
+        way.asked.send(head("Content-Length: 0"))
         await way.one.answer()
         if expected["Host"] == "the target":
             expected = {**expected, "Host": f"127.0.0.1:{way.target.port}"}
@@ -527,8 +527,8 @@ async def test_too_large_request_body_gives_413() -> None:
     ):
         one.send(request("/x", bytes(11)) + request("/y", bytes(10)))
         told = await one.answer()
-        asked = await target.asked()
-        asked.says(head("Content-Length: 0"))
+        asked = await target.next_request()
+        asked.send(head("Content-Length: 0"))
         after = await one.answer()
 
     assert (told.status, after.status) == (413, 200)
@@ -569,8 +569,8 @@ async def test_close_closes_all_connections() -> None:
         tunnel = await later.enter_async_context(Tunnel(target.port))
         one = await later.enter_async_context(caller(tunnel.port))
         one.send(request("/x", b"{}"))
-        asked = await target.asked()
+        asked = await target.next_request()
         await tunnel.__aexit__(None, None, None)
 
         assert await one.hung_up() == b""
-        await asked.is_gone()
+        await asked.wait_closed()

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from gateway.simulator.answer import Answer, Request
 from gateway.simulator.control import Watch
 from gateway.simulator.http import Head
+from gateway.simulator.response import Request, Response
 from gateway.simulator.server import Server
 from tests.simulated_tunnel.behaviour import TunnelBehaviour
 from tests.simulated_tunnel.passage import Dropped, Passage
@@ -68,7 +68,7 @@ class Tunnel:
         self._listener: asyncio.Server | None = None
         self._server = Server(
             handle=self._handle,
-            welcome=_accept_any_body,
+            accepts=_accept_any_body,
             on_connection=self._watch.changed,
             on_failure=self.failures.append,
             blocked=lambda _: None,
@@ -120,13 +120,13 @@ class Tunnel:
             f"{stats.disconnected} disconnected, {stats.refused} refused>"
         )
 
-    async def _handle(self, request: Request, answer: Answer) -> None:
+    async def _handle(self, request: Request, response: Response) -> None:
         stats = self.stats
         stats.requests += 1
         stats.active += 1
         self._watch.changed()
         try:
-            await self._forward(request, Passage(answer, request, self.behaviour, self._may_drop))
+            await self._forward(request, Passage(response, request, self.behaviour, self._may_drop))
         except Dropped:
             stats.dropped += 1
         except asyncio.CancelledError:
@@ -211,6 +211,6 @@ class Tunnel:
             writer.transport.abort()
 
 
-def _accept_any_body(_head: Head, _answer: Answer) -> bool:
+def _accept_any_body(_head: Head, _answer: Response) -> bool:
     """Let every client that sends ``Expect: 100-continue`` send its body."""
     return True

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import httptools
 
-from gateway.simulator.answer import Request
 from gateway.simulator.http import Framing, Head, Headers
+from gateway.simulator.response import Request
 from tests.simulated_tunnel.behaviour import TunnelBehaviour
 
 _OF_ONE_CONNECTION = frozenset(

@@ -1,4 +1,4 @@
-"""Calls to a simulator on raw sockets, for tests that look at bytes."""
+"""Requests to a simulator on raw sockets, for tests that check bytes."""
 
 import asyncio
 import json
@@ -24,25 +24,25 @@ def raw_request(path: str, body: Any = None, *, method: str = "", minor: int = 1
     return head.encode() + data
 
 
-async def call(sim: Simulator, path: str, body: Any = None, *, method: str = "") -> Reply:
-    """One request on a connection of its own, read to the end of its answer."""
-    async with begun(sim, path, body, method=method) as reader:
+async def request(sim: Simulator, path: str, body: Any = None, *, method: str = "") -> Reply:
+    """Send a request on a new connection and read the complete response."""
+    async with opened(sim, path, body, method=method) as reader:
         return await read_reply(reader, method)
 
 
-async def answer(sim: Simulator, path: str, body: Any = None) -> Any:
-    """The JSON of an answer in one piece."""
-    reply = await call(sim, path, body)
+async def request_json(sim: Simulator, path: str, body: Any = None) -> Any:
+    """Send a request and return the JSON of its response."""
+    reply = await request(sim, path, body)
     return json.loads(reply.body if reply.body is not None else "".join(reply.chunks or []))
 
 
 @asynccontextmanager
-async def begun(
+async def opened(
     sim: Simulator, path: str, body: Any = None, *, method: str = "", limit: int = 1 << 27
 ) -> AsyncIterator[asyncio.StreamReader]:
-    """One request that was sent; leaving the block closes its connection.
+    """Send a request; leaving the block closes its connection.
 
-    Of an answer that nobody reads about twice ``limit`` bytes are taken.
+    About twice ``limit`` bytes of a response are received without being read.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", sim.port, limit=limit)
     try:
@@ -51,12 +51,12 @@ async def begun(
         yield reader
     finally:
         writer.close()
-        # The other side may have closed it first, and not politely.
+        # The other side may have reset it before.
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-def texts(reply: Reply) -> list[str]:
-    """What a chat completion's stream says, event by event."""
+def stream_texts(reply: Reply) -> list[str]:
+    """Return the text of each event of a streamed chat completion."""
     found = []
     for event in "".join(reply.chunks or []).split("\n\n"):
         if event.startswith("data: {"):

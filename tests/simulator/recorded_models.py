@@ -1,4 +1,4 @@
-"""The models that were made for the recordings."""
+"""The models that were created for the recordings."""
 
 from gateway.simulator import SimulatedModel
 

@@ -1,4 +1,4 @@
-"""Recorded requests on a raw socket, and answers compared by what a client can rely on."""
+"""Replays recorded requests on a raw socket and compares the responses."""
 
 import asyncio
 import json
@@ -11,8 +11,8 @@ RECORDINGS = Path(__file__).parent.parent / "recordings"
 
 Case = dict[str, Any]
 
-# Fields whose value depends on the text said, on time, on chance or on the machine; their type,
-# and where it is a list of numbers its length, is compared all the same.
+# The values of these fields depend on the generated text, time, chance or the machine. Their types
+# are still compared, and the lengths of lists of numbers.
 _FIELDS = (
     "id created created_at completed_at modified_at expires_at content text delta response "
     "embedding embeddings context digest size size_vram request_id item_id logprob token "
@@ -22,7 +22,7 @@ _FIELDS = (
 )
 VOLATILE = frozenset(_FIELDS.split())
 OF_NO_LENGTH = frozenset(("context", "bytes"))
-NUMBERS_IN_WORDS = re.compile(r"ts=\d+|0\.\d\d\.0")
+NUMBERS_IN_TEXT = re.compile(r"ts=\d+|0\.\d\d\.0")
 
 
 def recorded(version: str) -> dict[str, Case]:
@@ -32,7 +32,7 @@ def recorded(version: str) -> dict[str, Case]:
 
 @dataclass(slots=True)
 class Reply:
-    """What came back, chunk by chunk."""
+    """A received response, chunk by chunk."""
 
     status_line: str = ""
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Reply:
 
 
 def request_bytes(case: Case) -> bytes:
-    """The request as it was sent; what the recording abbreviates is written out."""
+    """Return the request as it was sent; abbreviations of the recording are expanded."""
     request = case["request"]
     body = _body(request)
     lines = [f"{request['method']} {request['path']} HTTP/1.1"]
@@ -73,7 +73,7 @@ def _body(request: dict[str, Any]) -> bytes:
 
 
 def _in_sent_order(value: Any) -> Any:
-    """Recorded keys are sorted; where order matters, the capital key had come last."""
+    """Restore the order of keys: recorded keys are sorted, but the capital key came last."""
     if isinstance(value, dict) and "MODEL" in value:
         return {name: value[name] for name in sorted(value, key=lambda name: name == "MODEL")}
     return value
@@ -85,13 +85,13 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     if isinstance(value, str) and " … repeated to " in value:
-        words, _, count = value.partition(" … repeated to ")
-        return (words.split()[0] + " ") * int(count.split()[0])
+        text, _, count = value.partition(" … repeated to ")
+        return (text.split()[0] + " ") * int(count.split()[0])
     return value
 
 
 async def send(port: int, raw: bytes, method: str = "GET") -> Reply:
-    """Send bytes on a connection of their own and read one answer to its end."""
+    """Send bytes on a new connection and read one complete response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(raw)
@@ -137,7 +137,7 @@ async def _read_body(reader: asyncio.StreamReader, reply: Reply, method: str) ->
 
 
 def differences(case: Case, reply: Reply, *, exact: frozenset[str] = frozenset()) -> list[str]:
-    """Where an answer differs from a recorded one; ``exact`` names volatile fields to compare."""
+    """Return the differences from a recorded response; ``exact`` are volatile fields to compare."""
     wanted = case["response"]
     found = [
         *_unequal("status", wanted["status_line"], reply.status_line),
@@ -158,7 +158,7 @@ def _unequal(what: str, wanted: object, got: object) -> list[str]:
 
 
 def _heads(headers: Any) -> list[tuple[str, str]]:
-    """Names and values in order; a length depends on the text, a date on the time."""
+    """Return names and values in order, without the values of dates and lengths."""
     return [(n, "" if n in ("Date", "Content-Length") else v) for n, v in headers]
 
 
@@ -170,13 +170,13 @@ def _unequal_chunks(wanted: dict[str, Any], got: list[str], exact: frozenset[str
     rest = len(chunks) - first
     pairs = list(zip(chunks[:first], got[:first], strict=False))
     pairs += zip(chunks[first:], got[-rest:] if rest else [], strict=False)
-    for one, other in pairs:
-        found += _unequal("chunk", shape(one, exact), shape(other, exact))
+    for expected, received in pairs:
+        found += _unequal("chunk", shape(expected, exact), shape(received, exact))
     return found
 
 
 def shape(text: str, exact: frozenset[str] = frozenset()) -> object:
-    """A body or chunk as its events, and these as keys in order, types and steady values."""
+    """Return a body or chunk as events with keys in order, types and stable values."""
     if text.startswith(("data: ", "event: ")):
         return [_event(event, exact) for event in text.split("\n\n")]
     lines = text.split("\n")
@@ -204,9 +204,9 @@ def _value(value: Any, name: str, exact: frozenset[str]) -> object:
         return [_value(item, name, exact) for item in value]
     if volatile and value is not None:
         return type(value).__name__
-    return NUMBERS_IN_WORDS.sub("#", value) if isinstance(value, str) else value
+    return NUMBERS_IN_TEXT.sub("#", value) if isinstance(value, str) else value
 
 
 def _number(value: object) -> object:
-    """JSON has one kind of number: a vector may hold a whole one by chance."""
+    """Return a float for every number: a float in a vector may be integral by chance."""
     return 0.5 if isinstance(value, int | float) else value

@@ -1,4 +1,4 @@
-"""What stands behind a tunnel under test: it says what a test tells it to, when it is told."""
+"""A server behind a tunnel under test; the test controls what it sends, and when."""
 
 import asyncio
 import contextlib
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-PATIENCE = 10.0
-"""Seconds after which a conversation that does not go on fails a test."""
+TIMEOUT = 10.0
+"""Seconds without progress after which a test fails."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request as it arrived, and the connection to answer it on."""
+class ReceivedRequest:
+    """One received request and its connection."""
 
     line: str
     headers: dict[str, str]
@@ -20,32 +20,32 @@ class Asked:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    def says(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    def hangs_up(self) -> None:
-        """Close, politely, where it stands."""
+    def close(self) -> None:
+        """Close the connection."""
         self.writer.close()
 
-    async def is_gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the other side has closed the connection."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             with contextlib.suppress(ConnectionError):
                 assert await self.reader.read() == b""
 
 
 @dataclass(slots=True)
 class Target:
-    """Listens on a free port; each request that comes waits to be taken by ``asked``."""
+    """Listens on a free port; ``next_request`` returns the received requests in order."""
 
     port: int = 0
-    _requests: asyncio.Queue[Asked] = field(default_factory=asyncio.Queue)
+    _requests: asyncio.Queue[ReceivedRequest] = field(default_factory=asyncio.Queue)
     _server: asyncio.Server | None = None
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
-    async def asked(self) -> Asked:
-        """The next request."""
-        async with asyncio.timeout(PATIENCE):
+    async def next_request(self) -> ReceivedRequest:
+        """Return the next request."""
+        async with asyncio.timeout(TIMEOUT):
             return await self._requests.get()
 
     async def __aenter__(self) -> Self:
@@ -71,16 +71,16 @@ class Target:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *fields = head.removesuffix("\r\n\r\n").split("\r\n")
-            pairs = (one.partition(": ") for one in fields)
+            pairs = (line.partition(": ") for line in fields)
             headers = {name: value for name, _, value in pairs}
             body = await reader.readexactly(int(headers.get("Content-Length", "0")))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
-        self._requests.put_nowait(Asked(line, headers, body, reader, writer))
+        self._requests.put_nowait(ReceivedRequest(line, headers, body, reader, writer))
 
 
 def head(*fields: str, status: str = "200 OK") -> bytes:
-    """The head of an answer."""
+    """Return the head of a response."""
     return "\r\n".join([f"HTTP/1.1 {status}", *fields]).encode() + b"\r\n\r\n"
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.simulator.calls import chat, raw_request
 from tests.simulator.replay import send
 
-# Only this command: the others have tests of their own.
+# Only this command: the others have their own tests.
 PROGRAM = """
 import argparse, sys
 from gateway.cli import simulate
@@ -43,15 +43,15 @@ async def line(process: asyncio.subprocess.Process) -> str:
     return (await process.stderr.readline()).decode().strip()
 
 
-async def test_it_says_where_it_is_and_ends_on_sigterm() -> None:
-    """One line tells version and address; SIGTERM cuts what runs and ends it with 0."""
+async def test_it_prints_its_address_and_stops_on_sigterm() -> None:
+    """SIGTERM aborts running requests; the exit code is 0."""
     arguments = ("--listen", "127.0.0.1:0", "--version", "0.24.0", "--tokens-per-second", "5")
     async with started(*arguments) as process:
-        told = await line(process)
-        port = int(told.rpartition(":")[2])
+        printed = await line(process)
+        port = int(printed.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        asked = chat(stream=True, max_tokens=1000)
-        writer.write(raw_request("/v1/chat/completions", asked))
+        body = chat(stream=True, max_tokens=1000)
+        writer.write(raw_request("/v1/chat/completions", body))
         first = await reader.readuntil(b"\n\n\r\n")
         os.kill(process.pid, signal.SIGTERM)
         rest = await reader.read()
@@ -59,14 +59,14 @@ async def test_it_says_where_it_is_and_ends_on_sigterm() -> None:
         writer.close()
         await writer.wait_closed()
 
-    assert re.fullmatch(r"Simulated Ollama 0\.24\.0 at http://127\.0\.0\.1:\d+", told)
+    assert re.fullmatch(r"Simulated Ollama 0\.24\.0 at http://127\.0\.0\.1:\d+", printed)
     assert b"data: {" in first
     assert not rest.endswith(b"0\r\n\r\n")
     assert code == 0
 
 
-async def test_hardware_is_as_asked_for() -> None:
-    """A load time in simulated seconds shows in the answer, not in the test's duration."""
+async def test_the_hardware_options_take_effect() -> None:
+    """A load time in simulated seconds is part of the response, not of the test duration."""
     async with started(
         "--listen", "127.0.0.1:0", "--load-time", "60", "--time-scale", "0.001"
     ) as process:
@@ -88,8 +88,7 @@ async def test_hardware_is_as_asked_for() -> None:
         (("--time-scale", "nan"), "not a number"),
     ],
 )
-async def test_wrong_usage_is_2(arguments: tuple[str, ...], complaint: str) -> None:
-    """A mistake in the command line is told in a line and ends with 2."""
+async def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], complaint: str) -> None:
     async with started(*arguments) as process:
         _, errors = await process.communicate()
 
@@ -97,8 +96,7 @@ async def test_wrong_usage_is_2(arguments: tuple[str, ...], complaint: str) -> N
     assert complaint in errors.decode()
 
 
-async def test_port_in_use_is_1() -> None:
-    """A taken port is told in a line and ends with 1."""
+async def test_a_port_in_use_exits_with_1() -> None:
     async with started("--listen", "127.0.0.1:0") as first:
         address = (await line(first)).rpartition("/")[2]
         async with started("--listen", address) as second:

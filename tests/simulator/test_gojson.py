@@ -17,22 +17,20 @@ values = st.recursive(
 
 
 @given(values)
-def test_what_is_written_is_read_back(value: Any) -> None:
-    """Escaping changes the bytes and not the value."""
+def test_encoded_values_are_decoded_unchanged(value: Any) -> None:
     assert decode(encode(value)) == value == json.loads(encode(value))
 
 
 @given(st.text())
-def test_nothing_that_html_could_take_for_itself(text: str) -> None:
-    """Angle brackets, ampersands and the two separators are never written as they are."""
+def test_html_characters_are_escaped(text: str) -> None:
+    """Angle brackets, ampersands and the two Unicode separators."""
     written = encode(text).decode()
 
     assert not set(written) & set("<>&\u2028\u2029")
 
 
 @given(values.filter(lambda value: not isinstance(value, int)), st.text())
-def test_what_follows_is_ignored(value: Any, rest: str) -> None:
-    """Only the first value counts, whatever comes after it."""
+def test_everything_after_the_first_value_is_ignored(value: Any, rest: str) -> None:
     assert decode(json.dumps(value).encode() + b" " + rest.encode()) == value
 
 
@@ -51,8 +49,8 @@ def test_what_follows_is_ignored(value: Any, rest: str) -> None:
         (b"[" * 20_000, "invalid character '[' exceeded max depth"),
     ],
 )
-def test_mistakes_are_told_in_go_words(body: bytes, message: str) -> None:
-    """The message is what Go says, down to the byte at fault."""
+def test_errors_have_the_messages_of_go(body: bytes, message: str) -> None:
+    """Down to the byte at fault."""
     with pytest.raises(NotReadable) as caught:
         decode(body)
 
@@ -60,8 +58,8 @@ def test_mistakes_are_told_in_go_words(body: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n\t"])
-def test_nothing_is_a_case_of_its_own(body: bytes) -> None:
-    """White space is no JSON value; the native routes have their own words for it."""
+def test_an_empty_body_is_a_case_of_its_own(body: bytes) -> None:
+    """The native routes have another message for it."""
     with pytest.raises(EmptyBody):
         decode(body)
 
@@ -76,19 +74,18 @@ def test_nothing_is_a_case_of_its_own(body: bytes) -> None:
         ('{"model": "a", "mode\u0142": "b"}'.encode(), "a"),
     ],
 )
-def test_the_last_spelling_wins(body: bytes, model: str) -> None:
-    """Keys are equal without regard to case, the last one counts, null does not."""
+def test_the_last_spelling_of_a_key_wins(body: bytes, model: str) -> None:
+    """Case is ignored, and null does not count."""
     assert Fields.of("T", decode(body)).text("model") == model
 
 
 @pytest.mark.parametrize("key", ["\u017ftream", "STREAM", "\u017fTREAM"])
-def test_folding_is_unicode(key: str) -> None:
-    """A long s is an s, in whatever case."""
+def test_keys_are_folded_by_unicode(key: str) -> None:
+    """A long s is an s."""
     assert Fields.of("T", decode(json.dumps({key: True}).encode())).flag("stream") is True
 
 
-def test_wrong_types_name_field_and_type() -> None:
-    """Go says what it found, where, and what it wanted."""
+def test_a_wrong_type_names_field_and_type() -> None:
     fields = Fields.of("openai.Request", {"model": 3, "stream": "x", "n": 1.5, "list": {}})
 
     for read, message in (

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from gateway.simulator import USUAL_MODELS, SimulatedModel, Simulator
-from tests.simulator.calls import CHAT, MODEL, answer, begun, call, chat
+from tests.simulator.calls import CHAT, MODEL, chat, opened, request, request_json
 
 HOUR = 3600.0
 SMALL = USUAL_MODELS[0]
@@ -16,13 +16,13 @@ def slow(model: SimulatedModel) -> SimulatedModel:
     return replace(model, load_time=HOUR)
 
 
-async def test_slots_bound_what_runs_at_once() -> None:
-    """With two slots the third call of a model waits."""
+async def test_slots_limit_concurrent_requests() -> None:
+    """With two slots the third request for a model waits."""
     async with Simulator(num_parallel=2) as sim:
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 for number in range(3):
-                    group.create_task(call(sim, CHAT, chat(str(number))))
+                    group.create_task(request(sim, CHAT, chat(str(number))))
                 await sim.wait_for(lambda: sim.stats.active == 2 and sim.stats.queued == 1)
                 hold.end()
 
@@ -31,24 +31,24 @@ async def test_slots_bound_what_runs_at_once() -> None:
     assert sim.stats.loads == 1
 
 
-async def test_waiters_of_a_model_are_served_in_order() -> None:
-    """First come, first served, also when one in the middle leaves."""
+async def test_queued_requests_of_a_model_run_in_order() -> None:
+    """Also when one in the middle disconnects."""
     served: list[str] = []
 
-    async def asked(name: str) -> None:
-        await call(sim, CHAT, chat(name))
+    async def send(name: str) -> None:
+        await request(sim, CHAT, chat(name))
         served.append(name)
 
     async with Simulator() as sim:
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                group.create_task(asked("first"))
+                group.create_task(send("first"))
                 await sim.wait_for(lambda: hold.waiting == 1)
-                group.create_task(asked("second"))
+                group.create_task(send("second"))
                 await sim.wait_for(lambda: sim.stats.queued == 1)
-                async with begun(sim, CHAT, chat("leaves")):
+                async with opened(sim, CHAT, chat("leaves")):
                     await sim.wait_for(lambda: sim.stats.queued == 2)
-                    group.create_task(asked("third"))
+                    group.create_task(send("third"))
                     await sim.wait_for(lambda: sim.stats.queued == 3)
                 await sim.wait_for(lambda: sim.stats.queued == 2)
                 hold.end()
@@ -57,13 +57,12 @@ async def test_waiters_of_a_model_are_served_in_order() -> None:
     assert sim.stats.generations_started == 3
 
 
-async def test_slot_of_one_who_leaves_is_handed_on() -> None:
-    """A call that leaves in the middle frees its slot for the next at once."""
+async def test_a_disconnect_frees_the_slot_for_the_next_request() -> None:
     async with Simulator() as sim, asyncio.TaskGroup() as group:
         with sim.hold() as hold:
-            async with begun(sim, CHAT, chat("leaves")):
+            async with opened(sim, CHAT, chat("leaves")):
                 await sim.wait_for(lambda: hold.waiting == 1)
-                waits = group.create_task(call(sim, CHAT, chat("next")))
+                waits = group.create_task(request(sim, CHAT, chat("next")))
                 await sim.wait_for(lambda: sim.stats.queued == 1)
             await sim.wait_for(lambda: sim.stats.queued == 0 and sim.stats.active == 1)
             hold.end()
@@ -73,26 +72,25 @@ async def test_slot_of_one_who_leaves_is_handed_on() -> None:
     assert sim.stats.generations_abandoned == 1
 
 
-async def test_room_is_made_by_unloading_the_one_idle_longest() -> None:
-    """With two places the model that was not used for longest makes way for a third."""
+async def test_the_model_idle_longest_is_unloaded_for_another() -> None:
     names = ["a:1b", "b:1b", "c:1b"]
     models = [replace(SMALL, name=name) for name in names]
     async with Simulator(models, max_loaded_models=2) as sim:
         for name in ("a:1b", "b:1b", "a:1b", "c:1b"):
-            await call(sim, CHAT, chat(model=name))
+            await request(sim, CHAT, chat(model=name))
 
         assert sorted(sim.loaded) == ["a:1b", "c:1b"]
         assert (sim.stats.loads, sim.stats.unloads) == (3, 1)
 
 
-async def test_a_busy_model_is_not_unloaded_under_its_call() -> None:
-    """Who needs the only place waits until the one who has it is done."""
+async def test_a_busy_model_is_not_unloaded() -> None:
+    """A request that needs its memory waits until it is idle."""
     async with Simulator([SMALL, BIG], max_loaded_models=1) as sim:
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                first = group.create_task(call(sim, CHAT, chat()))
+                first = group.create_task(request(sim, CHAT, chat()))
                 await sim.wait_for(lambda: sim.stats.active == 1)
-                second = group.create_task(call(sim, CHAT, chat(model="big:70b")))
+                second = group.create_task(request(sim, CHAT, chat(model="big:70b")))
                 await sim.wait_for(lambda: sim.stats.queued == 1)
                 loaded_meanwhile = sim.loaded
                 hold.end()
@@ -102,94 +100,90 @@ async def test_a_busy_model_is_not_unloaded_under_its_call() -> None:
         assert sim.loaded == ["big:70b"]
 
 
-async def test_lists_answer_while_a_model_loads() -> None:
+async def test_lists_respond_while_a_model_loads() -> None:
     """Tags, show, ps and version do not wait for the GPU."""
-    async with Simulator([slow(SMALL)]) as sim, begun(sim, CHAT, chat()):
+    async with Simulator([slow(SMALL)]) as sim, opened(sim, CHAT, chat()):
         await sim.wait_for(lambda: sim.loading == MODEL)
-        tags = await answer(sim, "/api/tags")
-        shown = await answer(sim, "/api/show", {"name": MODEL})
-        running = await answer(sim, "/api/ps")
+        tags = await request_json(sim, "/api/tags")
+        shown = await request_json(sim, "/api/show", {"name": MODEL})
+        running = await request_json(sim, "/api/ps")
 
     assert tags["models"][0]["name"] == MODEL
     assert shown["details"]["parameter_size"] == "1.2B"
     assert running == {"models": []}
 
 
-async def test_a_load_goes_on_without_who_asked_for_it() -> None:
-    """The next call finds the model loaded that the one before had not waited for."""
+async def test_a_load_continues_after_its_client_disconnects() -> None:
+    """The next request finds the model loaded."""
     async with Simulator([replace(SMALL, load_time=0.05)]) as sim:
-        async with begun(sim, CHAT, chat()):
+        async with opened(sim, CHAT, chat()):
             await sim.wait_for(lambda: sim.loading == MODEL)
         await sim.wait_for(lambda: sim.loaded == [MODEL])
-        await call(sim, CHAT, chat())
+        await request(sim, CHAT, chat())
 
     assert sim.stats.loads == 1
     assert sim.stats.generations_started == 1
 
 
-async def test_too_many_for_models_not_loaded_are_refused() -> None:
-    """One loads, as many as the queue holds wait, the next is told to come back."""
+async def test_a_full_loading_queue_rejects_requests() -> None:
     models = [SMALL, slow(BIG)]
-    asked = chat(model="big:70b")
-    async with Simulator(models, max_queue=1) as sim, begun(sim, CHAT, asked):
+    body = chat(model="big:70b")
+    async with Simulator(models, max_queue=1) as sim, opened(sim, CHAT, body):
         await sim.wait_for(lambda: sim.loading == "big:70b")
-        async with begun(sim, CHAT, asked):
+        async with opened(sim, CHAT, body):
             await sim.wait_for(lambda: sim.stats.queued == 2)
-            refused = await call(sim, CHAT, asked)
+            refused = await request(sim, CHAT, body)
 
     assert refused.status_line == "HTTP/1.1 503 Service Unavailable"
     assert "maximum pending requests exceeded" in (refused.body or "")
     assert sim.stats.refused == 1
 
 
-async def test_the_queue_of_a_loaded_model_has_no_bound() -> None:
-    """With a queue of one, twenty calls at once to a loaded model are all answered."""
+async def test_the_queue_of_a_loaded_model_is_unbounded() -> None:
     async with Simulator(max_queue=1) as sim:
-        await call(sim, CHAT, chat())
+        await request(sim, CHAT, chat())
         async with asyncio.TaskGroup() as group:
-            calls = [group.create_task(call(sim, CHAT, chat(str(n)))) for n in range(20)]
+            calls = [group.create_task(request(sim, CHAT, chat(str(n)))) for n in range(20)]
 
     assert {done.result().status_line for done in calls} == {"HTTP/1.1 200 OK"}
 
 
-async def test_another_context_reloads() -> None:
-    """A model loaded with one num_ctx is loaded again for a call that has another, or none."""
+async def test_another_context_reloads_the_model() -> None:
     async with Simulator() as sim:
-        await call(sim, "/api/chat", chat(options={"num_ctx": 8192}))
-        wide = (await answer(sim, "/api/ps"))["models"][0]["context_length"]
-        await call(sim, CHAT, chat())
-        usual = (await answer(sim, "/api/ps"))["models"][0]["context_length"]
+        await request(sim, "/api/chat", chat(options={"num_ctx": 8192}))
+        wide = (await request_json(sim, "/api/ps"))["models"][0]["context_length"]
+        await request(sim, CHAT, chat())
+        usual = (await request_json(sim, "/api/ps"))["models"][0]["context_length"]
 
     assert (wide, usual) == (8192, 4096)
     assert (sim.stats.loads, sim.stats.unloads) == (2, 1)
 
 
-async def test_keep_alive_unloads_or_pins() -> None:
-    """0 without a prompt unloads; negative is for ever, far beyond the default."""
+async def test_keep_alive_unloads_or_pins_a_model() -> None:
+    """0 without a prompt unloads; a negative number keeps it loaded for ever."""
     async with Simulator() as sim:
-        await call(sim, "/api/generate", {"model": MODEL, "keep_alive": -1})
-        pinned = (await answer(sim, "/api/ps"))["models"][0]["expires_at"]
-        unloaded = await answer(sim, "/api/generate", {"model": MODEL, "keep_alive": 0})
+        await request(sim, "/api/generate", {"model": MODEL, "keep_alive": -1})
+        pinned = (await request_json(sim, "/api/ps"))["models"][0]["expires_at"]
+        unloaded = await request_json(sim, "/api/generate", {"model": MODEL, "keep_alive": 0})
 
         assert pinned > "2200"
         assert unloaded["done_reason"] == "unload"
         assert sim.loaded == []
 
 
-async def test_models_expire() -> None:
-    """What nobody uses for its keep-alive is unloaded."""
+async def test_idle_models_expire() -> None:
     async with Simulator(keep_alive=0.01) as sim:
-        await call(sim, CHAT, chat())
+        await request(sim, CHAT, chat())
         await sim.wait_for(lambda: sim.loaded == [])
 
     assert sim.stats.unloads == 1
 
 
-async def test_loading_and_speaking_take_their_time() -> None:
-    """Simulated seconds are counted and told, whatever they took in reality."""
+async def test_durations_are_simulated_seconds() -> None:
+    """Whatever they take in real time."""
     model = replace(SMALL, load_time=20.0, tokens_per_second=10.0, prompt_tokens_per_second=10.0)
     async with Simulator([model], time_scale=0.001) as sim:
-        body = await answer(sim, "/api/chat", chat(stream=False, options={"num_predict": 50}))
+        body = await request_json(sim, "/api/chat", chat(stream=False, options={"num_predict": 50}))
 
     assert body["load_duration"] >= 20e9
     assert body["eval_duration"] >= 5e9
@@ -199,11 +193,10 @@ async def test_loading_and_speaking_take_their_time() -> None:
     assert sim.stats.generating_seconds >= 5.0
 
 
-async def test_what_was_generated_for_nobody_is_counted() -> None:
-    """Seconds of a slot that went to a client who left are told apart."""
+async def test_abandoned_seconds_are_counted() -> None:
     model = replace(SMALL, tokens_per_second=1000.0)
     async with Simulator([model]) as sim:
-        async with begun(sim, CHAT, chat(stream=True, max_tokens=10**5)) as reader:
+        async with opened(sim, CHAT, chat(stream=True, max_tokens=10**5)) as reader:
             await reader.readuntil(b"\n\n")
         await sim.wait_for(lambda: sim.stats.active == 0)
 
@@ -211,10 +204,9 @@ async def test_what_was_generated_for_nobody_is_counted() -> None:
     assert 0 < sim.stats.tokens_abandoned == sim.stats.tokens_generated < 10**5
 
 
-async def test_repr_tells_the_state() -> None:
-    """A failing test shows what the simulator was doing."""
+async def test_repr_shows_the_state() -> None:
     async with Simulator() as sim:
-        await call(sim, CHAT, chat())
+        await request(sim, CHAT, chat())
 
         assert repr(sim) == (
             "<Simulator 0 active, 0 queued, 8 tokens, 1 finished, 0 abandoned, 0 failed, "

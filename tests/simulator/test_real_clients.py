@@ -50,29 +50,29 @@ def user(text: str) -> ChatCompletionUserMessageParam:
 
 
 async def test_openai_chat_and_stream(openai_client: openai.AsyncOpenAI) -> None:
-    """A whole answer and a streamed one say the same, with usage."""
-    asked = [user("SAY: all is well")]
-    whole = await openai_client.chat.completions.create(model=MODEL, messages=asked)
+    """Streaming and non-streaming give the same text, with usage."""
+    messages = [user("SAY: all is well")]
+    complete = await openai_client.chat.completions.create(model=MODEL, messages=messages)
     stream = await openai_client.chat.completions.create(
-        model=MODEL, messages=asked, stream=True, stream_options={"include_usage": True}
+        model=MODEL, messages=messages, stream=True, stream_options={"include_usage": True}
     )
     chunks = [chunk async for chunk in stream]
 
-    said = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert whole.choices[0].message.content == said == "all is well"
-    assert whole.usage == chunks[-1].usage
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert complete.choices[0].message.content == text == "all is well"
+    assert complete.usage == chunks[-1].usage
 
 
 async def test_openai_tools(openai_client: openai.AsyncOpenAI) -> None:
-    """A tool call arrives as the SDK's own object, streamed or not."""
+    """Tool calls arrive as objects of the SDK, streaming or not."""
     tool: ChatCompletionFunctionToolParam = {"type": "function", "function": {"name": "look"}}
-    asked = [user("CALL_TOOL up")]
+    messages = [user("CALL_TOOL up")]
     completions = openai_client.chat.completions
-    whole = await completions.create(model=MODEL, messages=asked, tools=[tool])
-    stream = await completions.create(model=MODEL, messages=asked, tools=[tool], stream=True)
+    complete = await completions.create(model=MODEL, messages=messages, tools=[tool])
+    stream = await completions.create(model=MODEL, messages=messages, tools=[tool], stream=True)
     chunks = [chunk async for chunk in stream]
 
-    calls = whole.choices[0].message.tool_calls or []
+    calls = complete.choices[0].message.tool_calls or []
     assert calls[0].type == "function"
     assert (calls[0].function.name, calls[0].function.arguments) == ("look", '{"text":"up"}')
     assert len([chunk for chunk in chunks if chunk.choices[0].delta.tool_calls]) == 1
@@ -80,7 +80,7 @@ async def test_openai_tools(openai_client: openai.AsyncOpenAI) -> None:
 
 
 async def test_openai_models_embeddings_completions(openai_client: openai.AsyncOpenAI) -> None:
-    """Lists, vectors in the SDK's base64, and the older completions."""
+    """Lists, vectors in the SDK's base64, and legacy completions."""
     models = [model.id async for model in openai_client.models.list()]
     one = await openai_client.models.retrieve(MODEL)
     vectors = await openai_client.embeddings.create(model="nomic-embed-text", input=["a", "b"])
@@ -92,20 +92,20 @@ async def test_openai_models_embeddings_completions(openai_client: openai.AsyncO
 
 
 async def test_openai_responses(openai_client: openai.AsyncOpenAI) -> None:
-    """The responses API, whole and as a stream that completes."""
-    whole = await openai_client.responses.create(model=MODEL, input="SAY: all is well")
+    """Non-streaming, and a stream that completes."""
+    complete = await openai_client.responses.create(model=MODEL, input="SAY: all is well")
     stream = await openai_client.responses.create(
         model=MODEL, input="SAY: all is well", stream=True
     )
     events = [event.type async for event in stream]
 
-    assert whole.output_text == "all is well"
+    assert complete.output_text == "all is well"
     assert events[0] == "response.created"
     assert events[-1] == "response.completed"
 
 
 async def test_openai_responses_with_thoughts_and_tools(openai_client: openai.AsyncOpenAI) -> None:
-    """Thoughts are an item of their own, and so is a call."""
+    """Thinking and tool calls are items of their own."""
     thought = await openai_client.responses.create(model="deepseek-r1:8b", input="SAY: yes")
     tool: FunctionToolParam = {
         "type": "function",
@@ -126,17 +126,17 @@ async def test_openai_responses_with_thoughts_and_tools(openai_client: openai.As
 
 
 async def test_openai_errors(openai_client: openai.AsyncOpenAI) -> None:
-    """A model that is not there raises what the SDK calls not found."""
+    """A missing model raises the SDK's NotFoundError."""
     with pytest.raises(openai.NotFoundError, match="model 'nope' not found"):
         await openai_client.chat.completions.create(
             model="nope", messages=[{"role": "user", "content": "x"}]
         )
 
 
-async def test_openai_takes_a_dead_runner_for_an_end(
+async def test_openai_takes_a_dead_runner_for_a_normal_end(
     sim: Simulator, openai_client: openai.AsyncOpenAI
 ) -> None:
-    """The trap that the gateway is there for: half a stream raises nothing."""
+    """The problem that the gateway solves: half a stream raises nothing."""
     sim.fault(Fault.die(after_tokens=2))
     stream = await openai_client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": "SAY: one two three"}], stream=True
@@ -148,24 +148,24 @@ async def test_openai_takes_a_dead_runner_for_an_end(
 
 
 async def test_anthropic_messages(anthropic_client: anthropic.AsyncAnthropic) -> None:
-    """Messages, whole and streamed, with their stop reason."""
-    asked: list[MessageParam] = [{"role": "user", "content": "SAY: all is well"}]
-    whole = await anthropic_client.messages.create(model=MODEL, max_tokens=50, messages=asked)
+    """Non-streaming and streaming, with their stop reason."""
+    messages: list[MessageParam] = [{"role": "user", "content": "SAY: all is well"}]
+    complete = await anthropic_client.messages.create(model=MODEL, max_tokens=50, messages=messages)
     async with anthropic_client.messages.stream(
         model=MODEL,
         max_tokens=50,
-        messages=asked,
+        messages=messages,
     ) as stream:
         streamed = await stream.get_final_message()
 
-    assert whole.content[0].type == streamed.content[0].type == "text"
-    assert whole.content[0].text == streamed.content[0].text == "all is well"
-    assert whole.stop_reason == streamed.stop_reason == "end_turn"
-    assert whole.usage.output_tokens == streamed.usage.output_tokens == 3
+    assert complete.content[0].type == streamed.content[0].type == "text"
+    assert complete.content[0].text == streamed.content[0].text == "all is well"
+    assert complete.stop_reason == streamed.stop_reason == "end_turn"
+    assert complete.usage.output_tokens == streamed.usage.output_tokens == 3
 
 
 async def test_anthropic_thinking_and_tools(anthropic_client: anthropic.AsyncAnthropic) -> None:
-    """Blocks follow one another: thoughts, then a tool's use."""
+    """A thinking block, then a tool use block."""
     async with anthropic_client.messages.stream(
         model="deepseek-r1:8b",
         max_tokens=50,
@@ -187,7 +187,7 @@ async def test_anthropic_thinking_and_tools(anthropic_client: anthropic.AsyncAnt
 
 
 async def test_ollama_lists(ollama_client: ollama.AsyncClient) -> None:
-    """Its own library reads list, show and ps."""
+    """Ollama's own library reads list, show and ps."""
     listed = await ollama_client.list()
     shown = await ollama_client.show(MODEL)
     await ollama_client.generate(MODEL, "hi")
@@ -200,13 +200,13 @@ async def test_ollama_lists(ollama_client: ollama.AsyncClient) -> None:
 
 
 async def test_ollama_chat_and_generate(ollama_client: ollama.AsyncClient) -> None:
-    """Whole and streamed, with the numbers at the end."""
-    whole = await ollama_client.chat(MODEL, [USER])
+    """Non-streaming and streaming, with the statistics at the end."""
+    complete = await ollama_client.chat(MODEL, [USER])
     parts = [part async for part in await ollama_client.chat(MODEL, [USER], stream=True)]
     text = await ollama_client.generate(MODEL, "SAY: yes")
 
-    assert whole.message.content == "".join(part.message.content or "" for part in parts)
-    assert whole.message.content == "all is well"
+    assert complete.message.content == "".join(part.message.content or "" for part in parts)
+    assert complete.message.content == "all is well"
     assert parts[-1].done
     assert parts[-1].eval_count == 3
     assert text.response == "yes"
@@ -214,7 +214,7 @@ async def test_ollama_chat_and_generate(ollama_client: ollama.AsyncClient) -> No
 
 
 async def test_ollama_embeddings_and_tools(ollama_client: ollama.AsyncClient) -> None:
-    """Both embedding routes, and a call with its arguments."""
+    """Both embedding routes, and a tool call with its arguments."""
     vectors = await ollama_client.embed("nomic-embed-text", ["a", "b"])
     older = await ollama_client.embeddings("nomic-embed-text", "a")
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -229,7 +229,7 @@ async def test_ollama_embeddings_and_tools(ollama_client: ollama.AsyncClient) ->
 
 
 async def test_ollama_errors(ollama_client: ollama.AsyncClient) -> None:
-    """Its errors carry Ollama's status and words."""
+    """Errors have Ollama's status and message."""
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as caught:
         await ollama_client.chat("nope", [USER])
 

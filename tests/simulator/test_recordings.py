@@ -1,4 +1,4 @@
-"""The simulator answers like the real Ollama, case by case.
+"""The simulator responds like the real Ollama, case by case.
 
 No case is left out; ``chat-stop`` alone is sent with another text, one that holds its stop word.
 Compared are the status line, the headers in order (but for dates and lengths), keys, their order,
@@ -48,7 +48,7 @@ def chunk_count(case: Case) -> int:
 
 
 def tokens_before_death(case: Case) -> int:
-    """After how many tokens the runner was killed, as the recorded answer shows it."""
+    """Return after how many tokens the runner was killed, by the recorded response."""
     if case["response"]["status_line"] != "HTTP/1.1 200 OK":
         return 5 if "unexpected EOF" in json.dumps(case["response"]) else 0
     # Those that say nothing at the end are longer at their beginning; the others say one thing.
@@ -67,8 +67,8 @@ def queued(sim: Simulator, count: int) -> bool:
 
 
 @asynccontextmanager
-async def calls_waiting(sim: Simulator, count: int) -> AsyncIterator[None]:
-    """So many chats that wait for the model ``mid:1b`` to load."""
+async def chats_waiting(sim: Simulator, count: int) -> AsyncIterator[None]:
+    """Keep so many chats waiting for the model ``mid:1b`` to load."""
     body = b'{"model": "mid:1b", "messages": [{"role": "user", "content": "x"}]}'
     raw = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with AsyncExitStack() as stack:
@@ -92,7 +92,7 @@ async def prepare(sim: Simulator, name: str, case: Case) -> None:
 
 
 async def terminated_meanwhile(sim: Simulator, case: Case) -> replay.Reply:
-    """SIGTERM as soon as everything that was recorded has been said."""
+    """Send SIGTERM after all recorded chunks were sent."""
     with sim.hold() as hold:
         hold.release(chunk_count(case))
         call = asyncio.ensure_future(  # noqa: TID251  - the test awaits it below
@@ -105,12 +105,12 @@ async def terminated_meanwhile(sim: Simulator, case: Case) -> replay.Reply:
 
 
 def sendable(name: str, case: Case) -> Case:
-    """The case with its recorded request; only a stop word has to be one that is really said."""
+    """Return the case; the stop word is replaced by one that the simulator generates."""
     if name != "chat-stop":
         return case
-    asked = case["request"]["json"]
-    said = [{"role": "user", "content": "SAY: that2 over look theseh"}]
-    changed = {**asked, "messages": said}
+    body = case["request"]["json"]
+    messages = [{"role": "user", "content": "SAY: that2 over look theseh"}]
+    changed = {**body, "messages": messages}
     length = str(len(json.dumps(changed)))
     headers = [[n, length if n == "Content-Length" else v] for n, v in case["request"]["headers"]]
     return {**case, "request": {**case["request"], "json": changed, "headers": headers}}
@@ -121,15 +121,15 @@ async def replayed(sim: Simulator, name: str, case: Case) -> replay.Reply:
     if name == "sigterm-stream":
         return await terminated_meanwhile(sim, case)
     waiting = 2 if name.startswith("busy-") else 1 if name in DURING_LOAD else 0
-    async with calls_waiting(sim, waiting) if waiting else AsyncExitStack():
+    async with chats_waiting(sim, waiting) if waiting else AsyncExitStack():
         return await replay.send(sim.port, replay.request_bytes(case), case["request"]["method"])
 
 
 @pytest.mark.parametrize(("version", "name"), CASES)
-async def test_answers_as_recorded(
+async def test_responses_match_the_recordings(
     recordings: dict[str, dict[str, Case]], version: str, name: str
 ) -> None:
-    """The answer to each recorded request is the recorded one, up to what chance decides."""
+    """Except for what depends on chance and time."""
     case = sendable(name, recordings[version][name])
     slow = name.startswith("busy-") or name in DURING_LOAD
     models = [TINY, replace(MID, load_time=3600.0 if slow else 0.0), TINYBERT]
@@ -144,7 +144,6 @@ async def test_answers_as_recorded(
 def test_recorded_models_are_those_of_the_recordings(
     recordings: dict[str, dict[str, Case]],
 ) -> None:
-    """The table of models given to the simulator has the names of the recorded list."""
     for cases in recordings.values():
         listed = json.loads(cases["tags"]["response"]["body"])["models"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.simulator.guard import Origin, host_is_local, judge_origin
+from gateway.simulator.guard import Origin, classify_origin, host_is_local
 from gateway.simulator.routes import Destination, Found, Moved, Unknown, WrongMethod, find
 
 
@@ -24,8 +24,8 @@ from gateway.simulator.routes import Destination, Found, Moved, Unknown, WrongMe
         ("DELETE", "/api/delete", Unknown()),
     ],
 )
-def test_requests_find_their_way(method: str, target: str, destination: Destination) -> None:
-    """Encoded, doubled, dotted and trailing slashes are all told apart."""
+def test_requests_are_routed(method: str, target: str, destination: Destination) -> None:
+    """Encoded, doubled, dotted and trailing slashes are distinguished."""
     assert find(method, target) == destination
 
 
@@ -48,8 +48,8 @@ def test_requests_find_their_way(method: str, target: str, destination: Destinat
         ("localhost.evil.example", False),
     ],
 )
-def test_hosts_are_local_or_foreign(host: str, local: bool) -> None:
-    """Loopback, private addresses and local names are answered, all others are not."""
+def test_local_hosts_are_accepted(host: str, local: bool) -> None:
+    """Loopback, private addresses and local names; no others."""
     assert host_is_local(host) is local
 
 
@@ -66,6 +66,6 @@ def test_hosts_are_local_or_foreign(host: str, local: bool) -> None:
         ("http://[", "foreign"),
     ],
 )
-def test_origins_are_judged(origin: str | None, verdict: Origin) -> None:
-    """Local pages and apps may ask, pages of strangers may not."""
-    assert judge_origin(origin, "localhost") == verdict
+def test_origins_are_classified(origin: str | None, verdict: Origin) -> None:
+    """Local pages and apps are allowed, other pages are not."""
+    assert classify_origin(origin, "localhost") == verdict

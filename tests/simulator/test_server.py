@@ -11,7 +11,7 @@ from tests.simulator.replay import read_reply, send
 
 
 async def exchange(raw: bytes, *, pieces: int = 1) -> bytes:
-    """Everything that comes back until the server closes; the request ends the writing."""
+    """Send bytes, end writing, and return everything received until the server closes."""
     async with Simulator() as sim:
         reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
         step = -(-len(raw) // pieces)
@@ -25,8 +25,8 @@ async def exchange(raw: bytes, *, pieces: int = 1) -> bytes:
     return got
 
 
-async def test_old_clients_get_streams_without_chunks() -> None:
-    """HTTP/1.0: no chunking, the end is the closing of the connection."""
+async def test_http_1_0_gets_streams_without_chunks() -> None:
+    """The connection closes at their end."""
     got = await exchange(raw_request(CHAT, chat(stream=True), minor=0))
 
     head, _, body = got.partition(b"\r\n\r\n")
@@ -37,15 +37,13 @@ async def test_old_clients_get_streams_without_chunks() -> None:
 
 
 async def test_connection_close_is_obeyed() -> None:
-    """Who asks for it gets the connection closed after the answer, and told so."""
     got = await exchange(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert b"\r\nConnection: close\r\n" in got
     assert got.endswith(b"Ollama is running")
 
 
-async def test_requests_may_come_byte_by_byte() -> None:
-    """A chunked body in many pieces is one body."""
+async def test_a_request_may_arrive_byte_by_byte() -> None:
     body = json.dumps(chat("SAY: yes")).encode()
     chunks = b"".join(b"%x;x=y\r\n%b\r\n" % (1, body[i : i + 1]) for i in range(len(body)))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -56,8 +54,8 @@ async def test_requests_may_come_byte_by_byte() -> None:
     assert b'"content":"yes"' in got
 
 
-async def test_connections_are_kept_and_used_again() -> None:
-    """Two requests sent at once on one connection are answered one after the other."""
+async def test_connections_are_reused() -> None:
+    """Pipelined requests get their responses in order."""
     async with Simulator() as sim:
         reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
         writer.write(raw_request(CHAT, chat("SAY: one")) + raw_request("/api/version"))
@@ -82,15 +80,15 @@ async def test_connections_are_kept_and_used_again() -> None:
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-async def test_what_is_not_http_gets_a_400(raw: bytes) -> None:
-    """The answer is plain text, and the connection closes."""
+async def test_invalid_http_gets_400(raw: bytes) -> None:
+    """As plain text; the connection closes."""
     got = await exchange(raw)
 
     assert got.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain")
 
 
-async def test_a_refused_expectation_gets_no_100() -> None:
-    """Who may not come in is told so before he sends his body."""
+async def test_a_rejected_request_gets_no_100_continue() -> None:
+    """It is rejected before its body is sent."""
     got = await exchange(
         b"POST /nope HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
         b"Content-Length: 5\r\n\r\n"
@@ -99,29 +97,27 @@ async def test_a_refused_expectation_gets_no_100() -> None:
     assert got.startswith(b"HTTP/1.1 404 Not Found")
 
 
-async def test_long_answers_have_no_length() -> None:
-    """Beyond 2048 bytes an answer is one chunk, as Go's server does it."""
-    asked = {"model": "nomic-embed-text", "input": "x"}
+async def test_long_responses_have_no_content_length() -> None:
+    """Above 2048 bytes a response is one chunk, as in Go's server."""
+    body = {"model": "nomic-embed-text", "input": "x"}
     async with Simulator() as sim:
-        reply = await send(sim.port, raw_request("/v1/embeddings", asked), "POST")
+        reply = await send(sim.port, raw_request("/v1/embeddings", body), "POST")
 
     assert reply.body is None
     assert len(reply.chunks or []) == 1
 
 
-async def test_a_bug_of_the_simulator_is_not_hidden() -> None:
-    """What goes wrong inside is raised when the simulator ends."""
+async def test_a_bug_of_the_simulator_is_raised_at_its_end() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         async with Simulator() as sim:
             sim.failures.append(RuntimeError("a bug"))
 
 
-async def test_hosts_matter_on_loopback_alone() -> None:
-    """An Ollama that listens for everybody does not ask how it was called."""
+async def test_the_host_header_matters_on_loopback_only() -> None:
     raw = b"GET / HTTP/1.1\r\nHost: gateway.example.com\r\n\r\n"
     async with Simulator() as loopback, Simulator(host="0.0.0.0") as everywhere:
         refused = await send(loopback.port, raw)
-        answered = await send(everywhere.port, raw)
+        accepted = await send(everywhere.port, raw)
 
     assert refused.status_line == "HTTP/1.1 403 Forbidden"
-    assert answered.status_line == "HTTP/1.1 200 OK"
+    assert accepted.status_line == "HTTP/1.1 200 OK"

@@ -1,4 +1,4 @@
-"""What is said and how vectors look."""
+"""Generated text, embeddings, names and options."""
 
 import math
 
@@ -6,50 +6,58 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator.asked import Ask, Message
 from gateway.simulator.dialects.native import seconds, wrong_option
 from gateway.simulator.models import canonical, is_cloud, parameter_count
-from gateway.simulator.text import embedding, plan, prompt_tokens, renormalised, rounded, shortest
+from gateway.simulator.params import GenerateParams, Message
+from gateway.simulator.text import (
+    embedding,
+    plan_text,
+    prompt_tokens,
+    renormalised,
+    rounded,
+    shortest,
+)
 from gateway.simulator.usual import USUAL_MODELS
 from gateway.simulator.versions import wire
 
 
-def asked(text: str, *, max_tokens: int | None = None, stop: tuple[str, ...] = ()) -> Ask:
-    return Ask("x", (Message("user", text),), max_tokens=max_tokens, stop=stop)
+def params(
+    text: str, *, max_tokens: int | None = None, stop: tuple[str, ...] = ()
+) -> GenerateParams:
+    return GenerateParams("x", (Message("user", text),), max_tokens=max_tokens, stop=stop)
 
 
 @given(st.text(min_size=1), st.integers(0, 60))
-def test_limits_hold_for_every_prompt(text: str, limit: int) -> None:
-    """No prompt makes a model say more than it may, and each says all of it unless told what."""
-    said = plan(asked("about " + text, max_tokens=limit), USUAL_MODELS[0], answer_tokens=5)
+def test_token_limits_apply_to_every_prompt(text: str, limit: int) -> None:
+    plan = plan_text(params("about " + text, max_tokens=limit), USUAL_MODELS[0], output_tokens=5)
 
-    assert said.tokens == limit
-    assert said.reason == "length"
+    assert plan.tokens == limit
+    assert plan.reason == "length"
 
 
 @given(st.lists(st.sampled_from(["a", "bb", " ", "  ", "\n", "\u00e9"])))
-def test_spoken_words_make_the_text(words: list[str]) -> None:
-    """Taken together the tokens are what the test wanted said, spaces included."""
+def test_say_tokens_make_up_the_text(words: list[str]) -> None:
+    """Including spaces."""
     text = "x" + "".join(words)
-    said = plan(asked("SAY: " + text), USUAL_MODELS[0], answer_tokens=5)
+    plan = plan_text(params("SAY: " + text), USUAL_MODELS[0], output_tokens=5)
 
-    assert "".join(piece.content for piece in said.pieces) == text
+    assert "".join(piece.content for piece in plan.pieces) == text
 
 
 @pytest.mark.parametrize(
-    ("stop", "said"), [(("three",), "one two "), (("e t",), "on"), (("zero", ""), "one two three")]
+    ("stop", "text"), [(("three",), "one two "), (("e t",), "on"), (("zero", ""), "one two three")]
 )
-def test_stop_words_are_not_said(stop: tuple[str, ...], said: str) -> None:
-    """The text ends before the first stop word, even in the middle of a token."""
-    planned = plan(asked("SAY: one two three", stop=stop), USUAL_MODELS[0], answer_tokens=5)
+def test_the_text_ends_before_a_stop_word(stop: tuple[str, ...], text: str) -> None:
+    """Even in the middle of a token."""
+    planned = plan_text(params("SAY: one two three", stop=stop), USUAL_MODELS[0], output_tokens=5)
 
-    assert "".join(piece.content for piece in planned.pieces) == said
+    assert "".join(piece.content for piece in planned.pieces) == text
     assert planned.reason == "stop"
 
 
 @given(st.text(), st.integers(1, 64))
-def test_vectors_are_unit_vectors_of_short_floats(text: str, length: int) -> None:
-    """They depend on text and model alone, and every number survives being written."""
+def test_embeddings_are_unit_vectors_of_short_floats(text: str, length: int) -> None:
+    """They depend only on text and model; no digit is lost when they are written."""
     vector = embedding(text, model="m", length=length)
 
     assert vector == embedding(text, model="m", length=length)
@@ -57,8 +65,7 @@ def test_vectors_are_unit_vectors_of_short_floats(text: str, length: int) -> Non
     assert all(rounded(shortest(value)) == value for value in vector)
 
 
-def test_fewer_dimensions_are_a_unit_vector_again() -> None:
-    """The first numbers, made as long as before."""
+def test_fewer_dimensions_are_normalised_again() -> None:
     vector = embedding("x", model="m", length=64)
 
     assert math.isclose(math.hypot(*renormalised(vector, 8)), 1.0, rel_tol=1e-5)
@@ -69,13 +76,13 @@ def test_fewer_dimensions_are_a_unit_vector_again() -> None:
     ("version", "length", "read"),
     [("0.24.0", 9000, 4096), ("0.33.0", 9000, 2051), ("0.24.0", 9, 9), ("0.33.0", 4096, 4096)],
 )
-def test_prompts_are_cut_to_fit(version: str, length: int, read: int) -> None:
-    """The older Ollama reads a whole context of it, the newer half of one and three tokens."""
+def test_long_prompts_are_truncated(version: str, length: int, read: int) -> None:
+    """0.24.0 uses the complete context, 0.33.0 half of it plus three tokens."""
     assert wire(version).prompt_tokens(length, 4096) == read
 
 
-def test_tokens_are_counted_by_bytes() -> None:
-    """A quarter of the bytes, rounded up."""
+def test_a_token_is_four_bytes() -> None:
+    """Rounded up."""
     assert [prompt_tokens(text) for text in ("", "a", "abcd", "abcde", "\u00e9\u00e9\u00e9")] == [
         0,
         1,
@@ -94,8 +101,7 @@ def test_tokens_are_counted_by_bytes() -> None:
         ("host:5000/ns/foo", "host:5000/ns/foo:latest"),
     ],
 )
-def test_names_are_made_canonical(name: str, known_as: str) -> None:
-    """Case, tag and registry go without saying."""
+def test_names_become_canonical(name: str, known_as: str) -> None:
     assert canonical(name) == known_as
 
 
@@ -103,16 +109,16 @@ def test_names_are_made_canonical(name: str, known_as: str) -> None:
     ("name", "cloud"),
     [("a:cloud", True), ("a:120b-CLOUD", True), ("a:cloudy", False), ("cloud", False)],
 )
-def test_cloud_names_are_known(name: str, cloud: bool) -> None:
-    """The tag decides, and only as a whole word at its end."""
+def test_cloud_names_are_recognised(name: str, cloud: bool) -> None:
+    """By their tag, as a complete word at its end."""
     assert is_cloud(name) is cloud
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("152K", 152_000), ("8x7B", 56_000_000_000), ("", 0), ("big", 0)]
 )
-def test_parameter_sizes_are_numbers(text: str, count: int) -> None:
-    """Thousands, millions, billions, and mixtures of experts."""
+def test_parameter_sizes_become_numbers(text: str, count: int) -> None:
+    """Thousands, millions, billions, mixtures of experts."""
     assert parameter_count(text) == count
 
 
@@ -121,12 +127,11 @@ def test_parameter_sizes_are_numbers(text: str, count: int) -> None:
     [(0, 0.0), (-1, -1.0), ("5m", 300.0), ("1h30m", 5400.0), ("-1s", -1.0), ("250ms", 0.25)],
 )
 def test_keep_alive_is_a_number_or_a_go_duration(value: object, duration: float) -> None:
-    """Seconds as a number, or units as Go writes them."""
     assert seconds(value) == duration
 
 
 def test_options_of_the_wrong_type_are_named() -> None:
-    """The first wrong one is named with the type it must have; unknown ones are let be."""
+    """Unknown options are ignored."""
     assert wrong_option({"num_ctx": 1, "temperature": 1, "whatever": "x", "stop": ["a"]}) == ""
     assert wrong_option({"top_p": "x"}) == 'option "top_p" must be of type float32'
     assert wrong_option({"stop": "x"}) == 'option "stop" must be of type array'

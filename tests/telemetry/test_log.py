@@ -88,7 +88,7 @@ def test_hostile_facts_are_all_texts_that_come_from_elsewhere() -> None:
     kinds = get_type_hints(FinishedRequest).items()
     texts = {name for name, kind in kinds if kind is str or str in get_args(kind)}
 
-    hostile = {name for name, told in asdict(hostile_facts("x")).items() if told == "x"}
+    hostile = {name for name, logged in asdict(hostile_facts("x")).items() if logged == "x"}
     assert texts == hostile | {"request_id"}
 
 
@@ -105,7 +105,7 @@ def test_hostile_facts_give_one_bounded_line_of_json(buffer: io.BytesIO) -> None
 
 
 def test_hostile_facts_give_one_bounded_line_for_people(buffer: io.BytesIO) -> None:
-    """No escape sequence reaches the terminal of whoever reads the log."""
+    """No escape sequence reaches a terminal that shows the log."""
     request_log(buffer, console=True).observe(hostile_facts(HOSTILE))
 
     written = buffer.getvalue()
@@ -118,7 +118,7 @@ def test_hostile_facts_give_one_bounded_line_for_people(buffer: io.BytesIO) -> N
 
 @given(text=st.text(alphabet=st.characters()))
 def test_any_text_gives_one_line_of_json(text: str) -> None:
-    """JSON is text in UTF-8 whatever a caller, a proxy or Ollama wrote."""
+    """JSON is UTF-8 whatever a client, a proxy or Ollama wrote."""
     buffer = io.BytesIO()
 
     request_log(buffer).observe(hostile_facts(text))
@@ -147,10 +147,10 @@ def test_any_text_gives_one_line_of_json(text: str) -> None:
         ("internal_error", None, "error"),
     ],
 )
-def test_the_level_tells_whom_an_ending_concerns(
+def test_the_level_depends_on_whom_an_outcome_concerns(
     outcome: str, status: int | None, expected: str, facts: MakeFacts
 ) -> None:
-    """A stranger's wrong key wakes nobody; a runner that died in the middle should."""
+    """A stranger's wrong key is no warning; a runner that died is one."""
     assert severity(facts(outcome=outcome, status=status)) == expected
 
 
@@ -180,7 +180,7 @@ def test_a_level_leaves_out_what_is_below_it(
     assert [line["outcome"] for line in lines()] == ["upstream_unreachable"]
 
 
-def test_other_events_are_made_harmless_in_depth(buffer: io.BytesIO, lines: Read) -> None:
+def test_other_events_are_sanitized_in_depth(buffer: io.BytesIO, lines: Read) -> None:
     """Whatever is logged, however it is wrapped."""
     logger = make_logger(LineWriter(buffer), level="info", log_format="json")
 
@@ -198,7 +198,7 @@ def test_other_events_are_made_harmless_in_depth(buffer: io.BytesIO, lines: Read
 
 
 @pytest.mark.parametrize("given_as", ["true", "exception", "triple"])
-def test_an_exception_is_told_with_its_traceback_but_no_key(
+def test_an_exception_is_logged_with_its_traceback_but_no_key(
     given_as: str, buffer: io.BytesIO, lines: Read
 ) -> None:
     """A bug's traceback stands in the log and nowhere else."""
@@ -273,7 +273,7 @@ def test_a_stream_that_would_block_loses_the_line() -> None:
 
 
 def test_a_closed_stream_loses_the_line() -> None:
-    """Whoever closed standard error did not mean to end the service."""
+    """A closed standard error does not end the service."""
     stream = io.BytesIO()
     stream.close()
     lines = LineWriter(stream)
@@ -306,7 +306,7 @@ def test_a_full_device_loses_the_line(facts: MakeFacts) -> None:
 
 
 def test_columns_are_coloured_on_a_terminal_alone(facts: MakeFacts) -> None:
-    """A file full of escape sequences helps nobody."""
+    """Escape sequences in a file only disturb."""
 
     class Terminal(io.BytesIO):
         def isatty(self) -> bool:
@@ -329,18 +329,20 @@ def test_records_of_the_standard_library_come_in_the_same_format(
     configure(level="info", log_format="json", lines=LineWriter(buffer))
 
     logging.getLogger("aiohttp.server").error("failed for %s", SECRET)
-    logging.getLogger("somebody.else").warning("odd %s", SECRET)
-    logging.getLogger("somebody.else").info("not interesting")
+    logging.getLogger("another.library").warning("odd %s", SECRET)
+    logging.getLogger("another.library").info("not interesting")
 
-    told = [(line["level"], line["logger"], line["event"]) for line in lines()]
-    assert told == [
+    logged = [(line["level"], line["logger"], line["event"]) for line in lines()]
+    assert logged == [
         ("error", "aiohttp.server", "failed for [key]"),
-        ("warning", "somebody.else", "odd [key]"),
+        ("warning", "another.library", "odd [key]"),
     ]
 
 
 @pytest.mark.usefixtures("standard_loggers")
-def test_configuring_again_replaces(buffer: io.BytesIO, lines: Read) -> None:
+def test_configuring_again_replaces_the_first_configuration(
+    buffer: io.BytesIO, lines: Read
+) -> None:
     """No line comes twice, and none goes where lines went before."""
     before = io.BytesIO()
     configure(level="info", log_format="json", lines=LineWriter(before))
@@ -353,12 +355,12 @@ def test_configuring_again_replaces(buffer: io.BytesIO, lines: Read) -> None:
 
 
 @pytest.mark.usefixtures("standard_loggers")
-def test_exceptions_of_any_library_are_told_without_keys(buffer: io.BytesIO, lines: Read) -> None:
-    """Our handler cleans what comes from loggers that nobody thought of."""
+def test_exceptions_of_any_library_are_logged_without_keys(buffer: io.BytesIO, lines: Read) -> None:
+    """Our handler sanitizes what comes from any logger."""
     logging.getLogger().handlers.clear()  # none but ours, for others may format the exception first
     configure(level="info", log_format="json", lines=LineWriter(buffer))
 
-    logging.getLogger("somebody.else").error("failed", exc_info=ValueError(SECRET))
+    logging.getLogger("another.library").error("failed", exc_info=ValueError(SECRET))
 
     assert lines()[0]["exception"] == "ValueError: [key]"
 
@@ -390,6 +392,6 @@ def test_other_handlers_get_clean_records_too(
     assert SECRET not in caplog.text
 
 
-def test_unreadable_is_an_event_like_ours() -> None:
+def test_unreadable_is_a_noun_and_a_verb() -> None:
     """A constant in the style of all events: noun, verb."""
     assert UNREADABLE == "request.unreadable"

@@ -109,9 +109,7 @@ def test_tokens_are_summed_by_direction(metrics: Metrics, facts: MakeFacts) -> N
     }
 
 
-def test_prompts_that_were_cut_are_counted_by_model_and_key(
-    metrics: Metrics, facts: MakeFacts
-) -> None:
+def test_truncated_prompts_are_counted_by_model_and_key(metrics: Metrics, facts: MakeFacts) -> None:
     """Whose prompts, and which model's context is too small."""
     metrics.observe(facts(prompt_truncated=True))
     metrics.observe(facts(prompt_truncated=True, outcome="context_length_exceeded"))
@@ -122,7 +120,7 @@ def test_prompts_that_were_cut_are_counted_by_model_and_key(
 
 
 def test_heartbeats_and_what_followed_them_are_counted(metrics: Metrics, facts: MakeFacts) -> None:
-    """How often answers are slow, and how often one that was failed."""
+    """How often responses are slow, and how often a slow one failed."""
     metrics.observe(facts(heartbeats=3))
     metrics.observe(facts(heartbeats=2, outcome="upstream_timeout"))
     metrics.observe(facts(replayed=True, outcome="upstream_timeout"))
@@ -133,8 +131,8 @@ def test_heartbeats_and_what_followed_them_are_counted(metrics: Metrics, facts: 
     assert samples(metrics, "gateway_replayed_failures_total") == [(labels, 1.0)]
 
 
-def test_callers_who_left_are_counted_by_phase(metrics: Metrics, facts: MakeFacts) -> None:
-    """Where they lose patience tells what to change."""
+def test_client_disconnects_are_counted_by_phase(metrics: Metrics, facts: MakeFacts) -> None:
+    """The phase in which clients give up says what to change."""
     metrics.observe(facts(outcome="client_disconnected", phase=Phase.QUEUE))
     metrics.observe(facts(outcome="upstream_incomplete", phase=Phase.RELAY))
 
@@ -142,7 +140,7 @@ def test_callers_who_left_are_counted_by_phase(metrics: Metrics, facts: MakeFact
 
 
 def test_failed_authentications_are_counted_by_reason(metrics: Metrics) -> None:
-    """Missing keys are a caller's set-up, unknown ones may be an attack."""
+    """Missing keys are a wrong configuration, unknown ones may be an attack."""
     metrics.auth_failed("unknown")
     metrics.auth_failed("unknown")
     metrics.auth_failed("missing")
@@ -153,7 +151,7 @@ def test_failed_authentications_are_counted_by_reason(metrics: Metrics) -> None:
     ]
 
 
-def test_gauges_are_read_when_somebody_asks() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     """Nothing is kept in step: the snapshot of that moment counts."""
     now = [Gauges()]
     metrics = Metrics(snapshot=lambda: now[0], version="1.2.3")
@@ -181,12 +179,12 @@ def test_gauges_are_read_when_somebody_asks() -> None:
     assert samples(metrics, "gateway_log_lines_lost_total") == [({}, 3.0)]
 
 
-def test_the_version_that_runs_is_told(metrics: Metrics) -> None:
+def test_the_running_version_is_a_metric(metrics: Metrics) -> None:
     """After an update, one looks whether it arrived."""
     assert samples(metrics, "gateway_build_info") == [({"version": "1.2.3"}, 1.0)]
 
 
-def test_the_process_is_told_of_too(metrics: Metrics) -> None:
+def test_metrics_of_the_process_are_included(metrics: Metrics) -> None:
     """Memory and open files are what a proxy runs out of."""
     assert samples(metrics, "python_info")
     assert samples(metrics, "python_gc_collections_total")
@@ -245,7 +243,7 @@ def test_hostile_names_leave_the_page_readable(metrics: Metrics, facts: MakeFact
     assert (labels["model"], labels["key"]) == ('a" \\', "[key]")
 
 
-def test_open_metrics_is_spoken_to_those_who_ask(metrics: Metrics, facts: MakeFacts) -> None:
+def test_open_metrics_is_served_on_request(metrics: Metrics, facts: MakeFacts) -> None:
     """Prometheus asks for it first."""
     metrics.observe(facts(tokens_in=3, queue_wait=1.0))
 

@@ -6,7 +6,7 @@ from tests.telemetry.conftest import MakeFacts
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"
 
 
-def test_an_empty_memory_has_an_empty_picture() -> None:
+def test_an_empty_snapshot() -> None:
     """Nothing happened yet."""
     assert Recent().snapshot() == {
         "requests": 0,
@@ -41,8 +41,8 @@ def test_totals_are_kept_per_outcome_key_and_model(facts: MakeFacts) -> None:
     }
 
 
-def test_prompts_that_were_too_long_are_counted_by_what_became_of_them(facts: MakeFacts) -> None:
-    """One that was cut and then withheld is a refused one; the last of either has a time."""
+def test_truncated_and_rejected_prompts_are_counted_apart(facts: MakeFacts) -> None:
+    """A truncated prompt whose response was withheld is a rejected one; the last has a time."""
     clock = iter([0.0, 60.0, 61.0, 90.0])
     recent = Recent(wall_clock=lambda: next(clock))
     recent.observe(facts(prompt_truncated=True))
@@ -57,7 +57,7 @@ def test_prompts_that_were_too_long_are_counted_by_what_became_of_them(facts: Ma
 
 
 def test_the_last_requests_come_newest_first_with_their_time(facts: MakeFacts) -> None:
-    """A reader compares them with his own clock."""
+    """Readers compare it with their own clock."""
     clock = iter([0.0, 1.5])
     recent = Recent(wall_clock=lambda: next(clock))
     recent.observe(facts(request_id="r-1"))
@@ -71,7 +71,7 @@ def test_the_last_requests_come_newest_first_with_their_time(facts: MakeFacts) -
     ]
 
 
-def test_failures_outlive_requests_that_went_well(facts: MakeFacts) -> None:
+def test_successful_requests_do_not_push_out_failures(facts: MakeFacts) -> None:
     """The one that matters is not pushed out by a thousand that do not."""
     recent = Recent(kept=3)
     recent.observe(facts(outcome="upstream_incomplete", error="The runner died."))
@@ -98,7 +98,7 @@ def test_memory_is_bounded_under_ten_thousand_names(facts: MakeFacts) -> None:
     assert (len(seen["last"]), len(seen["failures"])) == (50, 50)
 
 
-def test_a_picture_is_json_without_secrets(facts: MakeFacts) -> None:
+def test_a_snapshot_is_json_without_secrets(facts: MakeFacts) -> None:
     """It goes to a page as it is."""
     hostile = f"\ud800\n/k/ogw_{BODY} "
     recent = Recent()

@@ -29,7 +29,7 @@ def test_a_complete_response_is_ok() -> None:
     ("upstream_status", "outcome"),
     [(399, "ok"), (400, "upstream_4xx"), (499, "upstream_4xx"), (500, "upstream_5xx")],
 )
-def test_an_error_of_ollama_that_was_passed_on_is_named_after_its_class(
+def test_a_relayed_error_of_ollama_is_named_after_its_class(
     upstream_status: int, outcome: str
 ) -> None:
     """Ollama's own 4xx and 5xx are outcomes of their own, though the gateway did its part."""
@@ -45,7 +45,7 @@ def test_a_request_that_neither_failed_nor_was_answered_is_a_bug() -> None:
     assert facts.outcome == "internal_error"
 
 
-def test_a_failure_before_the_answer_gives_its_code_status_and_message() -> None:
+def test_a_failure_before_the_response_gives_its_code_status_and_message() -> None:
     """The error's own words stand in the log line."""
     record = begun(phase=Phase.QUEUE)
 
@@ -61,7 +61,7 @@ def test_a_failure_before_the_answer_gives_its_code_status_and_message() -> None
 
 
 def test_a_late_failure_keeps_the_status_that_was_sent() -> None:
-    """After the first byte the status is gone; the outcome tells the truth."""
+    """After the first byte only the outcome can report a failure."""
     record = begun(phase=Phase.RELAY, status=200)
 
     record.fail(UpstreamIncomplete())
@@ -71,7 +71,7 @@ def test_a_late_failure_keeps_the_status_that_was_sent() -> None:
 
 
 def test_a_client_disconnect_is_logged_as_499_even_after_the_first_byte() -> None:
-    """Nobody saw a whole answer with this status."""
+    """No client got a complete response with this status."""
     record = begun(phase=Phase.RELAY, status=200)
 
     record.fail(ClientDisconnected())
@@ -80,7 +80,7 @@ def test_a_client_disconnect_is_logged_as_499_even_after_the_first_byte() -> Non
 
 
 def test_the_first_failure_is_the_cause() -> None:
-    """That the caller hangs up after a cut must not hide why it was cut."""
+    """That the client disconnects after a failure must not hide the failure."""
     record = begun(phase=Phase.RELAY, status=200)
 
     record.fail(UpstreamIncomplete("The runner died."))
@@ -90,7 +90,7 @@ def test_the_first_failure_is_the_cause() -> None:
     assert (facts.outcome, facts.error) == ("upstream_incomplete", "The runner died.")
 
 
-def test_words_of_ollama_are_kept_before_ours() -> None:
+def test_words_of_ollama_take_precedence_over_ours() -> None:
     """The owner looks for what Ollama said."""
     record = begun(error="llama runner process has terminated")
 
@@ -100,7 +100,7 @@ def test_words_of_ollama_are_kept_before_ours() -> None:
 
 
 def test_an_error_is_one_short_line_without_secrets() -> None:
-    """Ollama can echo what a caller sent, in any length."""
+    """Ollama can echo what a client sent, in any length."""
     record = begun(error=f"line\none \x1b[31m {SECRET}\x00 " + "x" * 1_000_000)
 
     error = record.finish(101.0).error
@@ -124,14 +124,14 @@ def test_texts_from_elsewhere_are_bounded_and_sanitized() -> None:
 
 
 def test_time_to_first_token_counts_from_the_head() -> None:
-    """It is what the caller felt: the queue is part of it."""
+    """It is what the client experienced: the queue is part of it."""
     record = begun(streaming=True, queue_wait=2.0, first_byte_at=103.5)
 
     assert record.finish(110.0).time_to_first_token == 3.5
 
 
 def test_only_streams_have_a_time_to_first_token() -> None:
-    """The first byte of a whole answer is its last as well."""
+    """The first byte of a non-streaming response comes with its last."""
     assert begun(first_byte_at=103.5).finish(110.0).time_to_first_token is None
 
 

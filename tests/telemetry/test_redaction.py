@@ -63,8 +63,8 @@ def test_secrets_are_replaced_however_they_are_written(text: str, expected: str)
         "cookies and authorization",
     ],
 )
-def test_what_holds_no_secret_stays(text: str) -> None:
-    """A log that conceals everything tells nothing."""
+def test_text_without_a_secret_stays(text: str) -> None:
+    """A log that conceals everything is useless."""
     assert text == redact(text)
 
 
@@ -118,7 +118,7 @@ def test_a_megabyte_is_redacted_in_time(unit: str) -> None:
 
 
 @given(text=st.text(alphabet=st.characters(), max_size=400), limit=st.integers(1, 300))
-def test_harmless_text_is_one_printable_line_of_bounded_length(text: str, limit: int) -> None:
+def test_sanitized_text_is_one_printable_line_of_bounded_length(text: str, limit: int) -> None:
     """Whatever it was."""
     line = sanitize(text, limit)
 
@@ -177,7 +177,7 @@ def test_a_parse_error_becomes_one_constant_line(kind: type[Exception]) -> None:
 def test_a_parse_error_behind_another_exception_is_found() -> None:
     """Whatever was raised from it shows it."""
     wrapped = RuntimeError("while reading")
-    wrapped.__cause__ = BadHttpMessage("prompt of somebody")
+    wrapped.__cause__ = BadHttpMessage("a prompt")
     made = record("Unhandled exception", **raised(wrapped))
 
     redact_record(made)
@@ -218,8 +218,8 @@ def test_texts_that_were_formatted_before_are_redacted() -> None:
     assert formatted(made) == "ERROR failed\nTraceback [key]\nStack [key]"
 
 
-def test_long_records_are_cut() -> None:
-    """The end of a traceback is what tells."""
+def test_long_records_are_shortened() -> None:
+    """The end of a traceback says most."""
     made = record("m" * 10_000, exc_text="t" * 100_000 + "the end")
 
     redact_record(made)
@@ -230,8 +230,8 @@ def test_long_records_are_cut() -> None:
     assert made.exc_text.endswith("the end")
 
 
-def test_a_cut_traceback_leaves_no_half_of_a_key() -> None:
-    """A key that the cut goes through would no longer be known as one."""
+def test_a_shortened_traceback_leaves_no_half_of_a_key() -> None:
+    """A key of which the beginning is missing would not be recognised."""
     made = record("m", exc_text=SECRET + "." * (MAX_TRACEBACK - 10))
 
     redact_record(made)

@@ -80,7 +80,7 @@ def test_a_failing_sink_is_reported_at_once_and_then_once_per_period(facts: Make
 
 
 def test_a_report_that_fails_is_counted(facts: MakeFacts) -> None:
-    """Where the log itself fails, the metric still tells."""
+    """Where the log itself fails, the metric still shows it."""
 
     def report(sink: str, errors: int, error: Exception) -> None:
         raise OSError(sink, errors, error)

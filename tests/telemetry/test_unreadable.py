@@ -14,7 +14,7 @@ from gateway.telemetry.redaction import UNREADABLE
 BODY = "Zk3-93hfUe_77abcdefghijklmnopqrstuvwxyz01"
 SECRET = f"ogw_{BODY}"
 HEAD = f"Host: localhost\r\nAuthorization: Bearer {SECRET}\r\n"
-PROMPT = "tell nobody about the walrus"
+PROMPT = "a secret about the walrus"
 
 UNPARSABLE = {
     "control byte in the path": f"GET /k/{SECRET}\x01/api/tags HTTP/1.1\r\n{HEAD}\r\n",
@@ -108,9 +108,9 @@ async def test_an_unreadable_request_leaves_one_constant_line(
     """No bytes of it, no traceback, no address; and other handlers get no more than ours."""
     await send(UNPARSABLE[what])
 
-    told = [line for line in lines() if line["logger"] == "aiohttp.server"]
-    assert [(line["level"], line["event"]) for line in told] == [("warning", UNREADABLE)]
-    assert "exception" not in told[0]
+    logged = [line for line in lines() if line["logger"] == "aiohttp.server"]
+    assert [(line["level"], line["event"]) for line in logged] == [("warning", UNREADABLE)]
+    assert "exception" not in logged[0]
     assert_no_secret_in(buffer.getvalue().decode())
     assert_no_secret_in(caplog.text)
 
@@ -131,14 +131,14 @@ async def test_an_odd_request_leaves_no_key_in_the_log(
 
 
 @pytest.mark.usefixtures("configured")
-async def test_a_failing_handler_is_told_with_its_traceback(
+async def test_a_failing_handler_is_logged_with_its_traceback(
     send: Send, lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     """Only what could not be read is replaced; a bug remains readable."""
     await send(ODD["handler that fails"])
 
-    (told,) = [line for line in lines() if line["level"] == "error"]
-    assert "ValueError: cannot serve /fails/[key]" in told["exception"]
+    (logged,) = [line for line in lines() if line["level"] == "error"]
+    assert "ValueError: cannot serve /fails/[key]" in logged["exception"]
 
 
 async def test_without_the_filter_the_key_would_be_there(

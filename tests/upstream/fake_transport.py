@@ -10,12 +10,12 @@ from .requests import POST, deadlines
 
 
 class FakeTransport(asyncio.Transport):
-    """Remembers what it was told to do."""
+    """Remembers what was done to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.socket, self._peer = socket.socketpair()
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self.socket if name == "socket" else default
@@ -24,20 +24,20 @@ class FakeTransport(asyncio.Transport):
         return 0
 
     def is_closing(self) -> bool:
-        return "abort" in self.told
+        return "abort" in self.calls
 
     def write(self, data: Any) -> None:
         del data
-        self.told.append("write")
+        self.calls.append("write")
 
     def pause_reading(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resume_reading(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def abort(self) -> None:
-        self.told.append("abort")
+        self.calls.append("abort")
 
     def close(self) -> None:
         self.socket.close()
@@ -49,5 +49,5 @@ def connected() -> tuple[Connection, FakeTransport, Reply]:
     connection, transport = Connection(asyncio.get_running_loop()), FakeTransport()
     connection.connection_made(transport)
     reply = connection.send(b"POST / HTTP/1.1\r\n\r\n", POST.body, deadlines())
-    transport.told.clear()
+    transport.calls.clear()
     return connection, transport, reply

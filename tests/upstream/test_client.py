@@ -83,7 +83,7 @@ def test_the_host_names_the_port_even_where_the_url_does_not(url: str, host: str
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 307])
-async def test_a_redirect_is_not_an_ollama(
+async def test_a_redirect_is_an_error(
     server: ScriptedServer, upstream: Upstream, status: int
 ) -> None:
     """It is never followed, and its connection not used again."""
@@ -98,7 +98,7 @@ async def test_a_redirect_is_not_an_ollama(
     assert repr(upstream).startswith("<Upstream 0 in use")
 
 
-async def test_the_head_is_given_before_the_body_has_come(
+async def test_the_head_is_available_before_the_body(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
     """A stream begins when it begins."""
@@ -120,9 +120,7 @@ async def test_the_head_is_given_before_the_body_has_come(
         assert await reply.read() == b"ok"
 
 
-async def test_every_chunk_can_be_read_as_soon_as_it_is_there(
-    server: ScriptedServer, upstream: Upstream
-) -> None:
+async def test_every_chunk_can_be_read_at_once(server: ScriptedServer, upstream: Upstream) -> None:
     """The server sends the next one only when the last one was read here."""
 
     async def script(side: ServerSide) -> None:
@@ -145,17 +143,17 @@ async def test_every_chunk_can_be_read_as_soon_as_it_is_there(
         assert await reply.read() == b""
 
 
-async def test_a_list_that_is_far_too_long_is_given_up(
+async def test_a_list_that_is_far_too_long_is_an_error(
     server: ScriptedServer, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Probes are small; nobody fills our memory through them."""
+    """Probes are small; they cannot fill the memory."""
     monkeypatch.setattr(client, "MAX_FETCH_BYTES", 1000)
     server.respond_with(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + bytes(5000))
     with pytest.raises(UpstreamProtocolError, match="far too long"):
         await fetch(upstream)
 
 
-async def test_a_probe_that_is_not_answered_well_says_who_said_what(server: ScriptedServer) -> None:
+async def test_a_failed_probe_names_its_status_and_path(server: ScriptedServer) -> None:
     """The owner reads in it what is wrong with ``ollama.url``."""
     server.respond_with(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     async with upstream_at(server.url) as upstream:
@@ -166,7 +164,7 @@ async def test_a_probe_that_is_not_answered_well_says_who_said_what(server: Scri
 # Leaving.
 
 
-async def test_leaving_early_closes_the_connection_at_once(
+async def test_leaving_an_incomplete_response_closes_the_connection(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
     """Ollama stops generating when its client's connection goes."""
@@ -188,11 +186,11 @@ async def test_leaving_early_closes_the_connection_at_once(
 
 
 @pytest.mark.parametrize("moment", ["sent", "headed", "streaming", "flooding"])
-async def test_a_cancellation_closes_the_connection_wherever_it_strikes(
+async def test_a_cancellation_closes_the_connection_at_any_moment(
     server: ScriptedServer, upstream: Upstream, moment: str
 ) -> None:
     """Before the head, before the first byte, between two, and while we hold Ollama back."""
-    answers = {
+    responses = {
         "sent": b"",
         "headed": STREAM,
         "streaming": STREAM + b"4\r\nhalf\r\n",
@@ -201,28 +199,28 @@ async def test_a_cancellation_closes_the_connection_wherever_it_strikes(
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
-        side.writer.write(answers[moment])
+        side.writer.write(responses[moment])
         there.set()
         await side.closed()
         gone.set()
 
     there, gone = asyncio.Event(), asyncio.Event()
     server.script = script
-    asking = asyncio.get_running_loop().create_task(fetch(upstream))
+    fetching = asyncio.get_running_loop().create_task(fetch(upstream))
     async with asyncio.timeout(5):
         await there.wait()
         await asyncio.sleep(0.01)  # let it get as far as it can
-        asking.cancel()
+        fetching.cancel()
         await gone.wait()
 
-    assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], BaseException)
+    assert isinstance((await asyncio.gather(fetching, return_exceptions=True))[0], BaseException)
     assert repr(upstream) == "<Upstream 0 in use, 0 idle>"
 
 
-async def test_leaving_after_the_end_keeps_the_connection(
+async def test_leaving_a_complete_response_keeps_the_connection(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
-    """A whole reply that nobody read to its end was whole all the same."""
+    """A complete response is complete even if it was not read."""
     async with upstream.open(POST, deadlines()) as reply:
         await reply.read()
     async with upstream.open(POST, deadlines()) as reply:
@@ -232,7 +230,7 @@ async def test_leaving_after_the_end_keeps_the_connection(
 
 
 async def unreachable(url: URL, *, connect_timeout: float = 5.0) -> str:
-    """What a caller is told of an Ollama at ``url``."""
+    """Return the message about an Ollama at ``url``."""
     async with upstream_at(url) as upstream:
         with pytest.raises(UpstreamUnreachable) as caught:
             await fetch(upstream, connect=connect_timeout)
@@ -242,7 +240,9 @@ async def unreachable(url: URL, *, connect_timeout: float = 5.0) -> str:
 # Reuse.
 
 
-async def test_many_calls_share_one_connection(server: ScriptedServer, upstream: Upstream) -> None:
+async def test_requests_one_after_another_share_one_connection(
+    server: ScriptedServer, upstream: Upstream
+) -> None:
     """One after another, each with its own request."""
     for _ in range(20):
         assert await fetch(upstream) == (200, b"ok")
@@ -251,7 +251,7 @@ async def test_many_calls_share_one_connection(server: ScriptedServer, upstream:
     assert repr(upstream) == "<Upstream 0 in use, 1 idle>"
 
 
-async def test_calls_at_once_never_share_a_connection(
+async def test_concurrent_requests_never_share_a_connection(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
     """As many connections as calls; they are kept for later, within bounds."""
@@ -265,9 +265,9 @@ async def test_calls_at_once_never_share_a_connection(
         await side.closed()
 
     server.script = script
-    answers = await asyncio.gather(*[fetch(upstream) for _ in range(together)])
+    responses = await asyncio.gather(*[fetch(upstream) for _ in range(together)])
 
-    assert answers == [(200, b"ok")] * together
+    assert responses == [(200, b"ok")] * together
     assert server.connections == together
     assert repr(upstream) == f"<Upstream 0 in use, {MAX_IDLE} idle>"
 
@@ -285,8 +285,8 @@ async def test_the_last_used_connection_is_used_first(
     assert (server.connections, len(server.requests)) == (2, 5)
 
 
-async def test_leaving_the_pool_closes_everything(server: ScriptedServer) -> None:
-    """Idle and lent alike: Ollama does not work on for a gateway that has gone."""
+async def test_closing_the_client_closes_all_connections(server: ScriptedServer) -> None:
+    """Idle or in use: Ollama must not work on for a gateway that has gone."""
     both = asyncio.Barrier(3)
 
     async def script(side: ServerSide) -> None:
@@ -343,8 +343,8 @@ async def test_a_connection_closed_meanwhile_is_noticed_before_it_is_used(
     assert (server.connections, len(server.requests)) == (2, 2)
 
 
-async def test_a_restart_between_two_calls_is_noticed_by_neither() -> None:
-    """Same port, new process: the second call gets a new connection and its answer."""
+async def test_a_restart_of_ollama_between_two_requests_fails_neither() -> None:
+    """Same port, new process: the second request gets a new connection and its response."""
     async with Simulator(time_scale=0) as sim, upstream_at(URL(sim.url)) as upstream:
         first = await fetch(upstream, GET)
         await sim.restart()
@@ -355,7 +355,7 @@ async def test_a_restart_between_two_calls_is_noticed_by_neither() -> None:
         assert sim.stats.requests["/api/tags"] == 2
 
 
-async def test_all_idle_connections_may_have_been_closed(
+async def test_a_new_connection_is_made_if_all_idle_ones_were_closed(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
     """They are thrown away one after another until none is left."""
@@ -374,7 +374,7 @@ async def _close_all(server: ScriptedServer) -> None:
 
 
 async def test_a_request_is_never_sent_twice(server: ScriptedServer, upstream: Upstream) -> None:
-    """A connection that closes under a request fails it, new or reused: the work may have begun."""
+    """A connection that closes during a request fails it: the work may have begun."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
@@ -393,8 +393,8 @@ async def test_a_request_is_never_sent_twice(server: ScriptedServer, upstream: U
 # Not reachable.
 
 
-async def test_a_refused_connection_is_told_with_what_to_do(server: ScriptedServer) -> None:
-    """Nothing was sent; and no address of the host is told."""
+async def test_a_refused_connection_is_reported_with_a_remedy(server: ScriptedServer) -> None:
+    """Nothing was sent, and the message names no address of the host."""
     await server.stop()
     message = await unreachable(server.url)
 
@@ -403,7 +403,7 @@ async def test_a_refused_connection_is_told_with_what_to_do(server: ScriptedServ
     assert "127.0.0.1" not in message
 
 
-async def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
+async def test_a_silent_host_is_unreachable_after_the_connect_timeout() -> None:
     """A full backlog is how a loopback port is silent."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -420,24 +420,24 @@ async def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
     assert "(no response within 0.2 s)" in message
 
 
-async def test_a_name_that_does_not_resolve_is_told_as_such(
+async def test_a_name_that_does_not_resolve_is_reported_as_such(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether it is unknown or cannot be a name at all."""
 
-    async def nobody(*_: object, **__: object) -> None:
+    async def unresolvable(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     loop = asyncio.get_running_loop()
     if isinstance(loop, asyncio.BaseEventLoop):  # uvloop's cannot be replaced
-        monkeypatch.setattr(loop, "getaddrinfo", nobody)
+        monkeypatch.setattr(loop, "getaddrinfo", unresolvable)
 
         assert "(its name does not resolve)" in await unreachable(URL("http://ollama.invalid:1"))
 
     assert "(its name does not resolve)" in await unreachable(URL("http://a..b:1"))
 
 
-async def test_several_addresses_of_which_none_accepts_are_told_in_words(
+async def test_several_refusing_addresses_are_reported_in_words(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``localhost`` is two addresses, each of which fails in its own way."""
@@ -460,13 +460,13 @@ async def test_several_addresses_of_which_none_accepts_are_told_in_words(
     assert "127.0.0" not in message
 
 
-async def test_a_cancelled_connect_leaves_nothing_behind(server: ScriptedServer) -> None:
-    """The caller left before there was anything to leave."""
+async def test_a_cancelled_connect_leaves_no_connection(server: ScriptedServer) -> None:
+    """The client left before there was a connection."""
     async with upstream_at(server.url) as upstream:
-        asking = asyncio.get_running_loop().create_task(fetch(upstream))
+        fetching = asyncio.get_running_loop().create_task(fetch(upstream))
         await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
 
         assert repr(upstream) == "<Upstream 0 in use, 0 idle>"
 
@@ -474,7 +474,7 @@ async def test_a_cancelled_connect_leaves_nothing_behind(server: ScriptedServer)
 # Other ways to be there.
 
 
-async def test_ipv6_works_and_says_so_in_its_host() -> None:
+async def test_ipv6_addresses_work() -> None:
     """``[::1]`` is a host, too."""
     async with ScriptedServer(host="::1") as server, upstream_at(server.url) as upstream:
         assert await fetch(upstream) == (200, b"ok")
@@ -483,7 +483,7 @@ async def test_ipv6_works_and_says_so_in_its_host() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost that nobody but itself has signed, with its key."""
+    """A self-signed certificate for localhost, with its key."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
     subprocess.run(
@@ -495,10 +495,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused_in_clear_words(
+async def test_an_untrusted_certificate_is_refused(
     certificate: Path,
 ) -> None:
-    """Nothing is sent to whoever that is."""
+    """Nothing is sent to such a server."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     async with ScriptedServer(tls=tls) as server:
@@ -508,7 +508,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_in_clear_words(
         assert server.requests == []
 
 
-async def test_a_server_without_tls_is_told_apart(server: ScriptedServer) -> None:
+async def test_a_server_without_tls_is_reported_as_such(server: ScriptedServer) -> None:
     """``https://`` in front of a plain Ollama."""
 
     async def script(side: ServerSide) -> None:

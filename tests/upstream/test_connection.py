@@ -20,13 +20,13 @@ from .scripted import OK, ScriptedServer, ServerSide
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def closing_after(server: ScriptedServer, *pieces: bytes, reset: bool = False) -> None:
-    """Answer with ``pieces``, then close the connection."""
+def closing_after(server: ScriptedServer, *parts: bytes, reset: bool = False) -> None:
+    """Respond with ``parts``, then close the connection."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
-        for piece in pieces:
-            await side.send(piece)
+        for part in parts:
+            await side.send(part)
         if reset:
             side.reset()
         else:
@@ -36,7 +36,7 @@ def closing_after(server: ScriptedServer, *pieces: bytes, reset: bool = False) -
 
 
 async def failure(upstream: Upstream) -> GatewayError:
-    """What the reader of a broken reply is told."""
+    """Return the error of a broken response."""
     with pytest.raises(GatewayError) as caught:
         await fetch(upstream)
     return caught.value
@@ -45,7 +45,7 @@ async def failure(upstream: Upstream) -> GatewayError:
 async def broken(
     upstream: Upstream, after: bytes, then: Callable[[], None] = lambda: None
 ) -> GatewayError:
-    """What the reader is told who has read ``after``; ``then`` is done in between."""
+    """Return the error raised after ``after`` was read; ``then`` is called in between."""
     read = b""
     try:
         async with upstream.open(POST, deadlines()) as reply:
@@ -56,10 +56,10 @@ async def broken(
     except GatewayError as error:
         assert read == after
         return error
-    raise AssertionError(f"a whole reply: {read!r}")
+    raise AssertionError(f"a complete reply: {read!r}")
 
 
-# Whole replies.
+# Complete responses.
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,15 @@ async def broken(
     ],
     ids=["length", "chunked", "trailer", "empty", "204", "404", "no-reason", "100", "103+102"],
 )
-@pytest.mark.parametrize("cut", ["at once", "byte by byte"])
-async def test_a_reply_is_whole_where_its_framing_ends(
-    server: ScriptedServer, upstream: Upstream, reply: bytes, expected: tuple[int, bytes], cut: str
+@pytest.mark.parametrize("division", ["at once", "byte by byte"])
+async def test_a_response_is_complete_where_its_framing_ends(
+    server: ScriptedServer,
+    upstream: Upstream,
+    reply: bytes,
+    expected: tuple[int, bytes],
+    division: str,
 ) -> None:
-    """In one piece or in single bytes; and the connection carries the next request."""
+    """At once or byte by byte; and the connection carries the next request."""
 
     async def script(side: ServerSide) -> None:
         while True:
@@ -89,7 +93,7 @@ async def test_a_reply_is_whole_where_its_framing_ends(
             for start in range(0, len(reply), step):
                 await side.send(reply[start : start + step])
 
-    step = len(reply) if cut == "at once" else 1
+    step = len(reply) if division == "at once" else 1
     server.script = script
 
     assert await fetch(upstream) == expected
@@ -97,10 +101,10 @@ async def test_a_reply_is_whole_where_its_framing_ends(
     assert server.connections == 1
 
 
-async def test_an_interim_reply_leaves_no_header_in_the_final_one(
+async def test_an_interim_response_leaves_no_header_in_the_final_one(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
-    """Early hints are not Ollama's answer."""
+    """Early hints are not Ollama's response."""
     server.respond_with(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK)
     async with upstream.open(POST, deadlines()) as reply:
         assert reply.headers == [("Content-Length", "2")]
@@ -122,7 +126,7 @@ async def test_without_a_length_nothing_proves_the_end(
 async def test_a_reset_is_not_an_end_even_without_a_length(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
-    """A killed process did not finish its answer."""
+    """A killed process did not complete its response."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
@@ -147,14 +151,14 @@ async def test_many_headers_arrive_in_order_and_with_duplicates(
         assert reply.headers == [*sent, ("Content-Length", "0")]
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 50])
-async def test_a_long_head_is_taken_in_however_many_pieces_it_comes(
-    server: ScriptedServer, upstream: Upstream, pieces: int
+@pytest.mark.parametrize("parts", [1, 2, 50])
+async def test_a_long_head_is_accepted_in_any_parts(
+    server: ScriptedServer, upstream: Upstream, parts: int
 ) -> None:
-    """The bound is on what a head holds, not on how the network cut it."""
+    """The bound is on the size of a head, not on how the network divided it."""
     value = b"x" * (MAX_HEAD_BYTES - 1024)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: " + value + b"\r\n\r\n"
-    step = len(head) // pieces + 1
+    step = len(head) // parts + 1
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
@@ -168,7 +172,7 @@ async def test_a_long_head_is_taken_in_however_many_pieces_it_comes(
         assert reply.header("x-long") == value.decode()
 
 
-# Broken replies.
+# Broken responses.
 
 
 NEVER_ANSWERED = {
@@ -181,10 +185,10 @@ NEVER_ANSWERED = {
 
 @pytest.mark.parametrize("sent", NEVER_ANSWERED.values(), ids=NEVER_ANSWERED)
 @pytest.mark.parametrize("reset", [False, True])
-async def test_closed_before_the_head_is_told_apart_and_never_asked_again(
+async def test_a_connection_closed_before_the_head_fails_without_a_retry(
     server: ScriptedServer, upstream: Upstream, sent: bytes, reset: bool
 ) -> None:
-    """It may have begun the work, so asking twice could do it twice."""
+    """Ollama may have begun the work, so a retry could do it twice."""
     closing_after(server, sent, reset=reset)
     error = await failure(upstream)
 
@@ -215,10 +219,10 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("sent", NONSENSE.values(), ids=NONSENSE)
-async def test_nonsense_is_refused_and_the_connection_closed(
+async def test_broken_http_fails_the_response_and_closes_the_connection(
     server: ScriptedServer, upstream: Upstream, sent: bytes
 ) -> None:
-    """Without waiting for an end, and without asking again."""
+    """Without waiting for an end, and without a retry."""
     gone = asyncio.Event()
 
     async def script(side: ServerSide) -> None:
@@ -247,10 +251,10 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
 @pytest.mark.parametrize("polite", [True, False], ids=["closed", "reset"])
-async def test_an_unfinished_body_is_never_taken_for_a_whole_one(
+async def test_an_unfinished_body_is_never_complete(
     server: ScriptedServer, upstream: Upstream, sent: bytes, polite: bool
 ) -> None:
-    """What came is passed on, then the reader is told."""
+    """What came is relayed, then the error is raised."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
@@ -271,7 +275,7 @@ async def test_an_unfinished_body_is_never_taken_for_a_whole_one(
 
 
 @pytest.mark.parametrize("size", [b"xyz", b"-1", b"fffffffffffffffff", b""])
-async def test_a_chunk_size_that_is_none_breaks_the_reply(
+async def test_an_invalid_chunk_size_fails_the_response(
     server: ScriptedServer, upstream: Upstream, size: bytes
 ) -> None:
     """After the bytes that were good."""
@@ -280,7 +284,9 @@ async def test_a_chunk_size_that_is_none_breaks_the_reply(
     assert type(await broken(upstream, b"half")) is UpstreamProtocolError
 
 
-async def test_endless_trailers_break_the_reply(server: ScriptedServer, upstream: Upstream) -> None:
+async def test_endless_trailers_fail_the_response(
+    server: ScriptedServer, upstream: Upstream
+) -> None:
     """They are headers, and bounded like them."""
     server.respond_with(CHUNKED + b"0\r\n" + b"X-Y: abcdefg\r\n" * (MAX_HEAD_BYTES // 8))
 
@@ -292,7 +298,7 @@ async def test_endless_trailers_break_the_reply(server: ScriptedServer, upstream
     [b"0\r\nX: ", b"0\r\n", b"2;ext="],
     ids=["value of a trailer", "name of a trailer", "chunk extension"],
 )
-async def test_what_goes_on_for_ever_beside_the_body_breaks_the_reply(
+async def test_endless_bytes_beside_the_body_fail_the_response(
     server: ScriptedServer, upstream: Upstream, start: bytes
 ) -> None:
     """The parser keeps a trailer until its end, which never comes."""
@@ -301,9 +307,7 @@ async def test_what_goes_on_for_ever_beside_the_body_breaks_the_reply(
     assert type(await broken(upstream, b"half")) is UpstreamProtocolError
 
 
-async def test_framing_is_no_burden_however_often_it_comes(
-    server: ScriptedServer, upstream: Upstream
-) -> None:
+async def test_tiny_chunks_are_accepted(server: ScriptedServer, upstream: Upstream) -> None:
     """A body in tiny chunks has more bytes beside it than in it."""
     count = MAX_HEAD_BYTES // 4
     server.respond_with(CHUNKED + b"1;ext=1234567\r\nx\r\n" * count + b"0\r\n\r\n")
@@ -311,10 +315,8 @@ async def test_framing_is_no_burden_however_often_it_comes(
     assert await fetch(upstream) == (200, b"x" * count)
 
 
-async def test_what_stands_behind_the_body_is_no_header(
-    server: ScriptedServer, upstream: Upstream
-) -> None:
-    """It may come together with the head, before anybody has read that."""
+async def test_a_trailer_is_no_header(server: ScriptedServer, upstream: Upstream) -> None:
+    """It may come together with the head, before that was read."""
     server.respond_with(CHUNKED + b"0\r\nContent-Encoding: gzip\r\n\r\n")
     async with upstream.open(POST, deadlines()) as reply:
         await reply.read()
@@ -326,10 +328,10 @@ async def test_what_stands_behind_the_body_is_no_header(
 
 
 @pytest.mark.parametrize("more", [b"x", OK, b"\r\n\r\n\r\nGET"])
-async def test_bytes_behind_the_end_cost_the_connection_and_not_the_reply(
+async def test_bytes_after_the_response_close_the_connection(
     server: ScriptedServer, upstream: Upstream, more: bytes
 ) -> None:
-    """Nobody asked for them: they must never become the next caller's answer."""
+    """They must never become the next response."""
     server.respond_with(OK + more)
 
     assert await fetch(upstream) == (200, b"ok")
@@ -340,23 +342,23 @@ async def test_bytes_behind_the_end_cost_the_connection_and_not_the_reply(
     assert server.connections == 2
 
 
-async def test_a_reply_nobody_asked_for_is_never_given_to_the_next_caller(
+async def test_an_unsolicited_response_is_never_given_to_the_next_request(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
-    """It comes while the connection lies idle."""
+    """It comes while the connection is idle."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
         await side.send(OK)
-        await asked.wait()
+        await sent.wait()
         await side.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen")
         await side.closed()
         gone.set()
 
-    asked, gone = asyncio.Event(), asyncio.Event()
+    sent, gone = asyncio.Event(), asyncio.Event()
     server.script = script
     await fetch(upstream)
-    asked.set()
+    sent.set()
     async with asyncio.timeout(5):
         await gone.wait()
     server.respond_with(OK)
@@ -368,7 +370,7 @@ async def test_a_reply_nobody_asked_for_is_never_given_to_the_next_caller(
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"]
 )
-async def test_a_connection_that_is_announced_to_close_is_not_used_again(
+async def test_a_connection_announced_to_close_is_not_reused(
     server: ScriptedServer, upstream: Upstream, head: bytes
 ) -> None:
     """Even if it is still open when the next request comes."""
@@ -380,7 +382,7 @@ async def test_a_connection_that_is_announced_to_close_is_not_used_again(
     assert server.connections == 2
 
 
-async def test_an_early_answer_to_a_request_that_nobody_reads_costs_the_connection(
+async def test_a_response_to_an_unread_request_closes_the_connection(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
     """The rest of the old request would be read as the beginning of the next one."""
@@ -466,17 +468,17 @@ async def test_a_connection_that_closes_after_the_end_is_no_failure() -> None:
 async def test_reading_is_paused_above_the_high_water_and_resumed_by_reading(
     exchange: Exchange,
 ) -> None:
-    """Once each, however many pieces it takes."""
+    """Once each, however many chunks there are."""
     connection, transport, reply = exchange
     connection.data_received(bytes(HIGH_WATER))
-    below = list(transport.told)
+    below = list(transport.calls)
     connection.data_received(b"a")
     connection.data_received(b"b")
 
-    assert (below, transport.told) == ([], ["pause"])
+    assert (below, transport.calls) == ([], ["pause"])
 
     assert len(await reply.read()) == HIGH_WATER + 2
-    assert transport.told == ["pause", "resume"]
+    assert transport.calls == ["pause", "resume"]
 
 
 async def test_bytes_wake_the_reading_task(exchange: Exchange) -> None:
@@ -491,7 +493,7 @@ async def test_bytes_wake_the_reading_task(exchange: Exchange) -> None:
 
 
 async def test_a_cancelled_read_leaves_the_bytes_to_the_next_one(exchange: Exchange) -> None:
-    """And there is nobody to wake."""
+    """And there is no task to wake."""
     connection, _, reply = exchange
     reading = asyncio.get_running_loop().create_task(reply.read())
     await asyncio.sleep(0)
@@ -506,11 +508,11 @@ async def test_repr_shows_how_far_a_reply_is(exchange: Exchange) -> None:
     """Open, complete or failed, and how much was not read yet."""
     connection, _, reply = exchange
     connection.data_received(b"abc")
-    told = [repr(reply)]
+    calls = [repr(reply)]
     connection.data_received(bytes(999_997))
-    told.append(repr(reply))
+    calls.append(repr(reply))
 
-    assert told == [
+    assert calls == [
         "<Reply 200 open, 3 bytes unread>",
         "<Reply 200 complete, 1000000 bytes unread>",
     ]

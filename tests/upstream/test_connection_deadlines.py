@@ -159,7 +159,7 @@ async def test_an_idle_timeout_shorter_than_the_first_bytes_counts(
 async def test_each_byte_restarts_the_idle_timeout(
     server: ScriptedServer, upstream: Upstream
 ) -> None:
-    """Four pieces, each within the timeout, all together beyond it."""
+    """Four chunks, each within the timeout, all together beyond it."""
 
     async def script(side: ServerSide) -> None:
         await server.receive(side)
@@ -226,7 +226,7 @@ async def test_the_timeout_of_the_last_response_does_not_end_this_one(
     assert server.connections == 1
 
 
-# The decision alone, without a network and a clock.
+# The decision alone, without a network and without real time.
 
 instants = st.floats(0, 1e6)
 seconds = st.floats(0.001, 1e5)
@@ -329,7 +329,7 @@ def test_a_non_streaming_response_exceeds_its_total_timeout() -> None:
 
 
 def test_each_error_names_its_time_and_the_setting_that_raises_it() -> None:
-    """The owner reads in the message which line of his config file to change."""
+    """The owner reads in the message which setting to change."""
     first = a_reply().overdue(120.0)
     idle = a_reply(last_byte_at=130.0).overdue(135.0)
     total = a_reply(last_byte_at=159.0).overdue(160.0)

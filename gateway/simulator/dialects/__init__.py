@@ -1,42 +1,42 @@
-"""How each family of routes reads a request and writes an answer. Pure: no I/O."""
+"""How each family of routes reads requests and writes responses. Pure: no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.simulator.asked import Ask, Final, Piece, Refusal, Whole
 from gateway.simulator.http import Headers
+from gateway.simulator.params import Completion, Final, GenerateParams, Piece, Refusal
 from gateway.simulator.versions import Wire
 
 JSON = (("Content-Type", "application/json"),)
 GIN_JSON = (("Content-Type", "application/json; charset=utf-8"),)
-"""What the web framework itself writes; the OpenAI and Anthropic layers write the shorter one."""
+"""As the web framework writes it; the OpenAI and Anthropic layers write the shorter one."""
 EVENTS = (("Content-Type", "text/event-stream"),)
 
 
 class Encoder(Protocol):
-    """Writes one answer. Each item of a list is one chunk on the wire."""
+    """Writes one response. Each item of a list is one chunk on the wire."""
 
     stream_headers: Headers
-    whole_headers: Headers
+    complete_headers: Headers
 
     def piece(self, piece: Piece, /) -> list[bytes]: ...
 
     def final(self, final: Final, /) -> list[bytes]: ...
 
     def broken(self, message: str, /) -> list[bytes]:
-        """What a stream still says when its runner dies, before it ends properly."""
+        """Return the last chunks of a stream whose runner died, before it ends properly."""
         ...
 
-    def whole(self, whole: Whole, /) -> bytes: ...
+    def complete(self, completion: Completion, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One inference route."""
 
-    parse: Callable[[bytes], Ask]
-    """Raises ``Refusal`` for what cannot be read."""
-    encoder: Callable[[Ask, Wire], Encoder]
+    parse: Callable[[bytes], GenerateParams]
+    """Raises ``Refusal`` if the body cannot be read."""
+    encoder: Callable[[GenerateParams, Wire], Encoder]
     error: Callable[[Refusal, bool], tuple[Headers, bytes]]
-    """The head and body of a refusal; the flag says whether a stream was asked for."""
+    """Returns headers and body of an error; the flag is True for a streaming request."""

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from gateway.simulator.asked import Ask, Final, Message, Piece, Refusal, Whole
 from gateway.simulator.dialects import EVENTS, GIN_JSON, JSON, Dialect
 from gateway.simulator.dialects.common import hex_id, openai_fields, texts
 from gateway.simulator.gojson import Fields, NotReadable, encode
 from gateway.simulator.http import Headers
+from gateway.simulator.params import Completion, Final, GenerateParams, Message, Piece, Refusal
 from gateway.simulator.versions import Wire
 
 STREAM_PREFACE: Headers = (("Cache-Control", "no-cache"), ("Connection", "keep-alive"))
-"""Set before the handler runs, and so on the errors of streams, too."""
+"""Set before the handler runs, therefore also on errors of streams."""
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 _ERROR_TYPES = {
@@ -34,7 +34,7 @@ def _text(content: Any) -> tuple[str, int]:
 
 
 def _role(fields: Fields) -> str:
-    """A user's message that holds a tool's result is the tool's."""
+    """A user message with a tool result has the role "tool"."""
     content = fields.any("content")
     blocks = content if isinstance(content, list) else []
     is_result = any(
@@ -49,7 +49,7 @@ def _message(value: Any) -> Message:
     return Message(_role(fields), text, images)
 
 
-def _parse(body: bytes) -> Ask:
+def _parse(body: bytes) -> GenerateParams:
     fields = openai_fields(body, "anthropic.MessagesRequest")
     try:
         return _read(fields)
@@ -57,7 +57,7 @@ def _parse(body: bytes) -> Ask:
         raise Refusal(400, str(error), early=True) from None
 
 
-def _read(fields: Fields) -> Ask:
+def _read(fields: Fields) -> GenerateParams:
     model, limit = fields.text("model"), fields.integer("max_tokens") or 0
     messages = tuple(_message(m) for m in fields.items("messages", "[]anthropic.MessageParam"))
     for wrong, message in (
@@ -70,7 +70,7 @@ def _read(fields: Fields) -> Ask:
     system = _text(fields.any("system"))[0]
     thinking = fields.fields("thinking", "anthropic.ThinkingConfig").text("type")
     tools = fields.items("tools", "[]anthropic.Tool")
-    return Ask(
+    return GenerateParams(
         model=model,
         messages=((Message("system", system),) if system else ()) + messages,
         stream=fields.flag("stream") is True,
@@ -81,25 +81,25 @@ def _read(fields: Fields) -> Ask:
     )
 
 
-def estimated_tokens(ask: Ask) -> int:
-    """What a stream's first event says about the prompt, before anything was counted."""
-    length = sum(len(message.role) + len(message.text) for message in ask.messages)
+def estimated_tokens(params: GenerateParams) -> int:
+    """Return the prompt tokens in the first event of a stream, before they are counted."""
+    length = sum(len(message.role) + len(message.text) for message in params.messages)
     return max(1, length // 4)
 
 
-def _stop_reason(reason: str, *, called: bool) -> str:
-    return "tool_use" if called else _STOP_REASONS.get(reason, "stop_sequence")
+def _stop_reason(reason: str, *, has_calls: bool) -> str:
+    return "tool_use" if has_calls else _STOP_REASONS.get(reason, "stop_sequence")
 
 
 class MessagesEncoder:
     """Named events, each a chunk of its own."""
 
     stream_headers: Headers = STREAM_PREFACE + EVENTS
-    whole_headers: Headers = JSON
+    complete_headers: Headers = JSON
 
-    def __init__(self, ask: Ask, wire: Wire) -> None:
-        del wire  # both versions write it alike
-        self._ask = ask
+    def __init__(self, params: GenerateParams, wire: Wire) -> None:
+        del wire  # the same in both versions
+        self._params = params
         self._id = hex_id("msg")
         self._begun = False
         self._called = False
@@ -118,13 +118,13 @@ class MessagesEncoder:
             self._called = True
             block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
             events += self._block(call.id, block)
-            said = encode(call.arguments).decode()
-            events.append(self._delta({"type": "input_json_delta", "partial_json": said}))
+            arguments = encode(call.arguments).decode()
+            events.append(self._delta({"type": "input_json_delta", "partial_json": arguments}))
             events += self._close()
         return events
 
     def final(self, final: Final, /) -> list[bytes]:
-        delta = {"stop_reason": _stop_reason(final.reason, called=self._called)}
+        delta = {"stop_reason": _stop_reason(final.reason, has_calls=self._called)}
         usage = {"input_tokens": final.prompt_tokens, "output_tokens": final.tokens}
         return [
             *self._start(),
@@ -134,23 +134,23 @@ class MessagesEncoder:
         ]
 
     def broken(self, message: str, /) -> list[bytes]:
-        del message  # nothing at all is said
+        del message  # the stream just ends
         return []
 
-    def whole(self, whole: Whole, /) -> bytes:
+    def complete(self, completion: Completion, /) -> bytes:
         content: list[dict[str, Any]] = []
-        if whole.thinking:
-            content.append({"type": "thinking", "thinking": whole.thinking})
-        if whole.content:
-            content.append({"type": "text", "text": whole.content})
+        if completion.thinking:
+            content.append({"type": "thinking", "thinking": completion.thinking})
+        if completion.content:
+            content.append({"type": "text", "text": completion.content})
         content += [
             {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-            for call in whole.tool_calls
+            for call in completion.tool_calls
         ]
         body = self._message(content or None)
-        final = whole.final
+        final = completion.final
         if final is not None:
-            body["stop_reason"] = _stop_reason(final.reason, called=bool(whole.tool_calls))
+            body["stop_reason"] = _stop_reason(final.reason, has_calls=bool(completion.tool_calls))
         body["usage"] = {
             "input_tokens": final.prompt_tokens if final else 0,
             "output_tokens": final.tokens if final else 0,
@@ -162,7 +162,7 @@ class MessagesEncoder:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._ask.model,
+            "model": self._params.model,
             "content": content,
         }
 
@@ -170,7 +170,7 @@ class MessagesEncoder:
         if self._begun:
             return []
         self._begun = True
-        usage = {"input_tokens": estimated_tokens(self._ask), "output_tokens": 0}
+        usage = {"input_tokens": estimated_tokens(self._params), "output_tokens": 0}
         return [self._event("message_start", message=self._message([]) | {"usage": usage})]
 
     def _block(self, name: str, block: dict[str, Any]) -> list[bytes]:

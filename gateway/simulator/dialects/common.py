@@ -1,10 +1,10 @@
-"""What the dialects share: reading bodies, errors, ids."""
+"""Shared by the dialects: reading bodies, errors, ids."""
 
 import secrets
 from typing import Any
 
-from gateway.simulator.asked import Refusal
 from gateway.simulator.gojson import EmptyBody, Fields, NotReadable, decode, encode
+from gateway.simulator.params import Refusal
 
 _TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
@@ -45,7 +45,7 @@ def native_error(message: str) -> bytes:
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """``stop``: a text or a list that may hold texts."""
+    """Read ``stop``: a text or a list of texts."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list):

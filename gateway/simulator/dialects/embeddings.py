@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.simulator.asked import Refusal
 from gateway.simulator.dialects import GIN_JSON, JSON
 from gateway.simulator.dialects.common import (
     native_error,
@@ -17,6 +16,7 @@ from gateway.simulator.dialects.common import (
 from gateway.simulator.dialects.native import seconds, wrong_option
 from gateway.simulator.gojson import Fields, NotReadable, encode
 from gateway.simulator.http import Headers
+from gateway.simulator.params import Refusal
 from gateway.simulator.text import renormalised, shortest
 
 Vectors = list[list[float]]
@@ -24,7 +24,7 @@ _FORMATS = ("float", "base64")
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedAsk:
+class EmbedParams:
     """Texts to turn into vectors."""
 
     model: str
@@ -39,7 +39,7 @@ class EmbedAsk:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What came of it; durations are nanoseconds."""
+    """The result; durations are nanoseconds."""
 
     vectors: Vectors
     tokens: int
@@ -49,8 +49,8 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class EmbedDialect:
-    parse: Callable[[bytes], EmbedAsk]
-    write: Callable[[EmbedAsk, Embedded], bytes]
+    parse: Callable[[bytes], EmbedParams]
+    write: Callable[[EmbedParams, Embedded], bytes]
     headers: Headers
     error: Callable[[Refusal], tuple[Headers, bytes]]
 
@@ -63,7 +63,7 @@ def _inputs(value: Any) -> tuple[str, ...]:
     raise Refusal(400, "invalid input type")
 
 
-def _parse_openai(body: bytes) -> EmbedAsk:
+def _parse_openai(body: bytes) -> EmbedParams:
     fields = openai_fields(body, "openai.EmbedRequest")
     try:
         encoding, model = fields.text("encoding_format"), fields.text("model")
@@ -80,7 +80,7 @@ def _parse_openai(body: bytes) -> EmbedAsk:
     given = fields.any("input")
     if given is None or given == []:
         raise Refusal(400, "invalid input", early=True)
-    return EmbedAsk(
+    return EmbedParams(
         model=model, inputs=_inputs(given), dimensions=dimensions, encoding=encoding.lower()
     )
 
@@ -97,11 +97,11 @@ def _common(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _parse_embed(body: bytes) -> EmbedAsk:
+def _parse_embed(body: bytes) -> EmbedParams:
     fields = native_fields(body, "api.EmbedRequest")
     try:
         given = fields.any("input")
-        return EmbedAsk(
+        return EmbedParams(
             inputs=() if given is None or given == "" else _inputs(given),
             dimensions=fields.integer("dimensions") or 0,
             **_common(fields),
@@ -110,48 +110,48 @@ def _parse_embed(body: bytes) -> EmbedAsk:
         raise Refusal(400, str(error)) from None
 
 
-def _parse_older(body: bytes) -> EmbedAsk:
+def _parse_legacy(body: bytes) -> EmbedParams:
     fields = native_fields(body, "api.EmbeddingRequest")
     try:
         prompt = fields.text("prompt")
-        return EmbedAsk(inputs=(prompt,) if prompt else (), **_common(fields))
+        return EmbedParams(inputs=(prompt,) if prompt else (), **_common(fields))
     except NotReadable as error:
         raise Refusal(400, str(error)) from None
 
 
-def _written(vector: list[float], ask: EmbedAsk) -> list[float] | str:
-    vector = renormalised(vector, ask.dimensions)
-    if ask.encoding == "base64":
+def _written(vector: list[float], params: EmbedParams) -> list[float] | str:
+    vector = renormalised(vector, params.dimensions)
+    if params.encoding == "base64":
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     return [shortest(value) for value in vector]
 
 
-def _write_openai(ask: EmbedAsk, done: Embedded) -> bytes:
+def _write_openai(params: EmbedParams, result: Embedded) -> bytes:
     data = [
-        {"object": "embedding", "embedding": _written(vector, ask), "index": index}
-        for index, vector in enumerate(done.vectors)
+        {"object": "embedding", "embedding": _written(vector, params), "index": index}
+        for index, vector in enumerate(result.vectors)
     ]
-    usage = {"prompt_tokens": done.tokens, "total_tokens": done.tokens}
-    return encode({"object": "list", "data": data, "model": ask.model, "usage": usage}) + b"\n"
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
+    return encode({"object": "list", "data": data, "model": params.model, "usage": usage}) + b"\n"
 
 
-def _write_embed(ask: EmbedAsk, done: Embedded) -> bytes:
+def _write_embed(params: EmbedParams, result: Embedded) -> bytes:
     body: dict[str, Any] = {
-        "model": ask.model,
-        "embeddings": [_written(vector, ask) for vector in done.vectors],
+        "model": params.model,
+        "embeddings": [_written(vector, params) for vector in result.vectors],
     }
-    if done.vectors:
+    if result.vectors:
         body |= {
-            "total_duration": done.total_duration,
-            "load_duration": done.load_duration,
-            "prompt_eval_count": done.tokens,
+            "total_duration": result.total_duration,
+            "load_duration": result.load_duration,
+            "prompt_eval_count": result.tokens,
         }
     return encode(body)
 
 
-def _write_older(ask: EmbedAsk, done: Embedded) -> bytes:
-    del ask
-    return encode({"embedding": done.vectors[0] if done.vectors else []})
+def _write_legacy(params: EmbedParams, result: Embedded) -> bytes:
+    del params
+    return encode({"embedding": result.vectors[0] if result.vectors else []})
 
 
 def _openai_error(refusal: Refusal) -> tuple[Headers, bytes]:
@@ -164,4 +164,4 @@ def _native_error(refusal: Refusal) -> tuple[Headers, bytes]:
 
 V1_EMBEDDINGS = EmbedDialect(_parse_openai, _write_openai, JSON, _openai_error)
 EMBED = EmbedDialect(_parse_embed, _write_embed, GIN_JSON, _native_error)
-EMBEDDINGS = EmbedDialect(_parse_older, _write_older, GIN_JSON, _native_error)
+EMBEDDINGS = EmbedDialect(_parse_legacy, _write_legacy, GIN_JSON, _native_error)

@@ -4,12 +4,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gateway.simulator.asked import Ask, Final, Message, Piece, Refusal, ToolCall, Whole
 from gateway.simulator.clock import rfc3339
 from gateway.simulator.dialects import GIN_JSON, JSON, Dialect
 from gateway.simulator.dialects.common import native_error, native_fields, texts
 from gateway.simulator.gojson import Fields, NotReadable, encode
 from gateway.simulator.http import Headers
+from gateway.simulator.params import (
+    Completion,
+    Final,
+    GenerateParams,
+    Message,
+    Piece,
+    Refusal,
+    ToolCall,
+)
 from gateway.simulator.versions import Wire
 
 NDJSON = (("Content-Type", "application/x-ndjson"),)
@@ -44,7 +52,7 @@ _FLOATS = frozenset(
 
 
 def seconds(value: Any) -> float | None:
-    """``keep_alive``: seconds as a number, or a Go duration; negative is for ever."""
+    """Read ``keep_alive``: a number of seconds or a Go duration; negative means for ever."""
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -61,7 +69,7 @@ def seconds(value: Any) -> float | None:
 
 
 def wrong_option(options: dict[str, Any]) -> str:
-    """What Ollama says about the first option of a wrong type; empty if all are right."""
+    """Return Ollama's message about the first option of a wrong type; empty if there is none."""
     for name, value in options.items():
         wanted = _wanted(name, value)
         if wanted:
@@ -115,31 +123,31 @@ def _message(value: Any) -> Message:
 
 
 def tool_names(tools: list[Any]) -> tuple[str, ...]:
-    """The names of tools in the shape that OpenAI and Ollama share."""
+    """Return the names of tools in the format that OpenAI and Ollama share."""
     functions = (
         Fields.of("api.Tool", tool).fields("function", "api.ToolFunction") for tool in tools
     )
     return tuple(function.text("name") for function in functions)
 
 
-def _parse_chat(body: bytes) -> Ask:
+def _parse_chat(body: bytes) -> GenerateParams:
     fields = native_fields(body, "api.ChatRequest")
     try:
         messages = tuple(_message(m) for m in fields.items("messages", "[]api.Message"))
         tools = tool_names(fields.items("tools", "api.Tools"))
-        return Ask(messages=messages, tools=tools, task="chat", **_common(fields))
+        return GenerateParams(messages=messages, tools=tools, task="chat", **_common(fields))
     except NotReadable as error:
         raise Refusal(400, str(error)) from None
 
 
-def _parse_generate(body: bytes) -> Ask:
+def _parse_generate(body: bytes) -> GenerateParams:
     fields = native_fields(body, "api.GenerateRequest")
     try:
         prompt, system = fields.text("prompt"), fields.text("system")
         images = len(fields.items("images", "[]api.ImageData"))
-        spoken = Message("user", prompt, images)
-        messages = (Message("system", system), spoken) if system else (spoken,)
-        return Ask(
+        user = Message("user", prompt, images)
+        messages = (Message("system", system), user) if system else (user,)
+        return GenerateParams(
             messages=messages if prompt else (),
             task="generate",
             suffix=bool(fields.text("suffix")),
@@ -164,7 +172,7 @@ def _chat_part(content: str, thinking: str, calls: tuple[ToolCall, ...]) -> dict
 
 
 def _generate_part(content: str, thinking: str, calls: tuple[ToolCall, ...]) -> dict[str, Any]:
-    del calls  # /api/generate takes no tools
+    del calls  # /api/generate has no tools
     return {"response": content, "thinking": thinking} if thinking else {"response": content}
 
 
@@ -187,7 +195,7 @@ def _ending(final: Final, *, with_context: bool) -> dict[str, Any]:
 
 
 def context_of(final: Final) -> list[int]:
-    """The tokens of prompt and answer as numbers; their count is all that means anything."""
+    """Return token numbers for prompt and completion; only their count has a meaning."""
     return [259 + 7 * index % 254 for index in range(final.prompt_tokens + final.tokens)]
 
 
@@ -195,7 +203,7 @@ class NativeEncoder:
     """NDJSON lines, or one object."""
 
     stream_headers: Headers = NDJSON
-    whole_headers: Headers = GIN_JSON
+    complete_headers: Headers = GIN_JSON
 
     def __init__(self, model: str, *, part: _Part, with_context: bool) -> None:
         self._model = model
@@ -213,25 +221,25 @@ class NativeEncoder:
     def broken(self, message: str, /) -> list[bytes]:
         return [native_error(message) + b"\n"]
 
-    def whole(self, whole: Whole, /) -> bytes:
-        part = self._part(whole.content, whole.thinking, whole.tool_calls)
-        if whole.final is None:
+    def complete(self, completion: Completion, /) -> bytes:
+        part = self._part(completion.content, completion.thinking, completion.tool_calls)
+        if completion.final is None:
             return self._object(part, {"done": False})
-        return self._object(part, _ending(whole.final, with_context=self._with_context))
+        return self._object(part, _ending(completion.final, with_context=self._with_context))
 
     def idle(self, reason: str) -> bytes:
-        """The answer to a request without a prompt: ``load`` or ``unload``."""
+        """Return the response to a request without a prompt: ``load`` or ``unload``."""
         return self._object(self._part("", "", ()), {"done": True, "done_reason": reason})
 
     def _object(self, part: dict[str, Any], ending: dict[str, Any]) -> bytes:
         return encode({"model": self._model, "created_at": rfc3339(), **part, **ending})
 
 
-def native_encoder(ask: Ask, wire: Wire) -> NativeEncoder:
-    del wire  # both versions write it alike
-    if ask.task == "generate":
-        return NativeEncoder(ask.model, part=_generate_part, with_context=True)
-    return NativeEncoder(ask.model, part=_chat_part, with_context=False)
+def native_encoder(params: GenerateParams, wire: Wire) -> NativeEncoder:
+    del wire  # the same in both versions
+    if params.task == "generate":
+        return NativeEncoder(params.model, part=_generate_part, with_context=True)
+    return NativeEncoder(params.model, part=_chat_part, with_context=False)
 
 
 def native_refusal(refusal: Refusal, stream: bool) -> tuple[Headers, bytes]:  # noqa: FBT001  - Dialect.error

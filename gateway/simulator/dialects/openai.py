@@ -3,12 +3,21 @@
 import time
 from typing import Any
 
-from gateway.simulator.asked import Ask, Final, Logprob, Message, Piece, Refusal, ToolCall, Whole
 from gateway.simulator.dialects import EVENTS, GIN_JSON, JSON, Dialect
 from gateway.simulator.dialects.common import number_id, openai_error, openai_fields, texts
 from gateway.simulator.dialects.native import tool_names
 from gateway.simulator.gojson import Fields, NotReadable, encode
 from gateway.simulator.http import Headers
+from gateway.simulator.params import (
+    Completion,
+    Final,
+    GenerateParams,
+    Logprob,
+    Message,
+    Piece,
+    Refusal,
+    ToolCall,
+)
 from gateway.simulator.versions import Wire
 
 _DONE = b"data: [DONE]\n\n"
@@ -24,7 +33,7 @@ def _early(error: NotReadable) -> Refusal:
 
 
 def _content(value: Any, *, has_calls: bool) -> tuple[str, int]:
-    """The text of a message and how many pictures it has; raise ``Refusal``."""
+    """Return the text of a message and its number of images; raise ``Refusal``."""
     if isinstance(value, str):
         return value, 0
     if isinstance(value, list):
@@ -66,13 +75,13 @@ def _usage_wanted(fields: Fields) -> bool:
     return options.flag("include_usage") is True
 
 
-def _parse_chat(body: bytes) -> Ask:
+def _parse_chat(body: bytes) -> GenerateParams:
     fields = openai_fields(body, "openai.ChatCompletionRequest")
     try:
         messages = tuple(_message(m) for m in fields.items("messages", "[]openai.Message"))
         if not messages:
             raise Refusal(400, "[] is too short - 'messages'", early=True)
-        return Ask(
+        return GenerateParams(
             model=fields.text("model"),
             messages=messages,
             stream=fields.flag("stream") is True,
@@ -88,11 +97,11 @@ def _parse_chat(body: bytes) -> Ask:
         raise _early(error) from None
 
 
-def _parse_completion(body: bytes) -> Ask:
+def _parse_completion(body: bytes) -> GenerateParams:
     fields = openai_fields(body, "openai.CompletionRequest")
     try:
         prompt = fields.text("prompt")
-        return Ask(
+        return GenerateParams(
             model=fields.text("model"),
             messages=(Message("user", prompt),) if prompt else (),
             task="generate",
@@ -125,10 +134,10 @@ def _likelihood(token: str, logprob: float) -> dict[str, Any]:
 
 
 def _logprob(entry: Logprob) -> dict[str, Any]:
-    told = _likelihood(entry.token, entry.logprob)
+    written = _likelihood(entry.token, entry.logprob)
     if entry.alternatives:
-        told["top_logprobs"] = [_likelihood(*pair) for pair in entry.alternatives]
-    return told
+        written["top_logprobs"] = [_likelihood(*pair) for pair in entry.alternatives]
+    return written
 
 
 def _with_logprobs(choice: _Choice, entries: tuple[Logprob, ...]) -> _Choice:
@@ -136,7 +145,7 @@ def _with_logprobs(choice: _Choice, entries: tuple[Logprob, ...]) -> _Choice:
 
 
 def usage(final: Final | None) -> dict[str, int]:
-    """Zeros for an answer that broke off, as Ollama has it."""
+    """Return the usage; zeros for a generation that broke off, as in Ollama."""
     prompt, tokens = (final.prompt_tokens, final.tokens) if final else (0, 0)
     return {
         "prompt_tokens": prompt,
@@ -146,13 +155,13 @@ def usage(final: Final | None) -> dict[str, int]:
 
 
 class ChatEncoder:
-    """Chunks of ``chat.completion.chunk``; the last one holds all that follows the text."""
+    """Chunks of ``chat.completion.chunk``; the last one has everything after the text."""
 
     stream_headers: Headers = EVENTS
-    whole_headers: Headers = JSON
+    complete_headers: Headers = JSON
 
-    def __init__(self, ask: Ask, wire: Wire) -> None:
-        self._ask = ask
+    def __init__(self, params: GenerateParams, wire: Wire) -> None:
+        self._params = params
         self._wire = wire
         self._id = number_id("chatcmpl-", 999)
         self._created = int(time.time())
@@ -173,31 +182,31 @@ class ChatEncoder:
         delta = {"role": "assistant", "content": ""} if self._wire.role_in_every_delta else {}
         reason = "tool_calls" if self._called else final.reason
         end = _event(self._chunk([{"index": 0, "delta": delta, "finish_reason": reason}]))
-        if self._ask.include_usage:
+        if self._params.include_usage:
             end += _event(self._chunk([]) | {"usage": usage(final)})
         return [end + _DONE]
 
     def broken(self, message: str, /) -> list[bytes]:
-        del message  # it is lost: the error becomes an answer with nothing in it
+        del message  # the error becomes an empty response
         choice = {"index": 0, "delta": self._role() | {"content": ""}, "finish_reason": None}
         return [_event(self._chunk([choice]) | {"model": ""})]
 
-    def whole(self, whole: Whole, /) -> bytes:
-        message: dict[str, Any] = {"role": "assistant", "content": whole.content}
-        if whole.thinking:
-            message["reasoning"] = whole.thinking
-        if whole.tool_calls:
-            message["tool_calls"] = _calls(whole.tool_calls)
-        reason = whole.final.reason if whole.final else None
+    def complete(self, completion: Completion, /) -> bytes:
+        message: dict[str, Any] = {"role": "assistant", "content": completion.content}
+        if completion.thinking:
+            message["reasoning"] = completion.thinking
+        if completion.tool_calls:
+            message["tool_calls"] = _calls(completion.tool_calls)
+        reason = completion.final.reason if completion.final else None
         choice = {
             "index": 0,
             "message": message,
-            "finish_reason": "tool_calls" if whole.tool_calls else reason,
+            "finish_reason": "tool_calls" if completion.tool_calls else reason,
         }
         body = {
             **self._frame("chat.completion"),
-            "choices": [_with_logprobs(choice, whole.logprobs)],
-            "usage": usage(whole.final),
+            "choices": [_with_logprobs(choice, completion.logprobs)],
+            "usage": usage(completion.final),
         }
         return encode(body) + b"\n"
 
@@ -213,7 +222,7 @@ class ChatEncoder:
             "id": self._id,
             "object": kind,
             "created": created,
-            "model": self._ask.model,
+            "model": self._params.model,
             "system_fingerprint": "fp_ollama",
         }
 
@@ -222,13 +231,13 @@ class ChatEncoder:
 
 
 class CompletionEncoder:
-    """Chunks of ``text_completion``, each with a usage of zeros if one was asked for."""
+    """Chunks of ``text_completion``, each with a usage of zeros if the request wants usage."""
 
     stream_headers: Headers = EVENTS
-    whole_headers: Headers = JSON
+    complete_headers: Headers = JSON
 
-    def __init__(self, ask: Ask, wire: Wire) -> None:
-        self._ask = ask
+    def __init__(self, params: GenerateParams, wire: Wire) -> None:
+        self._params = params
         self._wire = wire
         self._id = number_id("cmpl-", 999)
         self._created = int(time.time())
@@ -238,24 +247,24 @@ class CompletionEncoder:
 
     def final(self, final: Final, /) -> list[bytes]:
         end = _event(self._chunk([self._choice("", final.reason)]))
-        if self._ask.include_usage:
+        if self._params.include_usage:
             end += _event(self._chunk([]) | {"usage": usage(final)})
         return [end + _DONE]
 
     def broken(self, message: str, /) -> list[bytes]:
-        del message  # lost here, too
+        del message  # as above
         return [_event(self._chunk([self._choice("")]) | {"model": ""})]
 
-    def whole(self, whole: Whole, /) -> bytes:
-        reason = whole.final.reason if whole.final else None
+    def complete(self, completion: Completion, /) -> bytes:
+        reason = completion.final.reason if completion.final else None
         body = {
             "id": self._id,
             "object": "text_completion",
             "created": self._created,
-            "model": self._ask.model,
+            "model": self._params.model,
             "system_fingerprint": "fp_ollama",
-            "choices": [self._choice(whole.content, reason)],
-            "usage": usage(whole.final),
+            "choices": [self._choice(completion.content, reason)],
+            "usage": usage(completion.final),
         }
         return encode(body) + b"\n"
 
@@ -268,10 +277,10 @@ class CompletionEncoder:
             "object": "text_completion",
             "created": self._created if self._wire.one_created else int(time.time()),
             "choices": choices,
-            "model": self._ask.model,
+            "model": self._params.model,
             "system_fingerprint": "fp_ollama",
         }
-        return chunk | {"usage": usage(None)} if self._ask.include_usage else chunk
+        return chunk | {"usage": usage(None)} if self._params.include_usage else chunk
 
 
 def openai_refusal(refusal: Refusal, stream: bool) -> tuple[Headers, bytes]:  # noqa: FBT001  - Dialect.error

@@ -1,0 +1,800 @@
+"""What Ollama does not report: when it is asked, what is recorded, reported or refused."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from gateway.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Body, Dialect
+from gateway.errors import ContextLengthExceeded, InvalidRequestBody, UpstreamIncomplete
+from gateway.estimate import Estimate
+from gateway.models.catalog import ShowReply
+from gateway.models.context_window import ContextWindows
+from gateway.models.listing import Model
+from gateway.models.statistics import Statistics
+from gateway.proxy.integrity import (
+    MIN_OBSERVATIONS,
+    TRUNCATED_HEADER,
+    Truncation,
+    TruncationGuard,
+    assess,
+    implausible_bytes_per_token,
+    is_too_long,
+    learnable_bytes_per_token,
+    max_tokens,
+    suspicious_bytes_per_token,
+)
+from gateway.proxy.prompt import Prompt, max_object_count, measure
+from gateway.proxy.request import InferenceRequest, parse
+from gateway.telemetry.record import RequestRecord
+from tests.dialects.recorded import VERSIONS, Reply, bodies, replies
+from tests.simulator.replay import recorded, request_bytes
+
+from .fakes import FakeOllama, inference_request, request_record, truncation_guard
+
+NAME = "llama3.2:1b"
+LONG = Prompt(text_bytes=60_000, longest_bytes=60_000, counted=True)
+SHORT = Prompt(text_bytes=300, longest_bytes=300, counted=True)
+MIDDLE = Prompt(text_bytes=8000, longest_bytes=8000, counted=True)
+
+REFUSED_0_24 = b'{"error":"the input length exceeds the context length"}'
+REFUSED_0_33 = (
+    b'{"error":"{\\"error\\":{\\"code\\":400,\\"message\\":\\"request (2622 tokens) exceeds the '
+    b'available context size (512 tokens), try increasing it\\",\\"type\\":'
+    b'\\"exceed_context_size_error\\",\\"n_prompt_tokens\\":2622,\\"n_ctx\\":512}}"}'
+)
+REFUSALS = [REFUSED_0_24, REFUSED_0_33]
+
+
+def loaded(context: int = 4096, **shown: Any) -> FakeOllama:
+    return FakeOllama(loaded={NAME: context}, shown=shown)
+
+
+def body_of(said: bytes, dialect: Dialect = OPENAI) -> Body:
+    body = dialect.body()
+    body.feed(said)
+    return body
+
+
+def answered(tokens: int) -> Body:
+    return body_of(
+        b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":%d,"completion_tokens":5}}' % tokens
+    )
+
+
+def answered_record(tokens: int | None) -> RequestRecord:
+    record = request_record()
+    record.upstream_status, record.tokens_in = 200, tokens
+    return record
+
+
+async def at_the_end(
+    guard: TruncationGuard, request: InferenceRequest, record: RequestRecord
+) -> bool:
+    """Do what the pipeline does at the end of a response, then what follows in the background.
+
+    Returns True if the prompt was found to be truncated in the background.
+    """
+    must_ask = guard.record(request, record)
+    arguments = request.model, request.prompt, record.tokens_in
+    later = must_ask and await guard.check_later(*arguments)
+    guard.learn(*arguments)
+    return later
+
+
+# Before.
+
+
+async def test_a_short_prompt_asks_ollama_nothing() -> None:
+    """Neither before nor after, whatever is known of the context."""
+    ollama, record = loaded(), answered_record(80)
+    guard, call = truncation_guard(ollama, truncated_is_error=True), inference_request(prompt=SHORT)
+    assert not await guard.check_before(call)
+    assert await guard.check_response(call, record, 200, answered(80)) == []
+    await at_the_end(guard, call, record)
+
+    assert ollama.asked == []
+    assert record.prompt_truncated is None
+
+
+async def test_a_prompt_that_is_certainly_too_long_is_known_before() -> None:
+    """Before Ollama has reported anything."""
+    assert await truncation_guard(loaded()).check_before(inference_request(prompt=LONG))
+
+
+async def test_or_refused_before_ollama_works() -> None:
+    """With the context, and what the prompt has at the least."""
+    with pytest.raises(
+        ContextLengthExceeded, match=r"holds 4096 tokens.* at least 7500 "
+    ) as caught:
+        await truncation_guard(loaded(), truncated_is_error=True).check_before(
+            inference_request(prompt=LONG)
+        )
+
+    assert caught.value.headers == {"x-should-retry": "false"}
+
+
+@pytest.mark.parametrize(
+    ("ollama", "foreseen"),
+    [
+        (FakeOllama(loaded={}, shown={"parameters": "num_ctx 4096"}), True),
+        (FakeOllama(loaded={}, shown={"parameters": "num_ctx 16384"}), False),
+        (FakeOllama(loaded={}, shown={"model_info": {"llama.context_length": 4096}}), True),
+        (FakeOllama(loaded={}, shown={"model_info": {"llama.context_length": 131_072}}), False),
+        (FakeOllama(loaded={}, shown={}), False),
+        (FakeOllama(loaded={"other": 512}), False),
+        (FakeOllama(), False),
+    ],
+)
+async def test_a_model_that_is_not_loaded_is_asked_what_it_can_do(
+    ollama: FakeOllama, foreseen: bool
+) -> None:
+    """What cannot be known is not foreseen; an Ollama out of reach is nobody's error here."""
+    assert await truncation_guard(ollama).check_before(inference_request(prompt=LONG)) is foreseen
+
+
+async def test_a_caller_who_wants_to_be_cut_is() -> None:
+    """He said ``"truncate": true``: it is told, and no error."""
+    record = answered_record(4096)
+    guard = truncation_guard(loaded(), truncated_is_error=True)
+    call = inference_request(prompt=replace(LONG, truncate=True))
+
+    assert await guard.check_before(call)
+    assert await guard.check_response(call, record, 200, answered(4096)) == [TRUNCATED_HEADER]
+    assert record.prompt_truncated is True
+
+
+async def test_a_caller_who_wants_to_be_refused_is_not_called_cut() -> None:
+    """He said ``"truncate": false``: Ollama answers him itself."""
+    assert not await truncation_guard(loaded()).check_before(
+        inference_request(prompt=replace(LONG, truncate=False))
+    )
+
+
+async def test_a_call_with_a_context_of_its_own_is_measured_by_that() -> None:
+    """Only keys that may tune can ask for one."""
+    call = inference_request(prompt=replace(LONG, num_ctx=16_384))
+
+    assert not await truncation_guard(loaded(4096)).check_before(call)
+
+
+# After.
+
+
+@pytest.mark.parametrize("tokens", [4096, 2051])
+async def test_a_whole_answer_tells_it_in_its_head(tokens: int) -> None:
+    """In both versions; what was believed of the context is made sure of first."""
+    ollama, record = loaded(), answered_record(tokens)
+    call = inference_request(prompt=replace(LONG, text_bytes=17_000, longest_bytes=17_000))
+
+    assert await truncation_guard(ollama).check_response(call, record, 200, answered(tokens)) == [
+        TRUNCATED_HEADER
+    ]
+    assert record.prompt_truncated is True
+    assert set(ollama.asked) == {"ps", "show"}
+
+
+async def test_or_it_is_refused_after_all() -> None:
+    """The log knows that it was cut, and why it was withheld."""
+    record = answered_record(4096)
+    with pytest.raises(ContextLengthExceeded, match="holds 4096 tokens"):
+        await truncation_guard(loaded(), truncated_is_error=True).check_response(
+            inference_request(prompt=LONG), record, 200, answered(4096)
+        )
+
+    assert record.prompt_truncated is True
+
+
+async def test_a_window_that_is_known_decides_at_once() -> None:
+    """No client waits for a question to Ollama; it is asked afterwards all the same."""
+    contexts, ollama = ContextWindows(), loaded(4096)
+    contexts.update_from_ps(await ollama.ps())
+    record = answered_record(4096)
+    guard = truncation_guard(ollama, contexts=contexts)
+
+    assert guard.record(inference_request(prompt=MIDDLE), record)
+    assert record.prompt_truncated is True
+    assert ollama.asked == ["ps"]
+
+
+async def test_a_window_that_is_unknown_decides_later() -> None:
+    """The record says nothing, since Ollama must be asked first."""
+    record = answered_record(4096)
+
+    assert await at_the_end(truncation_guard(loaded()), inference_request(prompt=LONG), record)
+    assert record.prompt_truncated is None
+
+
+async def test_an_outdated_window_is_not_confirmed_later() -> None:
+    """The model was loaded anew, with a larger window, since Ollama was asked."""
+    contexts = ContextWindows()
+    contexts.update_from_ps(await loaded(2048).ps())
+    request = inference_request(prompt=MIDDLE)
+    guard = truncation_guard(loaded(8192), contexts=contexts)
+
+    assert not await at_the_end(guard, request, answered_record(2048))
+    assert contexts.in_force(request.model) == 8192
+    assert contexts.longest_prompt(request.model) is None
+
+
+async def test_a_belief_that_an_answer_contradicts_is_corrected() -> None:
+    """Somebody else had loaded the model with a shorter context; ours has loaded it anew."""
+    contexts = ContextWindows()
+    contexts.update_from_ps(await loaded(512).ps())
+    call = inference_request(prompt=MIDDLE)
+    await at_the_end(truncation_guard(loaded(8192), contexts=contexts), call, answered_record(2000))
+
+    assert contexts.in_force(call.model) == 8192
+
+
+@pytest.mark.parametrize(("status", "times"), [(404, 1), (500, 2)])
+async def test_a_model_that_could_not_be_shown_is_asked_for_again(status: int, times: int) -> None:
+    """Ollama was out of order: what it says then is not its word."""
+
+    class Failing(FakeOllama):
+        async def show(self, model: Model) -> ShowReply:
+            await super().show(model)
+            return ShowReply(status, b"{}")
+
+    ollama = Failing(loaded={}, shown={})
+    guard = truncation_guard(ollama)
+    for _ in range(2):
+        await guard.check_before(inference_request(prompt=LONG))
+
+    assert ollama.asked.count("show") == times
+
+
+async def test_what_was_foreseen_is_taken_back_where_ollama_knows_better() -> None:
+    """It reported more tokens than the context that we believed in."""
+    record = answered_record(9000)
+    call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096))
+    record.prompt_truncated = await guard.check_before(call)
+    assert record.prompt_truncated is True
+    await at_the_end(guard, call, record)
+
+    assert record.prompt_truncated is None
+
+
+async def test_a_stream_without_usage_is_assessed_by_its_bytes() -> None:
+    """Its client did not ask for the usage, so nothing else is known."""
+    long, middle = inference_request(prompt=LONG), inference_request(prompt=MIDDLE)
+
+    assert await at_the_end(truncation_guard(loaded()), long, answered_record(None))
+    assert not await at_the_end(truncation_guard(loaded()), middle, answered_record(None))
+
+
+async def test_what_was_judged_is_not_looked_at_again() -> None:
+    """One look at Ollama's memory for one answer that was cut."""
+    ollama, record = loaded(), answered_record(4096)
+    guard, call = truncation_guard(ollama), inference_request(prompt=LONG)
+    await guard.check_response(call, record, 200, answered(4096))
+    looks = list(ollama.asked)
+    await at_the_end(guard, call, record)
+
+    assert (bool(looks), ollama.asked) == (True, looks)
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, None])
+async def test_after_a_failure_nothing_is_concluded(status: int | None) -> None:
+    """A prompt that no model read was not cut."""
+    ollama, record = loaded(), answered_record(4096)
+    record.upstream_status = status
+    await at_the_end(truncation_guard(ollama), inference_request(prompt=LONG), record)
+
+    assert record.prompt_truncated is None
+    assert ollama.asked == []
+
+
+async def test_what_runs_elsewhere_is_none_of_our_business() -> None:
+    """Its context is not of this machine."""
+    ollama, record = loaded(), answered_record(4096)
+    remote = Model(
+        name=NAME, digest="d", size_bytes=None, parameters=None, remote=True, created=0, raw={}
+    )
+    guard, call = (
+        truncation_guard(ollama, truncated_is_error=True),
+        inference_request(prompt=LONG, model=remote),
+    )
+    assert not await guard.check_before(call)
+    await at_the_end(guard, call, record)
+
+    assert record.prompt_truncated is None
+    assert ollama.asked == []
+
+
+async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
+    """The longest of them, by what is usual for its bytes; a whole one is nobody's business."""
+    contexts = ContextWindows()
+    guard, call = truncation_guard(loaded(), contexts=contexts), inference_request(prompt=LONG)
+    await at_the_end(guard, inference_request(prompt=MIDDLE), answered_record(2000))
+    assert contexts.longest_prompt(call.model) is None
+    await at_the_end(guard, call, answered_record(4096))
+    await at_the_end(
+        guard,
+        inference_request(prompt=replace(LONG, text_bytes=30_000, longest_bytes=30_000)),
+        answered_record(4096),
+    )
+
+    assert contexts.longest_prompt(call.model) == 20_000
+
+
+async def test_and_of_one_that_was_refused() -> None:
+    """Before Ollama worked, and by Ollama itself."""
+    contexts = ContextWindows()
+    guard = truncation_guard(loaded(), contexts=contexts, truncated_is_error=True)
+    smaller = inference_request(prompt=replace(LONG, text_bytes=15_000, longest_bytes=15_000))
+    with pytest.raises(ContextLengthExceeded):
+        await guard.check_response(smaller, request_record(), 400, body_of(REFUSED_0_33, OLLAMA))
+    assert contexts.longest_prompt(smaller.model) == 5000
+    with pytest.raises(ContextLengthExceeded):
+        await guard.check_before(inference_request(prompt=LONG))
+
+    assert contexts.longest_prompt(smaller.model) == 20_000
+
+
+async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
+    """Ollama read it whole."""
+    contexts = ContextWindows()
+    call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096), contexts=contexts)
+    assert await guard.check_before(call)
+    await at_the_end(guard, call, answered_record(9000))
+
+    assert contexts.longest_prompt(call.model) is None
+
+
+# Ollama's own refusal.
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+async def test_ollamas_refusal_to_cut_gets_our_word(said: bytes) -> None:
+    """Each version has its own, which no client knows."""
+    guard = truncation_guard(loaded(), truncated_is_error=True)
+    with pytest.raises(ContextLengthExceeded):
+        await guard.check_response(
+            inference_request(prompt=LONG), request_record(), 400, body_of(said, OLLAMA)
+        )
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+async def test_it_passes_as_it_is_unless_the_owner_wants_errors(said: bytes) -> None:
+    """Its caller has asked for it."""
+    record = request_record()
+
+    assert (
+        await truncation_guard().check_response(
+            inference_request(prompt=LONG), record, 400, body_of(said, OLLAMA)
+        )
+        == []
+    )
+
+
+async def test_other_refusals_pass_as_they_are() -> None:
+    """Of all that was recorded, one case is about the context."""
+    guard, refused = truncation_guard(truncated_is_error=True), set()
+    for reply in bodies():
+        try:
+            await guard.check_response(
+                inference_request(prompt=SHORT),
+                request_record(),
+                reply.status,
+                body_of(reply.body, reply.dialect),
+            )
+        except ContextLengthExceeded:
+            refused.add(reply.case)
+
+    assert refused == {"api-embed-no-truncate"}
+
+
+# Answers that broke off.
+
+
+async def test_of_all_that_was_recorded_the_broken_answers_are_refused_and_no_others() -> None:
+    """Both versions, every dialect; a retry would end in the same way."""
+    guard, refused = truncation_guard(incomplete_is_error=True), set()
+    for reply in bodies():
+        try:
+            await guard.check_response(
+                inference_request(prompt=SHORT),
+                request_record(),
+                reply.status,
+                body_of(reply.body, reply.dialect),
+            )
+        except UpstreamIncomplete:
+            refused.add((reply.version, reply.case))
+
+    assert refused == {
+        (version, f"repeat-limit-{case}")
+        for version in ("0.24.0", "0.33.0")
+        for case in ("chat", "completions", "messages", "native-generate", "responses")
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "said"),
+    [
+        (OPENAI, b'{"choices":[{"message":{},"finish_reason":null}]}'),
+        (ANTHROPIC, b'{"type":"message","content":[]}'),
+        (RESPONSES, b'{"output":[{"type":"function_call"}],"usage":{"output_tokens":0}}'),
+        (OLLAMA, b'{"done":false}'),
+    ],
+    ids=["openai", "anthropic", "responses", "ollama"],
+)
+async def test_by_default_they_pass(dialect: Dialect, said: bytes) -> None:
+    """The relay notes them."""
+    body = body_of(said, dialect)
+    assert body.incomplete
+
+    assert (
+        await truncation_guard().check_response(
+            inference_request(prompt=SHORT), request_record(), 200, body
+        )
+        == []
+    )
+
+
+async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
+    """The same request would end in the same way."""
+    guard, body = truncation_guard(incomplete_is_error=True), body_of(b'{"done":false}', OLLAMA)
+    with pytest.raises(UpstreamIncomplete, match="repeated itself") as caught:
+        await guard.check_response(inference_request(prompt=SHORT), request_record(), 200, body)
+
+    assert caught.value.headers["x-should-retry"] == "false"
+
+
+# Learning.
+
+
+@dataclass(slots=True)
+class Course:
+    """Calls of one model, one after the other."""
+
+    statistics: Statistics = field(default_factory=Statistics)
+    contexts: ContextWindows = field(default_factory=ContextWindows)
+    ollama: FakeOllama = field(default_factory=loaded)
+
+    @property
+    def guard(self) -> TruncationGuard:
+        return truncation_guard(self.ollama, contexts=self.contexts, statistics=self.statistics)
+
+    async def answer(self, prompt: Prompt, tokens: int) -> bool:
+        record = answered_record(tokens)
+        request = inference_request(prompt=prompt)
+        await self.guard.check_response(request, record, 200, answered(tokens))
+        await at_the_end(self.guard, request, record)
+        return bool(record.prompt_truncated)
+
+
+async def test_a_learned_is_learned_from_prompts_that_were_whole() -> None:
+    """Each counts once; those that were cut, or may have been, teach nothing."""
+    course = Course()
+    for _ in range(4):
+        assert not await course.answer(MIDDLE, 2000)
+    assert await course.answer(LONG, 4096)
+    assert not await course.answer(MIDDLE, 2051)
+
+    learned = course.statistics.bytes_per_token(NAME)
+    assert (learned.count, learned.mean) == (4, 4.0)
+
+
+async def test_what_is_learned_tells_more() -> None:
+    """A language of 2.5 bytes per token: half of the context, and text for a little more than all.
+
+    Before, it could have been English of just that length.
+    """
+    course = Course()
+    cut = Prompt(text_bytes=10_500, longest_bytes=10_500, counted=True)
+    assert not await course.answer(cut, 2051)
+    for tokens in (1500, 1600, 1700, 1800, 1900, 1950):
+        size = int(2.5 * tokens)
+        await course.answer(Prompt(text_bytes=size, longest_bytes=size, counted=True), tokens)
+
+    assert course.statistics.bytes_per_token(NAME) != Estimate()
+    assert await course.answer(cut, 2051)
+
+
+# The decision.
+
+
+CONTEXT = 4096
+NOTHING = Estimate()
+USUAL = Estimate(mean=4.0, deviation=0.2, count=50)
+
+GENERATES = Prompt(text_bytes=16_000, longest_bytes=16_000, counted=True)
+EMBEDS = replace(GENERATES, embeds=True)
+
+CUT = {"chat-context-overflow", "embeddings-long"}
+CONTEXTS = {"tinybert": 512}
+INFERENCE = ("/v1/chat", "/v1/comp", "/v1/emb", "/v1/resp", "/v1/mess", "/api/chat", "/api/gen")
+
+
+def sized(text_bytes: int, **changes: Any) -> Prompt:
+    return replace(GENERATES, text_bytes=text_bytes, longest_bytes=text_bytes, **changes)
+
+
+def checked(
+    prompt: Prompt, tokens: int | None, *, context: int = CONTEXT, learned: Estimate = NOTHING
+) -> Truncation:
+    return assess(prompt, tokens=tokens, context=context, learned=learned)
+
+
+# What was recorded.
+
+
+def tokens_of(reply: Reply) -> int | None:
+    reader = reply.dialect.scanner() if reply.streamed else reply.dialect.body()
+    reader.feed(reply.body)
+    return reader.usage.tokens_in
+
+
+def recorded_prompts() -> list[Any]:
+    found = []
+    for reply in replies():
+        case = recorded(reply.version)[reply.case]
+        path = case["request"]["path"]
+        if reply.status != 200 or not path.startswith((*INFERENCE, "/api/embed")):
+            continue
+        data = request_bytes(case).partition(b"\r\n\r\n")[2]
+        try:
+            fields = parse(data)
+        except InvalidRequestBody:
+            continue
+        name = json.loads(bytes(fields["model"])).lower()
+        prompt = measure(fields, path, max_objects=max_object_count(data))
+        context = CONTEXTS.get(name, CONTEXT)
+        found.append(pytest.param(reply, prompt, context, id=str(reply)))
+    return found
+
+
+@pytest.mark.parametrize(("reply", "prompt", "context"), recorded_prompts())
+def test_of_all_that_was_recorded_the_cut_prompts_are_told_and_no_others(
+    reply: Reply, prompt: Prompt, context: int
+) -> None:
+    """Whether or not anything was learned of the model."""
+    expected = Truncation.CERTAIN if reply.case in CUT else Truncation.NONE
+    tokens = tokens_of(reply)
+
+    for learned in (NOTHING, USUAL, Estimate(mean=1.2, deviation=0.1, count=50)):
+        assert checked(prompt, tokens, context=context, learned=learned) is expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_was_cut_is_too_long_by_its_bytes_alone(version: str) -> None:
+    """Nine thousand words for a context of 4096, and three thousand for one of 512."""
+    for case in CUT:
+        data = request_bytes(recorded(version)[case]).partition(b"\r\n\r\n")[2]
+        path = recorded(version)[case]["request"]["path"]
+        prompt = measure(parse(data), path, max_objects=max_object_count(data))
+        context = 512 if prompt.embeds else CONTEXT
+
+        assert is_too_long(prompt, context, NOTHING)
+
+
+# Each signature.
+
+
+@pytest.mark.parametrize("learned", [NOTHING, USUAL])
+def test_the_whole_context_speaks_for_itself(learned: Estimate) -> None:
+    """Half a percent more or less of text tells nothing."""
+    for text_bytes in (12_000, 16_384, 17_000, 60_000):
+        assert checked(sized(text_bytes), CONTEXT, learned=learned) is Truncation.CERTAIN
+        assert checked(
+            sized(text_bytes), CONTEXT - 1, learned=learned
+        ) is not Truncation.CERTAIN or (text_bytes == 60_000)
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3, 13, 32])
+def test_half_of_the_context_is_a_cut_prompt_if_there_is_text_for_twice_as_much(kept: int) -> None:
+    """A prompt of just that length has as many bytes as any other."""
+    tokens = CONTEXT // 2 + kept
+
+    assert checked(sized(4 * CONTEXT + 500), tokens, learned=USUAL) is Truncation.CERTAIN
+    assert checked(sized(4 * CONTEXT + 500), tokens) is Truncation.CERTAIN
+    assert checked(sized(4 * tokens), tokens, learned=USUAL) is Truncation.SUSPICIOUS
+    assert checked(sized(4 * CONTEXT + 500), tokens + 200, learned=USUAL) is Truncation.NONE
+
+
+def test_an_embedding_may_lack_its_marks() -> None:
+    """Or be cut to what Ollama embeds at once, where the context is longer than that."""
+    for context, tokens in ((512, 512), (512, 511), (512, 510), (8192, 2048), (8192, 2046)):
+        prompt = replace(EMBEDS, text_bytes=5 * 2048 * 2, longest_bytes=5 * 512)
+        assert checked(prompt, tokens, context=context, learned=USUAL) is Truncation.CERTAIN
+    whole = replace(EMBEDS, text_bytes=4 * 511, longest_bytes=4 * 511)
+
+    assert checked(whole, 511, context=512, learned=USUAL) is Truncation.SUSPICIOUS
+
+
+def test_texts_to_embed_are_cut_each_on_its_own() -> None:
+    """All of them: told by their sum. Some of them: only by a text that surely is too long."""
+    three = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=3000)
+    mixed = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=8900)
+
+    assert checked(three, 3 * 512, context=512, learned=USUAL) is Truncation.CERTAIN
+    assert checked(three, 1535, context=512, learned=USUAL) is Truncation.SUSPICIOUS
+    assert checked(mixed, 540, context=512, learned=USUAL) is Truncation.CERTAIN
+
+
+def test_a_conversation_that_lost_messages_is_told_when_much_is_missing() -> None:
+    """Any number of tokens can be left; a little less is what texts differ by."""
+    long = sized(60_000, messages=20)
+    longer = sized(18_000, messages=20)
+
+    assert checked(long, 3900) is Truncation.CERTAIN
+    assert checked(long, 3900, learned=USUAL) is Truncation.CERTAIN
+    assert checked(longer, 3900, learned=USUAL) is Truncation.NONE
+    assert checked(sized(26_000, messages=20), 3900, learned=USUAL) is Truncation.SUSPICIOUS
+    assert checked(sized(26_000, messages=1), 3900, learned=USUAL) is Truncation.NONE
+
+
+# What is never told.
+
+
+@given(
+    tokens=st.integers(1, 10_000) | st.none(),
+    text_bytes=st.integers(0, CONTEXT // 2 - 1),
+    learned=st.builds(Estimate, st.floats(0.5, 20), st.floats(0, 5), st.integers(0, 100)),
+    embeds=st.booleans(),
+)
+def test_a_prompt_far_below_the_context_is_never_cut(
+    tokens: int | None, text_bytes: int, learned: Estimate, embeds: bool
+) -> None:
+    """Half as many bytes as there is room for tokens, whatever else seems to be."""
+    prompt = sized(text_bytes, embeds=embeds)
+
+    assert checked(prompt, tokens, learned=learned) is Truncation.NONE
+
+
+@given(
+    tokens=st.integers(1, 10_000) | st.none(),
+    text_bytes=st.integers(0, 10_000_000),
+    context=st.integers(16, 200_000),
+)
+def test_a_caller_who_is_refused_instead_is_not_cut(
+    tokens: int | None, text_bytes: int, context: int
+) -> None:
+    """``"truncate": false``: Ollama did not cut it, or it is no Ollama that we know."""
+    prompt = sized(text_bytes, truncate=False)
+
+    assert checked(prompt, tokens, context=context) is Truncation.NONE
+
+
+def test_more_tokens_than_the_context_mean_that_it_is_another_one() -> None:
+    """What was believed of it is wrong, so nothing follows from it."""
+    assert checked(sized(200_000), 5000, learned=USUAL) is Truncation.NONE
+
+
+@given(
+    tokens=st.integers(64, CONTEXT - 1),
+    learned=st.floats(0.6, 5.4),
+    messages=st.integers(1, 40),
+)
+def test_text_of_usual_learned_is_never_told(tokens: int, learned: float, messages: int) -> None:
+    """A whole prompt, of any length but exactly the context."""
+    prompt = sized(int(tokens * learned), messages=messages)
+
+    assert checked(prompt, tokens) is not Truncation.CERTAIN
+    assert checked(prompt, tokens, learned=USUAL) is not Truncation.CERTAIN
+
+
+# What is learned.
+
+
+@given(st.floats(0.5, 8), st.integers(1, 100))
+def test_what_is_learned_never_makes_text_in_english_suspicious_bytes_per_token(
+    mean: float, count: int
+) -> None:
+    """Prompts in another language taught it; the next one is in English, with 4 bytes or so."""
+    learned = Estimate(mean=mean, deviation=0.0, count=count)
+
+    assert suspicious_bytes_per_token(learned) >= 4.0
+    assert implausible_bytes_per_token(learned) >= max(6.0, suspicious_bytes_per_token(learned))
+
+
+def test_a_few_observations_count_for_nothing() -> None:
+    """The first prompts may all be the same odd one."""
+    few = Estimate(mean=7.0, deviation=0.0, count=MIN_OBSERVATIONS - 1)
+
+    assert suspicious_bytes_per_token(few) == suspicious_bytes_per_token(NOTHING)
+    assert implausible_bytes_per_token(few) == implausible_bytes_per_token(NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "shown"),
+    [
+        (sized(8000), 2000, 4.0),
+        (sized(2048), 512, 4.0),
+        (sized(2044), 511, None),
+        (sized(8000), None, None),
+        (sized(8000, counted=False), 2000, None),
+        (sized(16_384), 4096, None),
+        (sized(16_380), 4095, 4.0),
+        (sized(16_500), 2051, None),
+        (sized(8204), 2051, None),
+        (sized(400), 2000, None),
+        (sized(60_000), 3000, None),
+    ],
+    ids=[
+        *("usual", "an eighth", "too short", "no usage", "with pictures", "the context"),
+        *("below it", "cut to half", "may be cut", "more tokens than bytes", "no such learned"),
+    ],
+)
+def test_only_a_prompt_that_surely_was_whole_teaches(
+    prompt: Prompt, tokens: int | None, shown: float | None
+) -> None:
+    """And one long enough that the template around it does not count."""
+    found = learnable_bytes_per_token(prompt, tokens=tokens, context=CONTEXT, learned=NOTHING)
+
+    assert found == shown
+
+
+# A thousand prompts near the limit.
+
+
+def kept_tokens(version: str, length: int) -> int:
+    """What is left of a prompt, by each version's own rule; 5 tokens of its beginning are kept."""
+    if version == "0.24.0":
+        return min(length, CONTEXT)
+    return length if length < CONTEXT else CONTEXT - (CONTEXT - 5) // 2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("taught", [0, 40])
+def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
+    version: str, taught: int
+) -> None:
+    """A tenth longer or shorter than the context, in texts of 3 to 5.5 bytes per token.
+
+    Only a prompt of exactly the context is told and was whole, in 0.24: nothing tells it from one
+    that is longer.
+    """
+    chance, learned = random.Random(11), NOTHING  # noqa: S311  - the same prompts each time
+    for _ in range(taught):
+        learned = learned.with_sample(chance.gauss(4.2, 0.4))
+    found: Counter[tuple[str, bool]] = Counter()
+    for _ in range(1000):
+        length = chance.randint(int(0.9 * CONTEXT), int(1.1 * CONTEXT))
+        prompt = sized(int(length * min(5.5, max(3.0, chance.gauss(4.2, 0.4)))))
+        tokens = kept_tokens(version, length)
+        was = "cut" if tokens < length else "exactly" if length == CONTEXT else "send"
+        found[was, checked(prompt, tokens, learned=learned) is Truncation.CERTAIN] += 1
+
+    assert found["send", True] == 0
+    assert found["exactly", True] <= 2
+    assert found["cut", False] <= 5
+    assert min(found["send", False], found["cut", True]) > 400
+
+
+# How long it was.
+
+
+@pytest.mark.parametrize(
+    ("learned", "most"),
+    [
+        (NOTHING, 4000),
+        (Estimate(mean=4.0, deviation=0.2, count=MIN_OBSERVATIONS - 1), 4000),
+        (Estimate(mean=4.0, deviation=0.2, count=MIN_OBSERVATIONS), 3334),
+        (Estimate(mean=2.0, deviation=1.5, count=50), 12_000),
+        (Estimate(mean=0.6, deviation=0.2, count=50), 24_000),
+    ],
+)
+def test_a_prompts_length_is_told_rather_too_large(learned: Estimate, most: int) -> None:
+    """Whoever makes a context for it wants it to be enough."""
+    assert max_tokens(sized(12_000), learned) == most
+
+
+def test_of_several_texts_the_longest_counts() -> None:
+    """Each is read on its own."""
+    prompt = replace(EMBEDS, text_bytes=90_000, longest_bytes=12_000, inputs=10)
+
+    assert max_tokens(prompt, NOTHING) == 4000
+
+
+def test_what_cannot_be_counted_has_no_length() -> None:
+    """A picture, or a text as numbers."""
+    assert max_tokens(sized(12_000, counted=False), NOTHING) is None
