@@ -27,7 +27,6 @@ from gateway.telemetry import Telemetry
 from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.recent import Recent
-from gateway.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +44,8 @@ class Gateway:
     log: Logger
 
     @property
-    def catalog(self) -> Catalog:
-        return self.host.catalog
-
-    @property
     def scheduler(self) -> Scheduler:
         return self.host.scheduler
-
-    @property
-    def upstream(self) -> Upstream:
-        return self.host.upstream
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

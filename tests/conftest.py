@@ -40,4 +40,4 @@ async def left_empty(gateway: Running) -> None:
     assert repr(gateway.gateway.scheduler) == (
         f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
-    assert "0 in use" in repr(gateway.gateway.upstream)
+    assert "0 in use" in repr(gateway.gateway.host.upstream)

@@ -185,7 +185,7 @@ class _Admin:
         gateway = self._gateway
         reason = not_ready_reason(
             draining=gateway.handler.draining,
-            upstream_up=gateway.catalog.up,
+            upstream_up=gateway.host.catalog.up,
             ollama_url=gateway.settings.ollama.url,
             keys=gateway.keys.keys,
             key_file_error=gateway.keys.broken,
@@ -200,7 +200,7 @@ class _Admin:
         failure: GatewayError | None = None
         cached: CachedList | None = None
         try:
-            cached = await self._gateway.catalog.get(max_age=0.0)
+            cached = await self._gateway.host.catalog.get(max_age=0.0)
         except (UpstreamUnreachable, UpstreamProtocolError) as error:
             failure = error
         if cached is not None and cached.stale:
@@ -226,7 +226,7 @@ class _Admin:
         model_list: CachedList | None = None
         error: str | None = None
         try:
-            model_list = await gateway.catalog.get()
+            model_list = await gateway.host.catalog.get()
         except (UpstreamUnreachable, UpstreamProtocolError) as failure:
             error = failure.message
         # From here on nothing is awaited: all parts are of the same moment. Whether Ollama is up
@@ -238,7 +238,7 @@ class _Admin:
                 version=gateway.version,
                 draining=gateway.handler.draining,
                 ollama_url=gateway.settings.ollama.url,
-                upstream_up=gateway.catalog.up,
+                upstream_up=gateway.host.catalog.up,
                 model_list=model_list,
                 model_list_error=error,
                 scheduler=gateway.scheduler.snapshot(),

@@ -28,7 +28,7 @@ CHAT = {"model": "llama3.2:1b", "messages": [{"role": "user", "content": "hello"
 @pytest.fixture
 async def admin(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the admin listener, once the gateway has Ollama's list."""
-    await gateway.gateway.catalog.get(max_age=0.0)
+    await gateway.gateway.host.catalog.get(max_age=0.0)
     async with httpx.AsyncClient(base_url=gateway.admin_url, trust_env=False) as client:
         yield client
 
@@ -174,7 +174,7 @@ async def test_readiness_follows_ollama(
     assert (await admin.get("/readyz")).text == "ready\n"
 
     await sim.stop()
-    await gateway.gateway.catalog.get(max_age=0.0)
+    await gateway.gateway.host.catalog.get(max_age=0.0)
     away = await admin.get("/readyz")
 
     assert away.status_code == 503
@@ -185,7 +185,7 @@ async def test_readiness_follows_ollama(
     assert status.problems[0].code == "upstream_unreachable"
 
     await sim.start()
-    await gateway.gateway.catalog.get(max_age=0.0)
+    await gateway.gateway.host.catalog.get(max_age=0.0)
 
     assert (await admin.get("/readyz")).status_code == 200
 

@@ -131,7 +131,7 @@ async def test_the_page_shows_the_status(
 ) -> None:
     """Every section, with hostile names as text."""
     sim.pull(SimulatedModel("llama3.2:3b", "3.2B", 2_000_000_000))
-    await gateway.gateway.catalog.get(max_age=0.0)
+    await gateway.gateway.host.catalog.get(max_age=0.0)
     make_busy(gateway.gateway, monkeypatch)
     page = Elements(await rendered(f"{gateway.admin_url}/status", tmp_path))
     text = " ".join(page.text.split())
@@ -186,7 +186,7 @@ async def test_the_page_says_why_it_has_no_status(
 async def test_the_page_works_with_a_key(sim: Simulator, tmp_path: Path) -> None:
     """Off loopback, with the key in the URL, as a browser keeps it after its login dialog."""
     async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
-        await gateway.gateway.catalog.get(max_age=0.0)
+        await gateway.gateway.host.catalog.get(max_age=0.0)
         key = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
         url = f"http://owner:{key}@127.0.0.1:{gateway.serving.admin.port}/status"
         page = Elements(await rendered(url, tmp_path))

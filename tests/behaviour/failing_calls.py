@@ -118,10 +118,10 @@ async def unknown_model(scene: Scene) -> Told:
 
 
 async def nothing_pulled(scene: Scene) -> Told:
-    listing = (await scene.gateway.gateway.catalog.get()).listing
+    listing = (await scene.gateway.gateway.host.catalog.get()).listing
     for model in listing.models:
         scene.sim.remove(model.name)
-    await scene.gateway.gateway.catalog.get(max_age=0.0)
+    await scene.gateway.gateway.host.catalog.get(max_age=0.0)
     return await scene.ask()
 
 

@@ -62,7 +62,7 @@ async def while_draining(scene: Scene) -> Told:
 
 
 async def ollama_is_away(scene: Scene) -> Told:
-    await scene.gateway.gateway.catalog.get()
+    await scene.gateway.gateway.host.catalog.get()
     await scene.sim.stop()
     return await scene.ask()
 
@@ -172,7 +172,7 @@ async def bug_in_the_middle(scene: Scene) -> Told:
 
     class Breaking:
         def open(self, *asked: Any) -> Broken:
-            return Broken(scene.gateway.gateway.upstream.open(*asked))
+            return Broken(scene.gateway.gateway.host.upstream.open(*asked))
 
     pipeline._upstream = Breaking()
     return await scene.ask(stream=True)

@@ -118,7 +118,7 @@ async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) ->
         await is_logged(here, "first_byte")
         await until(lambda: here.gateway.gateway.scheduler.idle)
 
-        assert repr(here.gateway.gateway.upstream).startswith("<Upstream 0 in use")
+        assert repr(here.gateway.gateway.host.upstream).startswith("<Upstream 0 in use")
 
 
 # (d) In the middle of the response.

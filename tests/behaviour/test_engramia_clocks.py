@@ -19,7 +19,7 @@ from .engramia import by_path
 def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[Deadlines]:
     """The clocks of every call that goes to Ollama from here on."""
     used: list[Deadlines] = []
-    upstream = gateway.gateway.upstream
+    upstream = gateway.gateway.host.upstream
     really = upstream.open
 
     def open_(request: Outgoing, timeouts: Deadlines) -> AbstractAsyncContextManager[Reply]:

@@ -51,7 +51,7 @@ async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.blocked == 1)
-            (connection,) = gateway.gateway.upstream._in_use
+            (connection,) = gateway.gateway.host.upstream._in_use
             held = int(repr(connection._reply).split(", ")[1].split()[0])
             await slow.head()
             size = 0

@@ -225,7 +225,7 @@ async def test_an_answer_in_one_piece_that_stops_in_the_middle(
     """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
     settings = {**timeouts(total_timeout=SHORT), "limits": {"read_ahead_bytes": 4096}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
-        await scene.gateway.gateway.catalog.get()
+        await scene.gateway.gateway.host.catalog.get()
         await scene.sim.stop()
         async with _stopping_after(sent, scene.sim.port):
             told = await scene.ask()
@@ -332,7 +332,7 @@ def _clocks_of(scene: Scene) -> list[Deadlines]:
     class Noting:
         def open(self, outgoing: Any, timeouts: Deadlines) -> Any:
             asked.append(timeouts)
-            return scene.gateway.gateway.upstream.open(outgoing, timeouts)
+            return scene.gateway.gateway.host.upstream.open(outgoing, timeouts)
 
     pipeline._upstream = Noting()
     return asked

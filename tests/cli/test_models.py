@@ -56,7 +56,7 @@ def command_for(folder: Path, admin: str) -> Command:
 
 @pytest.fixture
 async def models(gateway: Running, tmp_path: Path) -> Command:
-    await gateway.gateway.catalog.get(max_age=0.0)
+    await gateway.gateway.host.catalog.get(max_age=0.0)
     return command_for(tmp_path, str(gateway.serving.admin))
 
 
@@ -208,7 +208,7 @@ async def test_off_loopback_a_key_comes_from_a_file_or_stdin(
 ) -> None:
     """The error names the option. 0.0.0.0 is reached on loopback."""
     async with running(sim.url, tmp_path, listen={"admin": "0.0.0.0:0"}) as gateway:
-        await gateway.gateway.catalog.get(max_age=0.0)
+        await gateway.gateway.host.catalog.get(max_age=0.0)
         secret = gateway.new_key("owner", scopes=frozenset({Scope.ADMIN}))
         file = tmp_path / "owner.key"
         file.write_text(f"{secret}\n")
