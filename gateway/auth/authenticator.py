@@ -60,7 +60,7 @@ class Authenticator:
 
     The secrets are verified first, and the failures of the client address only decide how a
     failed request is refused. All tunnels connect from one address, so a valid key must never be
-    refused because of somebody else's failures.
+    refused because of the failures of other clients.
 
     Args:
         keys: The valid keys. Its index maps the digest of a secret to the finished principal, so

@@ -80,9 +80,6 @@ class Principal:
     weight: float = 1.0
     batch: bool = False
 
-    def in_scope(self, scope: Scope) -> bool:
-        return scope in self.scopes
-
     def may_use(self, model: str) -> bool:
         """Return True if ``models`` matches this canonical name; says nothing about the cloud."""
         return matches_any(self.models, model)

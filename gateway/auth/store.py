@@ -5,7 +5,6 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Final, Never
 
@@ -17,7 +16,7 @@ from gateway.auth.keyfile import (
     stamp_of,
     warning_about,
 )
-from gateway.auth.keys import Credential, Key, KeyState, credentials_of, digest_of
+from gateway.auth.keys import Credential, Key, credentials_of, digest_of
 
 WATCH_INTERVAL: Final = 1.0
 """Seconds between two looks at the file."""
@@ -119,10 +118,6 @@ class KeyStore:
     def broken(self) -> str | None:
         """Why the file cannot be used now; the last valid keys stay in effect meanwhile."""
         return None if self._status is None else self._status.broken
-
-    def active(self, now: datetime) -> tuple[Key, ...]:
-        """The keys that are valid."""
-        return tuple(key for key in self._valid.keys if key.state(now) is KeyState.ACTIVE)
 
     def find(self, secret: str) -> Credential | None:
         """The credential of a secret, in whatever state; None if the secret is unknown."""

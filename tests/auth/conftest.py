@@ -1,6 +1,6 @@
-"""Property tests here have no deadline for an example: a busy machine is not a failure."""
+"""Property tests here have no deadline for an example, because machines can be busy."""
 
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")

@@ -172,16 +172,6 @@ def states(key: Key, now: datetime) -> dict[str, KeyState]:
 # Principals
 
 
-def test_no_scope_includes_another() -> None:
-    admin = Principal(key="a", scopes=frozenset({Scope.ADMIN}))
-
-    assert [admin.in_scope(scope) for scope in (Scope.DISCOVERY, Scope.INFERENCE, Scope.ADMIN)] == [
-        False,
-        False,
-        True,
-    ]
-
-
 def test_the_default_allows_every_model_and_no_cloud() -> None:
     principal = Principal(key="a", scopes=frozenset({Scope.INFERENCE}))
 
