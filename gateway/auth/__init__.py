@@ -1,1 +1,1 @@
-"""Who may do what: keys and how they are presented, permissions, rates."""
+"""Authentication: keys and their file, credentials of requests, client addresses, rate limits."""

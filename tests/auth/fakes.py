@@ -30,7 +30,7 @@ class Clock:
 
 
 def headers(*pairs: tuple[str, str], **single: str) -> CIMultiDictProxy[str]:
-    """As aiohttp gives them; an underscore in a name stands for a hyphen."""
+    """As aiohttp gives them; an underscore in a name means a hyphen."""
     both = [*pairs, *((name.replace("_", "-"), value) for name, value in single.items())]
     return CIMultiDictProxy(CIMultiDict(both))
 
