@@ -1,4 +1,4 @@
-"""The clients that people use, pointed at a gateway under test."""
+"""Real clients, pointed at a gateway under test."""
 
 import os
 from collections.abc import AsyncIterator
@@ -13,10 +13,10 @@ from openai.types.chat import ChatCompletionMessageParam
 from gateway.simulator import Simulator
 from tests.harness import Running
 
-REAL_OLLAMA = os.environ.get("GATEWAY_TEST_OLLAMA", "")  # noqa: TID251  - a switch for who runs the tests
+REAL_OLLAMA = os.environ.get("GATEWAY_TEST_OLLAMA", "")  # noqa: TID251  - a switch for the person who runs the tests
 """Where a real Ollama listens, for the tests that can do without the simulated one."""
 
-PATIENCE = 300.0 if REAL_OLLAMA else 10.0
+TIMEOUT = 300.0 if REAL_OLLAMA else 10.0
 """Seconds that a client waits: a real model may have to be loaded."""
 
 MODEL = "llama3.2:1b"
@@ -39,8 +39,9 @@ INFERENCE = frozenset(
 
 @dataclass(slots=True)
 class Clients:
-    """One of each, none of which repeats a failed request, each with the gateway's own key in its
-    own way. Made when first used: each reads all root certificates, which is most of a test's time.
+    """One of each, none of which retries, each with the gateway's key in its own way.
+
+    Made when first used: each reads all root certificates, which is most of a test's time.
     """
 
     gateway: Running
@@ -60,7 +61,7 @@ class Clients:
     def anthropic(self) -> anthropic.AsyncAnthropic:
         if self._anthropic is None:
             self._anthropic = anthropic.AsyncAnthropic(
-                base_url=self.gateway.url, api_key=self.gateway.key, max_retries=0, timeout=PATIENCE
+                base_url=self.gateway.url, api_key=self.gateway.key, max_retries=0, timeout=TIMEOUT
             )
             self.stack.push_async_exit(self._anthropic)
         return self._anthropic
@@ -69,7 +70,7 @@ class Clients:
     def ollama(self) -> ollama.AsyncClient:
         if self._ollama is None:
             self._ollama = ollama.AsyncClient(
-                host=self.gateway.url, headers=self.gateway.bearer, timeout=PATIENCE
+                host=self.gateway.url, headers=self.gateway.bearer, timeout=TIMEOUT
             )
             self.stack.push_async_exit(self._ollama)
         return self._ollama
@@ -89,12 +90,12 @@ def openai_at(
         base_url=gateway.url + path,
         api_key=key or gateway.key,
         max_retries=retries,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
 
 
 def user(text: str) -> ChatCompletionMessageParam:
-    """A message; the simulator says whatever follows ``SAY:``."""
+    """A message; the simulator generates what follows ``SAY:``."""
     return {"role": "user", "content": text}
 
 

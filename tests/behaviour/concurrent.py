@@ -10,9 +10,9 @@ from gateway.simulator import Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
+from .dialect_specs import OPENAI
 from .failing import until
-from .speech import OPENAI
-from .wire import Told, ask
+from .wire import RawResponse, fetch
 
 MIB = 1 << 20
 OTHER = "qwen2.5-coder:7b"
@@ -31,15 +31,17 @@ async def house(
         await left_empty(gateway)
 
 
-async def say(gateway: Running, words: str = "well", *, key: str = "", model: str = "") -> Told:
+async def say(
+    gateway: Running, words: str = "well", *, key: str = "", model: str = ""
+) -> RawResponse:
     """One call, which the simulator answers with ``words``."""
     headers = {"Authorization": f"Bearer {key or gateway.key}"}
     body = OPENAI.body(model or OPENAI.body()["model"])
     body["messages"] = [{"role": "user", "content": f"SAY: {words}"}]
-    return await ask(gateway.port, OPENAI.path, body, headers=headers)
+    return await fetch(gateway.port, OPENAI.path, body, headers=headers)
 
 
-def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio.Task[Told]:
+def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio.Task[RawResponse]:
     return group.create_task(say(gateway, **terms))
 
 
@@ -50,9 +52,9 @@ async def in_house(gateway: Running, active: int, queued: int) -> None:
     await until(lambda: repr(gateway.gateway.scheduler) == wanted)
 
 
-def code_of(told: Told) -> str:
+def code_of(told: RawResponse) -> str:
     return str(told.json()["error"]["code"])
 
 
-def text_of(told: Told) -> str:
+def text_of(told: RawResponse) -> str:
     return str(told.json()["choices"][0]["message"]["content"])

@@ -18,7 +18,7 @@ class Family:
 
     path: str
     body: dict[str, Any]
-    whole: Callable[[Clients], Awaitable[str | None]]
+    complete: Callable[[Clients], Awaitable[str | None]]
     pieces: Callable[[Clients], AsyncIterator[str | None]]
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Family:
             said.append(piece or "")  # noqa: PERF401  - a comprehension would lose them then
 
 
-async def chat_whole(clients: Clients) -> str | None:
+async def chat_complete(clients: Clients) -> str | None:
     answer = await clients.openai.chat.completions.create(model=MODEL, messages=[user(WORDS)])
     return answer.choices[0].message.content
 
@@ -43,7 +43,7 @@ async def chat_pieces(clients: Clients) -> AsyncIterator[str | None]:
         yield chunk.choices[0].delta.content
 
 
-async def completions_whole(clients: Clients) -> str | None:
+async def completions_complete(clients: Clients) -> str | None:
     return (await clients.openai.completions.create(model=MODEL, prompt=WORDS)).choices[0].text
 
 
@@ -53,7 +53,7 @@ async def completions_pieces(clients: Clients) -> AsyncIterator[str | None]:
         yield chunk.choices[0].text
 
 
-async def responses_whole(clients: Clients) -> str | None:
+async def responses_complete(clients: Clients) -> str | None:
     return (await clients.openai.responses.create(model=MODEL, input=WORDS)).output_text
 
 
@@ -64,7 +64,7 @@ async def responses_pieces(clients: Clients) -> AsyncIterator[str | None]:
             yield event.delta
 
 
-async def messages_whole(clients: Clients) -> str | None:
+async def messages_complete(clients: Clients) -> str | None:
     answer = await clients.anthropic.messages.create(model=MODEL, max_tokens=50, messages=TURN)
     block = answer.content[0]
     return block.text if block.type == "text" else None
@@ -79,7 +79,7 @@ async def messages_pieces(clients: Clients) -> AsyncIterator[str | None]:
         await stream.get_final_message()
 
 
-async def native_chat_whole(clients: Clients) -> str | None:
+async def native_chat_complete(clients: Clients) -> str | None:
     return (await clients.ollama.chat(MODEL, TURN)).message.content
 
 
@@ -88,7 +88,7 @@ async def native_chat_pieces(clients: Clients) -> AsyncIterator[str | None]:
         yield part.message.content
 
 
-async def generate_whole(clients: Clients) -> str | None:
+async def generate_complete(clients: Clients) -> str | None:
     return (await clients.ollama.generate(MODEL, WORDS)).response
 
 
@@ -97,24 +97,26 @@ async def generate_pieces(clients: Clients) -> AsyncIterator[str | None]:
         yield part.response
 
 
-CHAT = Family("/v1/chat/completions", {"model": MODEL, "messages": TURN}, chat_whole, chat_pieces)
+CHAT = Family(
+    "/v1/chat/completions", {"model": MODEL, "messages": TURN}, chat_complete, chat_pieces
+)
 COMPLETIONS = Family(
-    "/v1/completions", {"model": MODEL, "prompt": WORDS}, completions_whole, completions_pieces
+    "/v1/completions", {"model": MODEL, "prompt": WORDS}, completions_complete, completions_pieces
 )
 RESPONSES = Family(
-    "/v1/responses", {"model": MODEL, "input": WORDS}, responses_whole, responses_pieces
+    "/v1/responses", {"model": MODEL, "input": WORDS}, responses_complete, responses_pieces
 )
 MESSAGES = Family(
     "/v1/messages",
     {"model": MODEL, "messages": TURN, "max_tokens": 50},
-    messages_whole,
+    messages_complete,
     messages_pieces,
 )
 NATIVE_CHAT = Family(
-    "/api/chat", {"model": MODEL, "messages": TURN}, native_chat_whole, native_chat_pieces
+    "/api/chat", {"model": MODEL, "messages": TURN}, native_chat_complete, native_chat_pieces
 )
 GENERATE = Family(
-    "/api/generate", {"model": MODEL, "prompt": WORDS}, generate_whole, generate_pieces
+    "/api/generate", {"model": MODEL, "prompt": WORDS}, generate_complete, generate_pieces
 )
 
 EVERY_FAMILY = pytest.mark.parametrize(

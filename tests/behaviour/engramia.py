@@ -1,4 +1,4 @@
-"""Engramia as a caller: what a person enters there, and the requests it makes of that."""
+"""Engramia as a client: what a person enters there, and the requests that it sends."""
 
 import ssl
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """What a person enters in Engramia's dashboard, and what Engramia makes of it."""
+    """What a person enters in Engramia's dashboard, and what Engramia does with it."""
 
     base_url: str
     api_key: str
@@ -34,7 +34,7 @@ class Tenant:
             return client.request(method, self.root + path, json=body or None)
 
     def validate(self, default_model: str) -> Verdict:
-        """What "Validate & save" tells."""
+        """The result of "Validate & save"."""
         try:
             answer = self.probe("GET", "/api/tags")
             answer.raise_for_status()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.simulator import Fault, Hold, Simulator
-from tests.behaviour.speech import ALL, MODEL, Speech
-from tests.behaviour.wire import Caller, Told, caller, request
+from tests.behaviour.dialect_specs import ALL, MODEL, DialectSpec
+from tests.behaviour.wire import RawClient, RawResponse, raw_client, request
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
@@ -25,9 +25,9 @@ class Scene:
 
     sim: Simulator
     gateway: Running
-    speech: Speech
+    spec: DialectSpec
 
-    async def ask(
+    async def fetch(
         self,
         body: Any = None,
         *,
@@ -36,30 +36,30 @@ class Scene:
         key: str = "",
         headers: Mapping[str, str] | None = None,
         **fields: Any,
-    ) -> Told:
+    ) -> RawResponse:
         """One call, by default one that would succeed; ``fields`` replace some of its body's."""
-        body = self.speech.body(**fields) if body is None else body
+        body = self.spec.body(**fields) if body is None else body
         sent = {"Authorization": f"Bearer {key or self.gateway.key}", **(headers or {})}
-        async with caller(self.gateway.port) as one:
-            one.send(request(path or self.speech.path, body, method=method, headers=sent))
-            return await one.answer(method)
+        async with raw_client(self.gateway.port) as one:
+            one.send(request(path or self.spec.path, body, method=method, headers=sent))
+            return await one.response(method)
 
-    async def provoked(self, fault: Fault, **fields: Any) -> Told:
+    async def provoked(self, fault: Fault, **fields: Any) -> RawResponse:
         """One call that meets a fault of Ollama's."""
         self.sim.fault(fault)
-        return await self.ask(**fields)
+        return await self.fetch(**fields)
 
     @asynccontextmanager
-    async def waiting(self, body: Any = None, *, key: str = "") -> AsyncIterator[Caller]:
+    async def waiting(self, body: Any = None, *, key: str = "") -> AsyncIterator[RawClient]:
         """A call that was sent and whose answer was not read yet."""
         bearer = {"Authorization": f"Bearer {key or self.gateway.key}"}
-        async with caller(self.gateway.port) as one:
-            data = self.speech.body() if body is None else body
-            one.send(request(self.speech.path, data, headers=bearer))
+        async with raw_client(self.gateway.port) as one:
+            data = self.spec.body() if body is None else body
+            one.send(request(self.spec.path, data, headers=bearer))
             yield one
 
     @asynccontextmanager
-    async def occupied(self) -> AsyncIterator[tuple[Caller, Hold]]:
+    async def occupied(self) -> AsyncIterator[tuple[RawClient, Hold]]:
         """A call that holds the only place, until the hold or the block ends."""
         with self.sim.hold() as hold:
             async with self.waiting() as one:
@@ -85,7 +85,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-Provoke = Callable[[Scene], Awaitable[Told]]
+Provoke = Callable[[Scene], Awaitable[RawResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +107,19 @@ class Row:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     late: bool = False
     flaw: str = ""
-    speeches: tuple[Speech, ...] = ALL
+    speeches: tuple[DialectSpec, ...] = ALL
 
 
 @asynccontextmanager
 async def scene_of(
-    folder: Path, speech: Speech, settings: Mapping[str, Any] | None = None
+    folder: Path, spec: DialectSpec, settings: Mapping[str, Any] | None = None
 ) -> AsyncIterator[Scene]:
     """A scene that must be left empty. In its simulator nothing takes time."""
     async with (
         Simulator(time_scale=0) as sim,
         running(sim.url, folder, settings=settings) as gateway,
     ):
-        yield Scene(sim, gateway, speech)
+        yield Scene(sim, gateway, spec)
         sim.release()
         await left_empty(gateway)
 

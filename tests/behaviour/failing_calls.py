@@ -2,133 +2,133 @@
 
 from typing import Any
 
+from tests.behaviour.dialect_specs import MODEL, NATIVE, OPENAI
 from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Row, Scene, as_json
-from tests.behaviour.speech import MODEL, NATIVE, OPENAI
-from tests.behaviour.wire import Told, ask, caller, request
+from tests.behaviour.wire import RawResponse, fetch, raw_client, request
 
 _SEARCH = [{"type": "web_search_20250305", "name": "web_search"}]
 _CHALLENGE = {"www-authenticate": 'Bearer realm="ollama-gateway"'}
 
 
-async def no_key(scene: Scene) -> Told:
-    return await ask(scene.gateway.port, scene.speech.path, scene.speech.body())
+async def no_key(scene: Scene) -> RawResponse:
+    return await fetch(scene.gateway.port, scene.spec.path, scene.spec.body())
 
 
-async def placeholder_key(scene: Scene) -> Told:
-    return await scene.ask(key="ollama")
+async def placeholder_key(scene: Scene) -> RawResponse:
+    return await scene.fetch(key="ollama")
 
 
-async def unknown_key(scene: Scene) -> Told:
-    return await scene.ask(key="ogw_" + "x" * 43)
+async def unknown_key(scene: Scene) -> RawResponse:
+    return await scene.fetch(key="ogw_" + "x" * 43)
 
 
-async def too_many_unknown_keys(scene: Scene) -> Told:
+async def too_many_unknown_keys(scene: Scene) -> RawResponse:
     await unknown_key(scene)
     return await unknown_key(scene)
 
 
-async def discovery_key(scene: Scene) -> Told:
-    return await scene.ask(key=scene.gateway.discovery)
+async def discovery_key(scene: Scene) -> RawResponse:
+    return await scene.fetch(key=scene.gateway.discovery)
 
 
-async def forbidden_model(scene: Scene) -> Told:
-    return await scene.ask(key=scene.gateway.new_key("narrow", models=("nomic*", "llama3.3")))
+async def forbidden_model(scene: Scene) -> RawResponse:
+    return await scene.fetch(key=scene.gateway.new_key("narrow", models=("nomic*", "llama3.3")))
 
 
-async def cloud_model(scene: Scene) -> Told:
-    return await scene.ask(model="gpt-oss:120b-cloud")
+async def cloud_model(scene: Scene) -> RawResponse:
+    return await scene.fetch(model="gpt-oss:120b-cloud")
 
 
-async def web_search(scene: Scene) -> Told:
-    return await scene.ask(tools=_SEARCH)
+async def web_search(scene: Scene) -> RawResponse:
+    return await scene.fetch(tools=_SEARCH)
 
 
-async def load_only(scene: Scene) -> Told:
-    return await scene.ask({"model": MODEL})
+async def load_only(scene: Scene) -> RawResponse:
+    return await scene.fetch({"model": MODEL})
 
 
-async def too_often(scene: Scene) -> Told:
+async def too_often(scene: Scene) -> RawResponse:
     key = scene.gateway.new_key("slow", rpm=1)
-    await scene.ask(key=key)
-    return await scene.ask(key=key)
+    await scene.fetch(key=key)
+    return await scene.fetch(key=key)
 
 
-async def too_many_of_one_key(scene: Scene) -> Told:
+async def too_many_of_one_key(scene: Scene) -> RawResponse:
     async with scene.occupied(), scene.waiting():
         await scene.queued(1)
-        return await scene.ask()
+        return await scene.fetch()
 
 
-async def late_body(scene: Scene) -> Told:
-    async with caller(scene.gateway.port) as one:
+async def late_body(scene: Scene) -> RawResponse:
+    async with raw_client(scene.gateway.port) as one:
         head = {**scene.gateway.bearer, "Content-Length": "100"}
-        one.send(request(scene.speech.path, b"{", headers=head))
-        return await one.answer()
+        one.send(request(scene.spec.path, b"{", headers=head))
+        return await one.response()
 
 
-async def large_body(scene: Scene) -> Told:
-    return await scene.ask(padding="x" * 1024)
+async def large_body(scene: Scene) -> RawResponse:
+    return await scene.fetch(padding="x" * 1024)
 
 
-async def large_body_in_chunks(scene: Scene) -> Told:
-    async with caller(scene.gateway.port) as one:
-        head = request(scene.speech.path, method="POST", headers=scene.gateway.bearer)
+async def large_body_in_chunks(scene: Scene) -> RawResponse:
+    async with raw_client(scene.gateway.port) as one:
+        head = request(scene.spec.path, method="POST", headers=scene.gateway.bearer)
         one.send(head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
         one.send(b"401\r\n" + b"x" * 1025 + b"\r\n")
-        return await one.answer()
+        return await one.response()
 
 
-async def compressed(scene: Scene) -> Told:
-    return await scene.ask(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+async def compressed(scene: Scene) -> RawResponse:
+    return await scene.fetch(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
 
 
-async def not_json(scene: Scene) -> Told:
-    return await scene.ask(b"model=llama")
+async def not_json(scene: Scene) -> RawResponse:
+    return await scene.fetch(b"model=llama")
 
 
-async def no_body(scene: Scene) -> Told:
-    return await scene.ask(b"")
+async def no_body(scene: Scene) -> RawResponse:
+    return await scene.fetch(b"")
 
 
-async def two_readings(scene: Scene) -> Told:
-    return await scene.ask(as_json({**scene.speech.body(), "MODEL": "other"}))
+async def two_readings(scene: Scene) -> RawResponse:
+    return await scene.fetch(as_json({**scene.spec.body(), "MODEL": "other"}))
 
 
-async def no_model(scene: Scene) -> Told:
-    fields: dict[str, Any] = scene.speech.body()
+async def no_model(scene: Scene) -> RawResponse:
+    fields: dict[str, Any] = scene.spec.body()
     del fields["model"]
-    return await scene.ask(fields)
+    return await scene.fetch(fields)
 
 
-async def stream_of_words(scene: Scene) -> Told:
-    return await scene.ask(stream="yes")
+async def stream_of_words(scene: Scene) -> RawResponse:
+    return await scene.fetch(stream="yes")
 
 
-async def unknown_route(scene: Scene) -> Told:
-    path = "/api/pull" if scene.speech is NATIVE else "/v1/images"
-    return await scene.ask(path=path)
+async def unknown_route(scene: Scene) -> RawResponse:
+    path = "/api/pull" if scene.spec is NATIVE else "/v1/images"
+    return await scene.fetch(path=path)
 
 
-async def wrong_method(scene: Scene) -> Told:
-    return await scene.ask(b"", method="GET")
+async def wrong_method(scene: Scene) -> RawResponse:
+    return await scene.fetch(b"", method="GET")
 
 
-async def unknown_model(scene: Scene) -> Told:
-    return await scene.ask(model="llama9:1b")
+async def unknown_model(scene: Scene) -> RawResponse:
+    return await scene.fetch(model="llama9:1b")
 
 
-async def nothing_pulled(scene: Scene) -> Told:
+async def nothing_pulled(scene: Scene) -> RawResponse:
     listing = (await scene.gateway.gateway.host.catalog.get()).listing
     for model in listing.models:
         scene.sim.remove(model.name)
     await scene.gateway.gateway.host.catalog.get(max_age=0.0)
-    return await scene.ask()
+    return await scene.fetch()
 
 
-async def not_http(scene: Scene) -> Told:
-    async with caller(scene.gateway.port) as one:
+async def not_http(scene: Scene) -> RawResponse:
+    async with raw_client(scene.gateway.port) as one:
         one.send(b"GET / HTTP/1.1\r\nbad header\x01\r\n\r\n")
-        return await one.answer()
+        return await one.response()
 
 
 def _unauthorised(name: str, provoke: Any, *says: str) -> Row:

@@ -6,9 +6,9 @@ from typing import Any
 
 from gateway.server import drain
 from gateway.simulator import Fault
+from tests.behaviour.dialect_specs import ANTHROPIC, NATIVE, OPENAI, RESPONSES, DialectSpec
 from tests.behaviour.failing import NO_RETRY, RETRY_SOON, Provoke, Row, Scene, measured
-from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
-from tests.behaviour.wire import Told, caller, request
+from tests.behaviour.wire import RawResponse, raw_client, request
 
 IN_TWO_SECONDS = {"retry-after": "2"}
 IN_LINE = {**RETRY_SOON, "x-gateway-queue-position": None, "x-gateway-expected-wait": None}
@@ -18,132 +18,132 @@ SHORT = 0.1
 """Seconds of a clock that is meant to run out."""
 
 
-async def queue_is_full(scene: Scene) -> Told:
+async def queue_is_full(scene: Scene) -> RawResponse:
     async with scene.occupied(), scene.waiting(key=scene.gateway.new_key("first")):
         await scene.queued(1)
-        return await scene.ask()
+        return await scene.fetch()
 
 
-async def waits_too_long(scene: Scene) -> Told:
+async def waits_too_long(scene: Scene) -> RawResponse:
     async with scene.occupied():
-        return await scene.ask()
+        return await scene.fetch()
 
 
-async def would_wait_too_long(scene: Scene) -> Told:
+async def would_wait_too_long(scene: Scene) -> RawResponse:
     measured(scene.gateway, 60.0)
     async with scene.occupied(), scene.waiting():
         await scene.queued(1)
-        return await scene.ask()
+        return await scene.fetch()
 
 
-async def would_be_too_late(scene: Scene) -> Told:
+async def would_be_too_late(scene: Scene) -> RawResponse:
     measured(scene.gateway, 60.0)
     async with scene.occupied():
-        return await scene.ask(headers={"x-stainless-read-timeout": "30"})
+        return await scene.fetch(headers={"x-stainless-read-timeout": "30"})
 
 
-async def ollama_is_busy(scene: Scene) -> Told:
+async def ollama_is_busy(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.status(503, BUSY))
 
 
-async def buffers_are_full(scene: Scene) -> Told:
-    async with caller(scene.gateway.port) as first:
+async def buffers_are_full(scene: Scene) -> RawResponse:
+    async with raw_client(scene.gateway.port) as first:
         head = {**scene.gateway.bearer, "Content-Length": "1000"}
-        first.send(request(scene.speech.path, b"{", headers=head))
+        first.send(request(scene.spec.path, b"{", headers=head))
         memory_budget = scene.gateway.gateway.handler.memory_budget
         while memory_budget.used < 1000:  # noqa: ASYNC110  - the gateway raises no events for tests
             await asyncio.sleep(0.002)
-        return await scene.ask()
+        return await scene.fetch()
 
 
-async def while_draining(scene: Scene) -> Told:
+async def while_draining(scene: Scene) -> RawResponse:
     scene.gateway.gateway.handler.drain()
-    return await scene.ask()
+    return await scene.fetch()
 
 
-async def ollama_is_away(scene: Scene) -> Told:
+async def ollama_is_away(scene: Scene) -> RawResponse:
     await scene.gateway.gateway.host.catalog.get()
     await scene.sim.stop()
-    return await scene.ask()
+    return await scene.fetch()
 
 
-async def ollama_hangs_up(scene: Scene) -> Told:
+async def ollama_hangs_up(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.refuse())
 
 
-async def ollama_speaks_nonsense(scene: Scene) -> Told:
+async def ollama_speaks_nonsense(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.garbage())
 
 
-async def ollama_sends_a_huge_head(scene: Scene) -> Told:
+async def ollama_sends_a_huge_head(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.oversize_header())
 
 
-async def ollama_redirects(scene: Scene) -> Told:
+async def ollama_redirects(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.status(302, b"", [("Location", "http://127.0.0.1:1/")]))
 
 
-async def answer_is_cut(scene: Scene) -> Told:
+async def answer_is_cut(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.short_body())
 
 
-async def no_first_byte(scene: Scene) -> Told:
+async def no_first_byte(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.slow_headers(), stream=True)
 
 
-async def never_finished(scene: Scene) -> Told:
+async def never_finished(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.slow_headers())
 
 
-async def goes_on_for_ever(scene: Scene) -> Told:
+async def goes_on_for_ever(scene: Scene) -> RawResponse:
     with scene.sim.hold() as hold:
         hold.release(2)
-        return await scene.ask(stream=True)
+        return await scene.fetch(stream=True)
 
 
-async def stops_in_the_middle(scene: Scene) -> Told:
+async def stops_in_the_middle(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.stall(after_tokens=2), stream=True)
 
 
-async def runner_dies(scene: Scene) -> Told:
+async def runner_dies(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.die(after_tokens=2), stream=True)
 
 
-async def repeats_itself(scene: Scene) -> Told:
+async def repeats_itself(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.repeat(after_tokens=2), stream=True)
 
 
-async def stream_is_cut(scene: Scene) -> Told:
+async def stream_is_cut(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.abort(after_tokens=2), stream=True)
 
 
-async def stream_turns_to_garbage(scene: Scene) -> Told:
+async def stream_turns_to_garbage(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.garbage(after_tokens=2), stream=True)
 
 
-async def shut_down_while_waiting(scene: Scene) -> Told:
+async def shut_down_while_waiting(scene: Scene) -> RawResponse:
     async with scene.occupied() as (one, _):
         await drain(scene.gateway.gateway)
-        return await one.answer()
+        return await one.response()
 
 
-async def shut_down_in_the_middle(scene: Scene) -> Told:
+async def shut_down_in_the_middle(scene: Scene) -> RawResponse:
     with scene.sim.hold() as hold:
         hold.release(2)
-        async with scene.waiting(scene.speech.body(stream=True)) as one:
+        async with scene.waiting(scene.spec.body(stream=True)) as one:
             status, headers = await one.head()
             first = await one.chunk()
             await drain(scene.gateway.gateway)
-            body, whole = await one.rest()
-            return Told(status, headers, first + body, whole)
+            body, complete = await one.rest()
+            return RawResponse(status, headers, first + body, complete)
 
 
-async def bug(scene: Scene) -> Told:
+async def bug(scene: Scene) -> RawResponse:
     scene.gateway.gateway.handler._inference = None  # type: ignore[assignment]  # a bug
-    return await scene.ask()
+    return await scene.fetch()
 
 
-async def bug_in_the_middle(scene: Scene) -> Told:
+async def bug_in_the_middle(scene: Scene) -> RawResponse:
     """An upstream whose replies break when they are read again, after their first line."""
     pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
     lines: list[bytes] = []
@@ -166,7 +166,7 @@ async def bug_in_the_middle(scene: Scene) -> Told:
             if lines:
                 raise ZeroDivisionError
             data: bytes = await self._reply.read()
-            end = b"\n" if scene.speech.name == "native" else b"\n\n"
+            end = b"\n" if scene.spec.name == "native" else b"\n\n"
             lines.append(data[: data.index(end) + len(end)])
             return lines[0]
 
@@ -175,7 +175,7 @@ async def bug_in_the_middle(scene: Scene) -> Told:
             return Broken(scene.gateway.gateway.host.upstream.open(*asked))
 
     pipeline._upstream = Breaking()
-    return await scene.ask(stream=True)
+    return await scene.fetch(stream=True)
 
 
 def _busy(name: str, code: str, provoke: Provoke, *says: str, **more: Any) -> Row:
@@ -210,7 +210,7 @@ def _late(
     *says: str,
     kind: str = "api_error",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    speeches: tuple[Speech, ...] = (*EVENTS, NATIVE),
+    speeches: tuple[DialectSpec, ...] = (*EVENTS, NATIVE),
 ) -> Row:
     return Row(
         name=name,

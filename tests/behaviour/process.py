@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 PROGRAM = Path(sys.executable).with_name("ollama-gateway")
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds after which a process that does not do what it should fails a test."""
 
 ANY_PORTS = {"GATEWAY_LISTEN__PUBLIC": "127.0.0.1:0", "GATEWAY_LISTEN__ADMIN": "127.0.0.1:0"}
@@ -47,7 +47,7 @@ class Home:
             env=self.environment(variables),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -96,8 +96,8 @@ class Process:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """The whole lines of that event so far."""
-        whole, _, _ = self.stderr.rpartition("\n")
-        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+        complete, _, _ = self.stderr.rpartition("\n")
+        lines = [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     @property
@@ -121,7 +121,7 @@ class Process:
 
     def wait(self, condition: Callable[[], object]) -> None:
         """Wait for what this process says or does; it raises no events for us."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, self.stderr
             assert self.popen.poll() is None, self.stderr
@@ -129,7 +129,7 @@ class Process:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """The same, while the loop of the test runs on."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, self.stderr
             await asyncio.sleep(0.01)

@@ -23,7 +23,7 @@ from tests.simulated_tunnel import Tunnel, TunnelBehaviour
 SILENCE = 1.0
 """Seconds after which a proxy cuts."""
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _PLACES = os.pathsep.join((os.defpath, "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"))
 
 _NGINX = """\
@@ -190,7 +190,7 @@ def _child(words: Sequence[str], home: Path, config: str) -> Iterator[_Child]:
 
 async def _listening(port: int, child: _Child) -> None:
     """Wait until somebody accepts; it tells nobody when it does."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""Something on Ollama's port that answers a call with bytes of a test's choice."""
+"""A server on Ollama's port that responds with bytes of a test's choice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -12,20 +12,20 @@ TAGS = (
 DONE = b'{"model":"llama3.2:1b","message":{"role":"assistant","content":"hi"},"done":true}'
 
 
-def whole(body: bytes = DONE, *headers: str) -> bytes:
-    """An answer as it should be."""
+def complete(body: bytes = DONE, *headers: str) -> bytes:
+    """A valid response."""
     lines = ["HTTP/1.1 200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, *headers]).encode("latin-1") + b"\r\n\r\n" + body
 
 
 @dataclass(slots=True)
 class RawOllama:
-    """``answers`` are given to one call each, the last one to all that follow."""
+    """Each of ``answers`` is sent to one request, the last one to all that follow."""
 
     answers: Sequence[bytes]
     url: str = ""
     heads: list[bytes] = field(default_factory=list)
-    """The heads of the calls that came."""
+    """The heads of the requests that came."""
     connections: int = 0
     close_after: bool = False
 
@@ -35,7 +35,7 @@ class RawOllama:
 
 @asynccontextmanager
 async def raw_ollama(*answers: bytes, close_after: bool = False) -> AsyncIterator[RawOllama]:
-    """Lists one model and answers calls with ``answers``; ``close_after`` hangs up behind each."""
+    """Lists one model and responds with ``answers``; ``close_after`` closes after each."""
     ollama = RawOllama(answers, close_after=close_after)
     open_ones: set[asyncio.StreamWriter] = set()
 
@@ -69,7 +69,7 @@ async def _record(
     length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
     await reader.readexactly(int(length or b"0"))
     if head.startswith(b"GET /api/tags "):
-        writer.write(whole(TAGS))
+        writer.write(complete(TAGS))
         return True
     ollama.heads.append(head)
     writer.write(ollama.next())

@@ -1,4 +1,4 @@
-"""An Ollama that says what it is told to, byte for byte, and only when it is told to."""
+"""An Ollama that sends what a script says, byte for byte, and only when the test lets it."""
 
 import asyncio
 import json
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Ending = Literal["proper", "cut", "garbage"]
-"""Of the body. ``cut``: the connection closes before the body's framing says that it ends.
-``garbage``: something comes that is no chunk.
+"""Of the body. ``cut``: the connection closes before the end that the framing declares.
+``garbage``: bytes follow that are no chunk.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One answer: the head's lines, the body's pieces, and how it ends.
+    """One response: the head's lines, the body's pieces, and how it ends.
 
-    ``at_once`` sends all of it without waiting to be told.
+    ``at_once`` sends all of it without waiting for ``proceed``.
     """
 
     status: str
@@ -42,7 +42,7 @@ class Script:
 
 @dataclass(slots=True)
 class ScriptedOllama:
-    """Lists its models, and answers every POST by ``script``, one piece for each ``proceed()``.
+    """Lists its models, and responds to every POST by ``script``, one piece per ``proceed()``.
 
     Mutable state: the script, the permits to go on, the bodies received, the connections.
     """
@@ -89,7 +89,7 @@ class ScriptedOllama:
             writer.close()
 
     async def _record(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request. False if the connection is to be closed after it."""
+        """Respond to one request. Returns False if the connection closes after it."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = head.lower().split("\r\n")
         lengths = [line.partition(":")[2] for line in lines if line.startswith("content-length:")]
@@ -106,13 +106,13 @@ class ScriptedOllama:
         lines = [f"{name}: {value}" for name, value in script.headers]
         writer.write("\r\n".join([script.status, *lines, "", ""]).encode("latin-1"))
         for piece in script.pieces:
-            await self._told(script)
+            await self._permitted(script)
             writer.write(script.framed(piece))
-        await self._told(script)
+        await self._permitted(script)
         writer.write(script.end)
         await writer.drain()
 
-    async def _told(self, script: Script) -> None:
+    async def _permitted(self, script: Script) -> None:
         if not script.at_once:
             await self._permits.acquire()
 
@@ -124,8 +124,8 @@ def _write_list(writer: asyncio.StreamWriter, models: Sequence[str]) -> None:
 
 
 @dataclass(slots=True)
-class RawAnswer:
-    """An answer of the gateway, read from a socket without a client's opinion of it."""
+class StreamedResponse:
+    """A response of the gateway, read from a socket without a client's interpretation."""
 
     reader: asyncio.StreamReader
     status: str = ""
@@ -161,10 +161,10 @@ class RawAnswer:
 
 
 @asynccontextmanager
-async def asking(
+async def open_post(
     port: int, path: str, body: dict[str, Any], key: str, *, version: str = "1.1"
-) -> AsyncIterator[RawAnswer]:
-    """Send one POST on a connection of its own and lend the answer; nothing of it is read yet."""
+) -> AsyncIterator[StreamedResponse]:
+    """Send one POST on a connection of its own; nothing of the response is read yet."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
     data = json.dumps(body).encode()
     writer.write(
@@ -173,6 +173,6 @@ async def asking(
         + data
     )
     try:
-        yield RawAnswer(reader)
+        yield StreamedResponse(reader)
     finally:
         writer.close()

@@ -10,8 +10,8 @@ import pytest
 
 from .clients import asked
 from .concurrent import OTHER, code_of, house, in_house, say, started, text_of
+from .dialect_specs import OPENAI
 from .failing import measured
-from .speech import OPENAI
 
 # Everybody gets his answer.
 

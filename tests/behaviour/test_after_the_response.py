@@ -9,8 +9,8 @@ from gateway.server import drain
 from gateway.simulator import Fault
 
 from .clients import user
+from .dialect_specs import OPENAI
 from .failing import Scene, scene_of
-from .speech import OPENAI
 from .wire import request
 
 LONGISH = [user("word " * 400)]
@@ -33,15 +33,15 @@ async def test_the_next_request_on_the_connection_is_not_delayed(tmp_path: Path)
         scene.sim.fault(Fault.slow_headers(STALL), path="/api/ps")
         bearer = {"Authorization": f"Bearer {scene.gateway.key}"}
         async with scene.waiting(STREAM) as client:
-            first = await client.answer()
+            first = await client.response()
             await is_asked_for_the_window(scene)
             began = time.monotonic()
             client.send(request(OPENAI.path, STREAM, headers=bearer))
-            second = await client.answer()
+            second = await client.response()
         took = time.monotonic() - began
         lines = await scene.gateway.finished(2)
 
-    assert (first.whole, second.whole) == (True, True)
+    assert (first.complete, second.complete) == (True, True)
     assert took < STALL / 3
     assert max(line["duration"] for line in lines) < STALL / 3
     assert [line["outcome"] for line in lines] == ["ok"] * 2
@@ -53,12 +53,12 @@ async def test_a_client_may_leave_after_its_response(tmp_path: Path, how: str) -
     async with scene_of(tmp_path, OPENAI, {"timeouts": {"drain_timeout": 0.1}}) as scene:
         scene.sim.fault(Fault.slow_headers(STALL), path="/api/ps")
         async with scene.waiting(STREAM) as client:
-            response = await client.answer()
+            response = await client.response()
             await is_asked_for_the_window(scene)
             if how == "drain":
                 await drain(scene.gateway.gateway)
         (line,) = await scene.gateway.finished()
 
-    assert response.whole
+    assert response.complete
     assert response.body.endswith(b"data: [DONE]\n\n")
     assert (line["status"], line["outcome"], line["phase"]) == (200, "ok", "done")

@@ -17,7 +17,8 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 from tests.simulator.target import CHUNKED, Target, chunk, head
 
-from .clients import EMBEDDER, MODEL, PATIENCE, asked, user
+from .clients import EMBEDDER, MODEL, TIMEOUT, asked, user
+from .dialect_specs import ALL, DialectSpec
 from .failing import until
 from .proxies import (
     NGINX_AS_IT_COMES,
@@ -28,12 +29,11 @@ from .proxies import (
     every_proxy_in_1_1,
     proxied,
 )
-from .speech import ALL, Speech
-from .wire import ask, caller, request
+from .wire import fetch, raw_client, request
 
 WORDS = [user("SAY: one two three")]
 
-every_dialect = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+every_dialect = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class House:
             base_url=f"http://127.0.0.1:{port or self.proxy.port}/v1",
             api_key=key or self.gateway.key,
             max_retries=retries,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
 
 
@@ -119,27 +119,27 @@ async def test_an_error_keeps_its_status_and_its_words(product: Product, tmp_pat
 @every_proxy
 @every_dialect
 async def test_a_broken_stream_is_broken_for_the_caller(
-    product: Product, speech: Speech, tmp_path: Path
+    product: Product, spec: DialectSpec, tmp_path: Path
 ) -> None:
     """Our last words pass, and the missing end stays missing, whatever the proxy's protocol."""
     async with house(product, tmp_path) as here:
         here.sim.fault(Fault.abort(after_tokens=2))
-        body = speech.body(stream=True)
-        told = await ask(here.proxy.port, speech.path, body, headers=here.gateway.bearer)
+        body = spec.body(stream=True)
+        told = await fetch(here.proxy.port, spec.path, body, headers=here.gateway.bearer)
 
-    assert (told.status, told.whole) == (200, False)
+    assert (told.status, told.complete) == (200, False)
     assert b"in the middle of the response" in told.body
 
 
 @every_proxy
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
 async def test_a_caller_who_leaves_frees_the_model(
     product: Product, stream: bool, tmp_path: Path
 ) -> None:
     """The proxy passes that on, too, and Ollama stops."""
     async with house(product, tmp_path) as here:
         with here.sim.hold() as hold:
-            async with caller(here.proxy.port) as one:
+            async with raw_client(here.proxy.port) as one:
                 body = {"model": MODEL, "messages": WORDS, "stream": stream}
                 one.send(request("/v1/chat/completions", body, headers=here.gateway.bearer))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
@@ -160,8 +160,8 @@ async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path
     async with (
         Target() as target,
         proxied(product, target.port, tmp_path) as proxy,
-        caller(proxy.port) as one,
-        caller(proxy.port) as other,
+        raw_client(proxy.port) as one,
+        raw_client(proxy.port) as other,
     ):
         one.send(request("/silent", b"{}"))
         silent = await target.next_request()
@@ -171,12 +171,12 @@ async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path
             begun.send(head("X-Accel-Buffering: no", CHUNKED) + chunk(b"x"))
         else:
             begun.send(head("X-Accel-Buffering: no") + b"x")
-        told, half = await one.answer(), await other.answer()
+        told, half = await one.response(), await other.response()
         await silent.wait_closed()
         await begun.wait_closed()
 
     assert told.status == product.timeout_status
-    assert (half.status, half.body, half.whole) == (200, b"x", False)
+    assert (half.status, half.body, half.complete) == (200, b"x", False)
 
 
 # Longer than they bear silence.
@@ -188,7 +188,7 @@ LONG = 1.3 * SILENCE
 Say = Callable[["House", int], Coroutine[Any, Any, Any]]
 
 
-async def says_whole(here: "House", port: int) -> Any:
+async def says_complete(here: "House", port: int) -> Any:
     async with here.openai(port=port) as client:
         answer = await client.chat.completions.create(model=MODEL, messages=WORDS)
     return answer.model_dump(exclude={"id", "created"})
@@ -212,7 +212,7 @@ async def embeds(here: "House", port: int) -> Any:
 
 async def says_natively(here: "House", port: int) -> Any:
     async with ollama.AsyncClient(
-        host=f"http://127.0.0.1:{port}", headers=here.gateway.bearer, timeout=PATIENCE
+        host=f"http://127.0.0.1:{port}", headers=here.gateway.bearer, timeout=TIMEOUT
     ) as client:
         answer = await client.chat(MODEL, [{"role": "user", "content": "SAY: one two"}])
         pieces = await client.chat(
@@ -232,7 +232,7 @@ async def says_in_anthropic(here: "House", port: int) -> Any:
 
 
 SAYINGS: dict[str, Say] = {
-    "openai": says_whole,
+    "openai": says_complete,
     "openai, streamed": says_streamed,
     "embeddings": embeds,
     "ollama": says_natively,
@@ -276,9 +276,9 @@ async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Pa
     async with house(product, tmp_path, tunnel=PULSE, scheduler={"max_active": 1}) as here:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                first = group.create_task(says_whole(here, here.proxy.port))
+                first = group.create_task(says_complete(here, here.proxy.port))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
-                second = group.create_task(says_whole(here, here.proxy.port))
+                second = group.create_task(says_complete(here, here.proxy.port))
                 await asyncio.sleep(LONG)
                 assert repr(here.gateway.gateway.scheduler) == "<Admission 1/1 active, 1/64 queued>"
                 hold.end()

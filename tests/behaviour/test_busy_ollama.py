@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Fault
+from tests.behaviour.dialect_specs import ANTHROPIC, NATIVE, OPENAI, RESPONSES, DialectSpec
 from tests.behaviour.failing import scene_of
-from tests.behaviour.speech import ANTHROPIC, NATIVE, OPENAI, RESPONSES, Speech
 
 from .clients import asked
 from .concurrent import code_of, house, in_house, say, started, text_of
@@ -28,20 +28,20 @@ BUSY["responses"] = BUSY["openai"]
 
 
 @pytest.mark.parametrize(
-    ("speech", "stream"),
+    ("spec", "stream"),
     [(OPENAI, False), (OPENAI, True), (RESPONSES, True), (ANTHROPIC, False), (NATIVE, True)],
     ids=["openai", "openai stream", "responses stream", "anthropic", "native stream"],
 )
 async def test_a_call_waits_until_ollama_has_room(
-    speech: Speech, stream: bool, tmp_path: Path
+    spec: DialectSpec, stream: bool, tmp_path: Path
 ) -> None:
     """It is sent again as it was, and its caller only sees that it took a moment."""
-    async with scene_of(tmp_path, speech) as scene:
-        told = await scene.provoked(Fault.status(503, BUSY[speech.name]), stream=stream)
+    async with scene_of(tmp_path, spec) as scene:
+        told = await scene.provoked(Fault.status(503, BUSY[spec.name]), stream=stream)
         (line,) = await scene.gateway.finished()
-        first, second = [each for each in scene.sim.requests if each.path == speech.path]
+        first, second = [each for each in scene.sim.requests if each.path == spec.path]
 
-    assert (told.status, told.whole) == (200, True)
+    assert (told.status, told.complete) == (200, True)
     assert first.body == second.body
     assert (line["outcome"], line["upstream_status"]) == ("ok", 200)
     # It came back after a second, and a clock may be a little early.

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from gateway.simulator import Simulator
+from tests.behaviour.dialect_specs import MODEL, OPENAI
 from tests.behaviour.process import ANY_PORTS, Home, Process
-from tests.behaviour.speech import MODEL, OPENAI
-from tests.behaviour.wire import ask, caller, request
+from tests.behaviour.wire import fetch, raw_client, request
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +172,14 @@ async def test_serve_starts_without_ollama_and_recovers(home: Home) -> None:
         await sim.stop()
         with home.serves(sim.url) as process:
             before = process.ready()
-            refused = await ask(
+            refused = await fetch(
                 process.port, OPENAI.path, OPENAI.body(), headers={"x-api-key": key}
             )
             await sim.start()
             await process.until(lambda: process.ready().status_code == 200)
-            served = await ask(process.port, OPENAI.path, OPENAI.body(), headers={"x-api-key": key})
+            served = await fetch(
+                process.port, OPENAI.path, OPENAI.body(), headers={"x-api-key": key}
+            )
 
     assert (before.status_code, "Ollama does not respond" in before.text) == (503, True)
     assert (refused.status, refused.json()["error"]["code"]) == (502, "upstream_unreachable")
@@ -194,7 +196,7 @@ async def test_changes_of_keys_take_effect_while_serving(home: Home, sim: Simula
             headers = {"Authorization": f"Bearer {secret}"}
             return httpx.get(f"{process.url}/v1/models", headers=headers).status_code == 200
 
-        async with caller(process.port) as stream:
+        async with raw_client(process.port) as stream:
             hold.release(2)
             bearer = {"Authorization": f"Bearer {key}"}
             stream.send(request(OPENAI.path, OPENAI.body(stream=True), headers=bearer))

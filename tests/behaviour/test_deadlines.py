@@ -9,9 +9,9 @@ import pytest
 
 from .clients import MODEL, asked, user
 from .concurrent import code_of, house, in_house, started
+from .dialect_specs import OPENAI
 from .failing import Scene, measured, scene_of
-from .speech import OPENAI
-from .wire import Told
+from .wire import RawResponse
 
 ONE_PLACE = {"scheduler": {"max_active": 1}}
 RESPECT = {**ONE_PLACE, "tunnel": {"client_timeout": "respect"}}
@@ -19,8 +19,8 @@ UNHELD = {**ONE_PLACE, "tunnel": {"profile": "none"}}
 HEADERS = ["x-stainless-read-timeout", "X-Request-Timeout"]
 
 
-async def _with_patience(scene: Scene, seconds: str, header: str = HEADERS[0]) -> Told:
-    return await scene.ask(headers={header: seconds})
+async def _with_patience(scene: Scene, seconds: str, header: str = HEADERS[0]) -> RawResponse:
+    return await scene.fetch(headers={header: seconds})
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -32,7 +32,7 @@ async def test_who_would_surely_be_gone_is_refused_at_once(header: str, tmp_path
             told = await _with_patience(scene, "30", header)
             hold.end()
 
-            assert (await first.answer()).status == 200
+            assert (await first.response()).status == 200
 
     assert (told.status, code_of(told)) == (503, "deadline_unreachable")
     assert told.headers["x-gateway-queue-position"] == "1"

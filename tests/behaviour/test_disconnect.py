@@ -8,21 +8,30 @@ import pytest
 from gateway.simulator import Fault
 
 from .clients import asked
+from .dialect_specs import ALL, NATIVE, OPENAI, DialectSpec
+from .disconnects import (
+    assert_disconnect_logged,
+    assert_ollama_stopped,
+    close_connection,
+    half_close_connection,
+    reset_connection,
+    scene,
+)
 from .failing import until
-from .leaving import half_closes, hangs_up, is_abandoned, is_killed, is_logged, scene
-from .speech import ALL, NATIVE, OPENAI, Speech
-from .wire import Caller, caller, request
+from .wire import RawClient, raw_client, request
 
 BOTH_LOOPS = True
 MIB = 1 << 20
 
-every_dialect = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+every_dialect = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
 
 
-Leave = Callable[[Caller], None]
+Leave = Callable[[RawClient], None]
 every_way = pytest.mark.parametrize(
-    "leave", [hangs_up, is_killed, half_closes], ids=lambda leave: leave.__name__
+    "leave",
+    [close_connection, reset_connection, half_close_connection],
+    ids=lambda leave: leave.__name__,
 )
 
 
@@ -32,25 +41,25 @@ every_way = pytest.mark.parametrize(
 @every_way
 async def test_disconnect_during_the_upload(tmp_path: Path, leave: Leave) -> None:
     """Nothing is sent to Ollama, nothing is queued."""
-    async with scene(tmp_path) as here, caller(here.gateway.port) as client:
+    async with scene(tmp_path) as here, raw_client(here.gateway.port) as client:
         data = request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer)
         client.send(data[:-10])
         await until(lambda: "1 active" in repr(here.gateway.gateway.handler))
         leave(client)
-        await is_logged(here, "body")
+        await assert_disconnect_logged(here, "body")
 
         assert asked(here.sim) == []
 
 
 async def test_disconnect_during_a_large_upload_frees_its_memory(tmp_path: Path) -> None:
     """The reservation returns to the budget."""
-    async with scene(tmp_path) as here, caller(here.gateway.port) as client:
+    async with scene(tmp_path) as here, raw_client(here.gateway.port) as client:
         memory_budget = here.gateway.gateway.handler.memory_budget
         headers = {**here.gateway.bearer, "Content-Length": str(20 * MIB)}
         client.send(request(OPENAI.path, bytes(10 * MIB), headers=headers))
         await until(lambda: memory_budget.used == 20 * MIB)
-        is_killed(client)
-        await is_logged(here, "body")
+        reset_connection(client)
+        await assert_disconnect_logged(here, "body")
 
         assert memory_budget.used == 0
 
@@ -65,11 +74,11 @@ async def test_disconnect_in_the_queue(tmp_path: Path, leave: Leave) -> None:
         async with here.waiting() as client:
             await here.queued(1)
             leave(client)
-            line = await is_logged(here, "queue")
+            line = await assert_disconnect_logged(here, "queue")
         await here.queued(0)
         hold.end()
 
-        assert (await first.answer()).status == 200
+        assert (await first.response()).status == 200
         assert len(asked(here.sim)) == 1
         assert "upstream_status" not in line
         assert line["queue_wait"] >= 0
@@ -80,12 +89,12 @@ async def test_disconnect_in_the_queue_lets_later_requests_move_up(tmp_path: Pat
     async with scene(tmp_path) as here, here.occupied() as (first, hold):
         async with here.waiting() as gone, here.waiting() as behind:
             await here.queued(2)
-            hangs_up(gone)
+            close_connection(gone)
             await here.queued(1)
             hold.end()
 
-            assert (await first.answer()).status == 200
-            assert (await behind.answer()).status == 200
+            assert (await first.response()).status == 200
+            assert (await behind.response()).status == 200
         assert len(asked(here.sim)) == 2
 
 
@@ -95,17 +104,17 @@ async def test_disconnect_in_the_queue_lets_later_requests_move_up(tmp_path: Pat
 @every_dialect
 @streaming_or_not
 async def test_disconnect_before_the_first_byte(
-    tmp_path: Path, speech: Speech, stream: bool
+    tmp_path: Path, spec: DialectSpec, stream: bool
 ) -> None:
     """The model works and nothing was sent yet: Ollama stops."""
-    async with scene(tmp_path, speech) as here, caller(here.gateway.port) as client:
+    async with scene(tmp_path, spec) as here, raw_client(here.gateway.port) as client:
         with here.sim.hold() as hold:
-            body = speech.body(stream=stream)
-            client.send(request(speech.path, body, headers=here.gateway.bearer))
+            body = spec.body(stream=stream)
+            client.send(request(spec.path, body, headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: hold.waiting == 1)
-            hangs_up(client)
-            await is_abandoned(here)
-            await is_logged(here, "first_byte")
+            close_connection(client)
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "first_byte")
 
 
 @every_way
@@ -115,7 +124,7 @@ async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) ->
         here.sim.fault(Fault.slow_headers())
         await here.sim.wait_for(lambda: len(asked(here.sim)) == 1)
         leave(client)
-        await is_logged(here, "first_byte")
+        await assert_disconnect_logged(here, "first_byte")
         await until(lambda: here.gateway.gateway.scheduler.idle)
 
         assert repr(here.gateway.gateway.host.upstream).startswith("<Upstream 0 in use")
@@ -125,30 +134,30 @@ async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) ->
 
 
 @every_dialect
-async def test_disconnect_in_a_stream(tmp_path: Path, speech: Speech) -> None:
+async def test_disconnect_in_a_stream(tmp_path: Path, spec: DialectSpec) -> None:
     """Ollama stops within the next token, and the next request is served."""
-    async with scene(tmp_path, speech) as here:
+    async with scene(tmp_path, spec) as here:
         with here.sim.hold() as hold:
-            async with caller(here.gateway.port) as client:
-                body = speech.body(stream=True)
-                client.send(request(speech.path, body, headers=here.gateway.bearer))
+            async with raw_client(here.gateway.port) as client:
+                body = spec.body(stream=True)
+                client.send(request(spec.path, body, headers=here.gateway.bearer))
                 hold.release(2)
                 status, _ = await client.head()
                 await client.chunk()
                 await here.sim.wait_for(lambda: here.sim.stats.tokens_generated == 2)
-                hangs_up(client)
-                await is_abandoned(here)
-            line = await is_logged(here, "relay")
+                close_connection(client)
+                await assert_ollama_stopped(here)
+            line = await assert_disconnect_logged(here, "relay")
 
         assert (status, line["upstream_status"]) == (200, 200)
         assert line["bytes_out"] > 0
-        assert (await here.ask()).status == 200
+        assert (await here.fetch()).status == 200
 
 
 @every_way
 async def test_every_kind_of_disconnect_in_a_stream(tmp_path: Path, leave: Leave) -> None:
     """Closed, reset, or half closed."""
-    async with scene(tmp_path, NATIVE) as here, caller(here.gateway.port) as client:
+    async with scene(tmp_path, NATIVE) as here, raw_client(here.gateway.port) as client:
         with here.sim.hold() as hold:
             body = NATIVE.body(stream=True)
             client.send(request(NATIVE.path, body, headers=here.gateway.bearer))
@@ -157,8 +166,8 @@ async def test_every_kind_of_disconnect_in_a_stream(tmp_path: Path, leave: Leave
             await client.chunk()
             await here.sim.wait_for(lambda: hold.waiting == 1)
             leave(client)
-            await is_abandoned(here)
-            await is_logged(here, "relay")
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "relay")
 
 
 async def test_disconnect_of_a_client_that_does_not_read(tmp_path: Path) -> None:
@@ -166,29 +175,31 @@ async def test_disconnect_of_a_client_that_does_not_read(tmp_path: Path) -> None
     settings = {"read_ahead_bytes": 64 * 1024}
     async with scene(tmp_path, limits=settings) as here:
         here.sim.fault(Fault.huge(64 * MIB))
-        async with caller(here.gateway.port, limit=1 << 16) as client:
+        async with raw_client(here.gateway.port, limit=1 << 16) as client:
             body = OPENAI.body(stream=True)
             client.send(request(OPENAI.path, body, headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.blocked == 1)
-            is_killed(client)
-            await is_abandoned(here)
-            await is_logged(here, "relay")
+            reset_connection(client)
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "relay")
 
 
 # (e) While the last of it is sent.
 
 
-@pytest.mark.parametrize("leave", [hangs_up, is_killed], ids=lambda leave: leave.__name__)
+@pytest.mark.parametrize(
+    "leave", [close_connection, reset_connection], ids=lambda leave: leave.__name__
+)
 async def test_disconnect_while_the_rest_is_sent(tmp_path: Path, leave: Leave) -> None:
     """The slot is free already; the rest of the response is dropped."""
     async with scene(tmp_path, limits={"read_ahead_bytes": 16 * MIB}) as here:
         here.sim.fault(Fault.huge(14 * MIB))
-        async with caller(here.gateway.port, limit=1 << 16) as client:
+        async with raw_client(here.gateway.port, limit=1 << 16) as client:
             client.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.generations_finished == 1)
             await until(lambda: here.gateway.gateway.scheduler.idle)
             still = repr(here.gateway.gateway.handler)
             leave(client)
-            await is_logged(here, "relay")
+            await assert_disconnect_logged(here, "relay")
 
         assert still == "<RequestHandler 1 active>"

@@ -14,11 +14,11 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .clients import MODEL, Clients, asked, clients_of, user
+from .dialect_specs import OPENAI
+from .disconnects import assert_disconnect_logged, assert_ollama_stopped, close_connection, scene
 from .failing import until
-from .leaving import hangs_up, is_abandoned, is_logged, scene
 from .process import Home
-from .speech import OPENAI
-from .wire import caller, request
+from .wire import raw_client, request
 
 BOTH_LOOPS = True
 MIB = 1 << 20
@@ -46,11 +46,11 @@ async def test_cancelled_request_of_an_sdk(
     async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                calling = group.create_task(call(clients))
+                open_request = group.create_task(call(clients))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
-                calling.cancel()
-            await is_abandoned(here)
-            await is_logged(here, "first_byte")
+                open_request.cancel()
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "first_byte")
 
 
 async def test_sdk_timeout_frees_the_slot_for_its_retry(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ async def test_sdk_timeout_frees_the_slot_for_its_retry(tmp_path: Path) -> None:
                 await clients.openai.with_options(timeout=0.2).chat.completions.create(
                     model=MODEL, messages=[user("hello")]
                 )
-            await is_abandoned(here)
-            await is_logged(here, "first_byte")
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "first_byte")
 
-        assert (await here.ask()).status == 200
+        assert (await here.fetch()).status == 200
 
 
 async def test_sdk_stream_that_is_left_early(tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ async def test_sdk_stream_that_is_left_early(tmp_path: Path) -> None:
             async with stream:
                 async for _ in stream:
                     break
-            await is_abandoned(here)
-            await is_logged(here, "relay")
+            await assert_ollama_stopped(here)
+            await assert_disconnect_logged(here, "relay")
 
 
 # Many at once, and in production.
@@ -114,11 +114,11 @@ async def test_disconnect_from_a_gateway_process(sim: Simulator, tmp_path: Path)
     home = Home(tmp_path)
     key = home.key("tester")
     with home.serves(sim.url) as process, sim.hold() as hold:
-        async with caller(process.port) as client:
+        async with raw_client(process.port) as client:
             bearer = {"Authorization": f"Bearer {key}"}
             client.send(request(OPENAI.path, OPENAI.body(), headers=bearer))
             await sim.wait_for(lambda: hold.waiting == 1)
-            hangs_up(client)
+            close_connection(client)
             await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
         await process.until(lambda: bool(process.log("request.finished")))
         line = process.log("request.finished")[0]
@@ -132,10 +132,10 @@ async def test_open_connection_is_not_taken_for_a_disconnect(
     gateway: Running, sim: Simulator
 ) -> None:
     """A complete request on an open connection is served, however long it takes."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         with sim.hold() as hold:
             client.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
             await sim.wait_for(lambda: hold.waiting == 1)
-        response = await client.answer()
+        response = await client.response()
 
-    assert (response.status, response.whole) == (200, True)
+    assert (response.status, response.complete) == (200, True)

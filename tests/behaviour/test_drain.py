@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from gateway.simulator import Hold, Simulator
+from tests.behaviour.dialect_specs import OPENAI
 from tests.behaviour.process import Home, Process
-from tests.behaviour.speech import OPENAI
-from tests.behaviour.wire import Caller, ask, caller, request
+from tests.behaviour.wire import RawClient, fetch, raw_client, request
 
 ANSWER = 8
 """Tokens of a response of the simulator."""
@@ -40,9 +40,9 @@ def hold(sim: Simulator) -> Iterator[Hold]:
 
 
 @asynccontextmanager
-async def streaming(process: Process, key: str) -> AsyncIterator[Caller]:
+async def streaming(process: Process, key: str) -> AsyncIterator[RawClient]:
     """A stream of which the first events have arrived."""
-    async with caller(process.port) as client:
+    async with raw_client(process.port) as client:
         bearer = {"Authorization": f"Bearer {key}"}
         client.send(request(OPENAI.path, OPENAI.body(stream=True), headers=bearer))
         status, _ = await client.head()
@@ -58,22 +58,22 @@ async def test_running_request_may_end(
     """The stream completes, queued and new requests fail at once, and the exit code is 0."""
     bearer = {"Authorization": f"Bearer {key}"}
     with home.serves(sim.url) as process:
-        async with streaming(process, key) as stream, caller(process.port) as waiting:
+        async with streaming(process, key) as stream, raw_client(process.port) as waiting:
             waiting.send(request(OPENAI.path, OPENAI.body(), headers=bearer))
             await process.until(lambda: _waiting(process) == 1)
             process.signal(number)
-            waiter = await waiting.answer()
+            waiter = await waiting.response()
             ready = process.ready()
-            new = await ask(process.port, OPENAI.path, OPENAI.body(), headers=bearer)
+            new = await fetch(process.port, OPENAI.path, OPENAI.body(), headers=bearer)
             hold.release(ANSWER)
-            rest, whole = await stream.rest()
+            rest, complete = await stream.rest()
         code = await process.ended()
 
     assert (waiter.status, waiter.json()["error"]["code"]) == (503, "draining")
     assert (ready.status_code, "draining" in ready.text) == (503, True)
     assert (new.status, new.headers["connection"]) == (503, "close")
     assert (new.headers["retry-after"], new.json()["error"]["code"]) == ("5", "draining")
-    assert (whole, rest.endswith(b"data: [DONE]\n\n")) == (True, True)
+    assert (complete, rest.endswith(b"data: [DONE]\n\n")) == (True, True)
     assert code == 0
     _assert_log_is_complete(process, "draining", "draining", "ok")
 
@@ -86,12 +86,12 @@ async def test_request_is_aborted_after_the_drain_timeout(
     with home.serves(sim.url, GATEWAY_TIMEOUTS__DRAIN_TIMEOUT="0.2") as process:
         async with streaming(process, key) as stream:
             process.signal(number)
-            rest, whole = await stream.rest()
+            rest, complete = await stream.rest()
         code = await process.ended()
         await sim.wait_for(lambda: sim.stats.active == 0)
 
     assert OPENAI.late_failure(rest).code == "shutdown"
-    assert (whole, code) == (False, 0)
+    assert (complete, code) == (False, 0)
     assert sim.stats.generations_abandoned == 1
     _assert_log_is_complete(process, "shutdown")
 
@@ -106,11 +106,11 @@ async def test_second_signal_ends_at_once(
             process.signal(signal.SIGTERM)
             await process.until(lambda: bool(process.log("gateway.draining")))
             process.signal(second)
-            rest, whole = await stream.rest()
+            rest, complete = await stream.rest()
         code = await process.ended()
 
     assert OPENAI.late_failure(rest).code == "shutdown"
-    assert (whole, code) == (False, 0)
+    assert (complete, code) == (False, 0)
     _assert_log_is_complete(process, "shutdown")
 
 
@@ -134,14 +134,14 @@ async def test_many_signals_are_like_two(home: Home, key: str, sim: Simulator, h
 async def test_idle_gateway_ends_at_once(home: Home, key: str, sim: Simulator) -> None:
     """Even if clients keep connections open."""
     with home.serves(sim.url) as process:
-        async with caller(process.port) as idle, caller(process.port) as half:
+        async with raw_client(process.port) as idle, raw_client(process.port) as half:
             idle.send(request("/healthz"))
-            assert (await idle.answer()).status == 200
+            assert (await idle.response()).status == 200
             half.send(b"POST /v1/chat/comp")
             process.signal(signal.SIGTERM)
             code = await process.ended()
-            assert await idle.hung_up() == b""
-            assert await half.hung_up() == b""
+            assert await idle.read_until_closed() == b""
+            assert await half.read_until_closed() == b""
 
     assert code == 0
     _assert_log_is_complete(process, "ok")
@@ -157,12 +157,12 @@ async def test_health_is_ok_during_the_drain(
             process.signal(signal.SIGTERM)
             await process.until(lambda: process.ready().status_code == 503)
             for port in (process.port, process.admin_port):
-                assert (await ask(port, "/healthz")).body == b"ok\n"
+                assert (await fetch(port, "/healthz")).body == b"ok\n"
             hold.release(ANSWER)
-            _, whole = await stream.rest()
+            _, complete = await stream.rest()
         code = await process.ended()
 
-    assert (before, whole, code) == (200, True, 0)
+    assert (before, complete, code) == (200, True, 0)
 
 
 def _assert_log_is_complete(process: Process, *outcomes: str) -> None:

@@ -13,9 +13,9 @@ from gateway.errors import GatewayError
 from gateway.simulator import Fault
 from gateway.telemetry.redaction import sanitize
 from tests.behaviour import failing_calls, failing_ollama
+from tests.behaviour.dialect_specs import ALL, NATIVE, OPENAI, DialectSpec, Failure
 from tests.behaviour.failing import Row, Scene, scene_of
-from tests.behaviour.speech import ALL, NATIVE, OPENAI, Failure, Speech
-from tests.behaviour.wire import Told, caller, request
+from tests.behaviour.wire import RawResponse, raw_client, request
 
 ROWS = (*failing_calls.ROWS, *failing_ollama.ROWS)
 ELSEWHERE = frozenset({"context_length_exceeded", "upstream_4xx", "upstream_5xx"})
@@ -31,33 +31,33 @@ def _cases() -> list[Any]:
     return [
         pytest.param(
             row,
-            speech,
-            id=f"{row.name}-{speech.name}".replace(" ", "_"),
+            spec,
+            id=f"{row.name}-{spec.name}".replace(" ", "_"),
             marks=[pytest.mark.xfail(strict=True, reason=row.flaw)] if row.flaw else [],
         )
         for row in ROWS
-        for speech in row.speeches
+        for spec in row.speeches
     ]
 
 
-@pytest.mark.parametrize(("row", "speech"), _cases())
-async def test_a_failure_is_told_in_full(row: Row, speech: Speech, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("row", "spec"), _cases())
+async def test_a_failure_is_told_in_full(row: Row, spec: DialectSpec, tmp_path: Path) -> None:
     """Status, code, type, advice and what to do, in the dialect of the route, and in the log."""
-    async with scene_of(tmp_path, speech, row.settings) as scene:
+    async with scene_of(tmp_path, spec, row.settings) as scene:
         told = await row.provoke(scene)
-        failure = speech.late_failure(told.body) if row.late else speech.failure(told.body)
+        failure = spec.late_failure(told.body) if row.late else spec.failure(told.body)
         line = await _line_of(scene, told)
 
     assert told.status == row.status
-    assert told.whole is not row.late
-    _check_words(row, speech, failure)
+    assert told.complete is not row.late
+    _check_words(row, spec, failure)
     _check_headers(row, told, failure)
     assert line["outcome"] == row.code
     assert line["status"] == row.status
     assert line["error"] == sanitize(failure.message, 300)
 
 
-async def _line_of(scene: Scene, told: Told) -> dict[str, Any]:
+async def _line_of(scene: Scene, told: RawResponse) -> dict[str, Any]:
     """The one log line of a request that was answered."""
     count = 1
     while True:
@@ -69,17 +69,17 @@ async def _line_of(scene: Scene, told: Told) -> dict[str, Any]:
         count = len(lines) + 1
 
 
-def _check_words(row: Row, speech: Speech, failure: Failure) -> None:
+def _check_words(row: Row, spec: DialectSpec, failure: Failure) -> None:
     for words in row.says:
         assert words in failure.message
-    if speech.name == "anthropic":
+    if spec.name == "anthropic":
         assert failure.type == ANTHROPIC_TYPES.get(row.status, row.type)
-    elif speech.name != "native":
+    elif spec.name != "native":
         assert failure.type == row.type
         assert failure.code == row.code
 
 
-def _check_headers(row: Row, told: Told, failure: Failure) -> None:
+def _check_headers(row: Row, told: RawResponse, failure: Failure) -> None:
     assert told.headers["x-request-id"].startswith("req_")
     if failure.request_id is not None:
         assert failure.request_id == told.headers["x-request-id"]
@@ -116,7 +116,7 @@ class Passed:
     stream: bool = False
 
 
-@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 @pytest.mark.parametrize(
     "own",
     [
@@ -139,16 +139,16 @@ class Passed:
     ids=lambda own: own.status,
 )
 async def test_ollamas_own_errors_pass_unchanged(
-    own: Passed, speech: Speech, tmp_path: Path
+    own: Passed, spec: DialectSpec, tmp_path: Path
 ) -> None:
     """Its status, its body to the byte, its advice; ours only where it gave none."""
     body = b'{"error":   "words of Ollama"}'
     headers = [("Content-Type", "application/json"), *own.said.items()]
-    async with scene_of(tmp_path, speech) as scene:
+    async with scene_of(tmp_path, spec) as scene:
         told = await scene.provoked(Fault.status(own.status, body, headers), stream=own.stream)
         line = await _line_of(scene, told)
 
-    assert (told.status, told.body, told.whole) == (own.status, body, True)
+    assert (told.status, told.body, told.complete) == (own.status, body, True)
     given = {"retry-after", "x-should-retry"} & set(told.headers)
     assert {name: told.headers[name] for name in given} == own.advice
     assert (line["outcome"], line["upstream_status"]) == (own.outcome, own.status)
@@ -162,16 +162,16 @@ async def test_ollamas_error_in_its_own_stream_passes_as_it_came(tmp_path: Path)
         line = await _line_of(scene, told)
 
     last = NATIVE.late_failure(told.body)
-    assert told.whole
+    assert told.complete
     assert last.message
     assert told.body.count(b'"error"') == 1
     assert (line["outcome"], line["error"]) == ("upstream_incomplete", last.message)
 
 
-@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-async def test_a_caller_who_left_is_only_logged(speech: Speech, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+async def test_a_caller_who_left_is_only_logged(spec: DialectSpec, tmp_path: Path) -> None:
     """Nobody is there to be told; the log says 499 and where he was."""
-    async with scene_of(tmp_path, speech) as scene:
+    async with scene_of(tmp_path, spec) as scene:
         async with scene.occupied():
             pass
         line = (await scene.gateway.finished())[0]
@@ -207,18 +207,18 @@ async def test_a_valid_key_passes_among_failures(tmp_path: Path) -> None:
     settings = {"limits": {"failures_per_minute": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         refused = await failing_calls.too_many_unknown_keys(scene)
-        told = await scene.ask()
+        told = await scene.fetch()
 
     assert (refused.status, told.status) == (429, 200)
 
 
 async def test_a_drained_connection_is_closed(tmp_path: Path) -> None:
     """``Connection: close`` is said and done."""
-    async with scene_of(tmp_path, OPENAI) as scene, caller(scene.gateway.port) as one:
+    async with scene_of(tmp_path, OPENAI) as scene, raw_client(scene.gateway.port) as one:
         scene.gateway.gateway.handler.drain()
         one.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
-        told = await one.answer()
+        told = await one.response()
 
         assert told.headers["connection"] == "close"
         one.send(request("/healthz"))
-        assert await one.hung_up() == b""
+        assert await one.read_until_closed() == b""

@@ -13,11 +13,11 @@ from tests.conftest import left_empty
 from tests.harness import running
 
 from .clients import MODEL, asked, user
+from .dialect_specs import ALL, NATIVE, OPENAI, DialectSpec
 from .failing import Scene, scene_of, until
-from .held import QUICK, all_are_held, beats, calling
-from .scripted import asking
-from .speech import ALL, NATIVE, OPENAI, Speech
-from .wire import Told, ask, caller, request
+from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
+from .scripted import open_post
+from .wire import RawResponse, fetch, raw_client, request
 
 SOON: dict[str, Any] = {"tunnel": QUICK, "timeouts": {"total_timeout": 0.3}}
 FIRST, AGAIN, THIRD = ({"x-stainless-retry-count": str(count)} for count in range(3))
@@ -25,19 +25,19 @@ NOBODY: Mapping[str, str] = {}
 ANOTHER = OPENAI.body(seed=7)
 
 
-async def fail_late(scene: Scene, headers: Mapping[str, str] = FIRST) -> Told:
+async def fail_late(scene: Scene, headers: Mapping[str, str] = FIRST) -> RawResponse:
     """A request for which Ollama takes too long."""
     with scene.sim.hold():
-        response = await scene.ask(headers=headers)
+        response = await scene.fetch(headers=headers)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
 
-    assert (response.status, response.whole, response.body.strip()) == (200, False, b"")
+    assert (response.status, response.complete, response.body.strip()) == (200, False, b"")
     return response
 
 
 async def next_status(scene: Scene, headers: Mapping[str, str] = AGAIN, **more: Any) -> int:
     """The status of another request, for which Ollama has time."""
-    return (await scene.ask(headers=headers, **more)).status
+    return (await scene.fetch(headers=headers, **more)).status
 
 
 async def test_failure_is_replayed_once(tmp_path: Path) -> None:
@@ -50,17 +50,17 @@ async def test_failure_is_replayed_once(tmp_path: Path) -> None:
     assert len(asked(scene.sim)) == 4
 
 
-@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-async def test_replayed_failure_is_in_the_dialect(tmp_path: Path, speech: Speech) -> None:
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+async def test_replayed_failure_is_in_the_dialect(tmp_path: Path, spec: DialectSpec) -> None:
     """As it would have been in time, but for the advice to retry; at once."""
-    async with scene_of(tmp_path, speech, SOON) as scene:
+    async with scene_of(tmp_path, spec, SOON) as scene:
         await fail_late(scene)
         with scene.sim.hold():
-            response = await scene.ask(headers=AGAIN)
+            response = await scene.fetch(headers=AGAIN)
         first, again = await scene.gateway.finished(2)
 
-    failure = speech.failure(response.body)
-    assert (response.status, response.whole) == (504, True)
+    failure = spec.failure(response.body)
+    assert (response.status, response.complete) == (504, True)
     assert "did not complete the response within 0.3 s" in failure.message
     assert response.headers["content-type"] == "application/json"
     assert response.headers["content-length"] == str(len(response.body))
@@ -90,7 +90,7 @@ async def test_another_request_gets_no_replayed_failure(tmp_path: Path) -> None:
             await next_status(scene, path="/v1/messages", body={**body, "max_tokens": 8}),
         ]
         headers = {**AGAIN, "x-api-key": scene.gateway.key}
-        same = await ask(scene.gateway.port, "/chat/completions", body, headers=headers)
+        same = await fetch(scene.gateway.port, "/chat/completions", body, headers=headers)
 
     assert seen == [200] * 5
     assert same.status == 504
@@ -137,7 +137,7 @@ async def test_two_identical_requests_at_once(tmp_path: Path) -> None:
         with sim.hold() as hold:
             calls = [group.create_task(_outcome(client)) for _ in range(2)]
             await sim.wait_for(lambda: hold.waiting == 2)
-            await all_are_held(Scene(sim, gateway, OPENAI))
+            await all_get_heartbeats(Scene(sim, gateway, OPENAI))
         outcomes = {type(await call): await call for call in calls}
         lines = await gateway.finished(4)
         await left_empty(gateway)
@@ -174,7 +174,7 @@ async def test_each_of_many_identical_failures_is_replayed_once(tmp_path: Path) 
     ):
         scene = Scene(sim, gateway, OPENAI)
         with sim.hold():
-            await asyncio.gather(*(scene.ask(headers=FIRST) for _ in range(6)))
+            await asyncio.gather(*(scene.fetch(headers=FIRST) for _ in range(6)))
             await sim.wait_for(lambda: sim.stats.active == 0)
         seen = await asyncio.gather(*(next_status(scene) for _ in range(8)))
         await left_empty(gateway)
@@ -199,16 +199,16 @@ async def test_failure_that_is_too_large_is_replayed_in_our_words(
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
-            call = group.create_task(scene.ask(headers=FIRST, seed=1))
+            call = group.create_task(scene.fetch(headers=FIRST, seed=1))
             await scene.queued(1)
-            await all_are_held(scene)
+            await all_get_heartbeats(scene)
             scene.sim.fault(Fault.status(418, said, headers))
             hold.end()
-            await first.answer()
+            await first.response()
         cut = await call
-        response = await scene.ask(headers=AGAIN, seed=1)
+        response = await scene.fetch(headers=AGAIN, seed=1)
 
-    assert (cut.whole, response.status) == (False, 418)
+    assert (cut.complete, response.status) == (False, 418)
     assert OPENAI.failure(response.body).message == "no"
     assert "x-padding" not in response.headers
     assert len(response.body) < 1000
@@ -220,16 +220,16 @@ async def test_unexpected_status_is_not_replayed_as_it_is(tmp_path: Path, status
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
-            call = group.create_task(scene.ask(headers=FIRST, seed=1))
+            call = group.create_task(scene.fetch(headers=FIRST, seed=1))
             await scene.queued(1)
-            await all_are_held(scene)
+            await all_get_heartbeats(scene)
             scene.sim.fault(Fault.status(status))
             hold.end()
-            await first.answer()
+            await first.response()
         cut = await call
-        response = await scene.ask(headers=AGAIN, seed=1)
+        response = await scene.fetch(headers=AGAIN, seed=1)
 
-    assert (cut.whole, response.status) == (False, 502)
+    assert (cut.complete, response.status) == (False, 502)
     assert OPENAI.failure(response.body).code == "upstream_protocol_error"
 
 
@@ -239,50 +239,53 @@ async def test_unexpected_status_is_not_replayed_as_it_is(tmp_path: Path, status
 async def test_late_error_object_is_not_replayed(tmp_path: Path) -> None:
     """It was reported with status 200, on a connection that stays open."""
     settings = {**SOON, "tunnel": {**QUICK, "late_error": "object"}}
-    async with scene_of(tmp_path, OPENAI, settings) as scene, caller(scene.gateway.port) as client:
+    async with (
+        scene_of(tmp_path, OPENAI, settings) as scene,
+        raw_client(scene.gateway.port) as client,
+    ):
         with scene.sim.hold():
             client.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
-            response = await client.answer()
+            response = await client.response()
         client.send(request(OPENAI.path, OPENAI.body(), headers={**scene.gateway.bearer, **AGAIN}))
-        next_one = await client.answer()
+        next_one = await client.response()
         lines = await scene.gateway.finished(2)
 
-    assert (response.status, response.whole) == (200, True)
+    assert (response.status, response.complete) == (200, True)
     assert OPENAI.failure(response.body).code == "upstream_timeout"
     assert next_one.status == 200
     assert [line["outcome"] for line in lines] == ["upstream_timeout", "ok"]
 
 
-@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-async def test_failure_of_a_stream_is_not_replayed(tmp_path: Path, speech: Speech) -> None:
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+async def test_failure_of_a_stream_is_not_replayed(tmp_path: Path, spec: DialectSpec) -> None:
     """It was reported in the stream: a retry is served."""
     settings = {"tunnel": QUICK, "timeouts": {"first_byte_timeout": 0.15}}
-    async with scene_of(tmp_path, speech, settings) as scene:
+    async with scene_of(tmp_path, spec, settings) as scene:
         with scene.sim.hold():
-            response = await scene.ask(stream=True, headers=FIRST)
+            response = await scene.fetch(stream=True, headers=FIRST)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
-        again = await scene.ask(stream=True, headers=AGAIN)
+        again = await scene.fetch(stream=True, headers=AGAIN)
 
-    assert (response.status, response.whole) == (200, False)
-    assert "sent nothing within 0.15 s" in speech.late_failure(response.body).message
-    assert (again.status, again.whole) == (200, True)
+    assert (response.status, response.complete) == (200, False)
+    assert "sent nothing within 0.15 s" in spec.late_failure(response.body).message
+    assert (again.status, again.complete) == (200, True)
 
 
 async def test_error_status_of_ollama_is_an_event_in_a_stream(tmp_path: Path) -> None:
     """With Ollama's message; the status is only in the log."""
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
-        async with scene.occupied() as (first, hold), calling(scene, stream=True) as client:
+        async with scene.occupied() as (first, hold), open_request(scene, stream=True) as client:
             await client.head()
-            await beats(client, OPENAI, 1, stream=True)
+            await assert_heartbeats(client, OPENAI, 1, stream=True)
             scene.sim.fault(Fault.status(400, b'{"error":{"message":"no tools"}}'))
             hold.end()
-            rest, whole = await client.rest()
-            await first.answer()
+            rest, complete = await client.rest()
+            await first.response()
         lines = await scene.gateway.finished(2)
 
     assert OPENAI.late_failure(rest).message == "no tools"
-    assert not whole
+    assert not complete
     assert [line["outcome"] for line in lines] == ["ok", "upstream_4xx"]
     assert (lines[1]["status"], lines[1]["upstream_status"]) == (200, 400)
 
@@ -292,7 +295,7 @@ async def test_failure_to_an_http_1_0_client_is_not_replayed(tmp_path: Path) -> 
     async with scene_of(tmp_path, OPENAI, SOON) as scene:
         key, body = scene.gateway.key, OPENAI.body()
         with scene.sim.hold():
-            async with asking(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
+            async with open_post(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
                 await old.head()
         await until(lambda: scene.gateway.gateway.scheduler.idle)
         again = await next_status(scene, NOBODY)

@@ -14,9 +14,9 @@ import pytest
 from gateway.simulator import Fault
 
 from .clients import EMBEDDER, MODEL, asked, user
+from .dialect_specs import ANTHROPIC, OPENAI, DialectSpec
 from .failing import Scene, scene_of
-from .held import QUICK, all_are_held
-from .speech import ANTHROPIC, OPENAI, Speech
+from .heartbeats import QUICK, all_get_heartbeats
 
 WELL = [user("SAY: all is well")]
 LONG = [user("SAY: " + "word " * 2000)]
@@ -33,21 +33,21 @@ def _retry_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def late_scene(
-    folder: Path, speech: Speech = OPENAI, **tables: Any
+    folder: Path, spec: DialectSpec = OPENAI, **tables: Any
 ) -> AsyncIterator[tuple[Scene, Callable[[], Coroutine[Any, Any, None]]]]:
     """A scene whose only slot is occupied. Requests queue; the second value frees the slot as soon
     as a heartbeat has begun the response.
     """
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}, **tables}
-    async with scene_of(folder, speech, settings) as scene:
+    async with scene_of(folder, spec, settings) as scene:
         with scene.sim.hold() as hold:
-            async with scene.waiting(speech.body(seed=0)) as first:
+            async with scene.waiting(spec.body(seed=0)) as first:
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
 
                 async def go() -> None:
-                    await all_are_held(scene)
+                    await all_get_heartbeats(scene)
                     hold.end()
-                    await first.answer()
+                    await first.response()
 
                 yield scene, go
 
@@ -245,7 +245,7 @@ async def test_unreachable_ollama_is_replayed(tmp_path: Path) -> None:
     ):
         call = group.create_task(_raised(chat(client)))
         await scene.queued(1)
-        await all_are_held(scene)
+        await all_get_heartbeats(scene)
         await scene.sim.stop()
         error = await call
 

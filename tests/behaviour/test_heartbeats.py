@@ -15,10 +15,10 @@ from tests.conftest import left_empty
 from tests.harness import running
 
 from .clients import MODEL, user
+from .dialect_specs import NATIVE, OPENAI
 from .failing import Scene, scene_of
-from .held import QUICK, all_are_held, beats, calling
-from .speech import NATIVE, OPENAI
-from .wire import caller, request
+from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
+from .wire import raw_client, request
 
 MIB = 1 << 20
 STAINLESS = "x-stainless-read-timeout"
@@ -73,9 +73,9 @@ async def test_heartbeats_keep_clients_from_giving_up(tmp_path: Path) -> None:
                 calls.append(group.create_task(create(model=MODEL, messages=messages)))
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await scene.queued(3)
-            async with calling(scene, headers={STAINLESS: "1"}) as witness:
+            async with open_request(scene, headers={STAINLESS: "1"}) as witness:
                 await witness.head()
-                await beats(witness, OPENAI, 4, stream=False)
+                await assert_heartbeats(witness, OPENAI, 4, stream=False)
             assert not any(call.done() for call in calls)
     lines = scene.gateway.log("request.finished")
     outcomes = sorted(line["outcome"] for line in lines)
@@ -92,7 +92,7 @@ async def test_without_heartbeats_every_failure_keeps_its_status(tmp_path: Path)
     settings = {"tunnel": {"profile": "none"}, "timeouts": {"total_timeout": 0.8}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
-            response = await scene.ask(headers={STAINLESS: "1"})
+            response = await scene.fetch(headers={STAINLESS: "1"})
         ending = await last_outcome(scene)
 
     assert (response.status, response.json()["error"]["code"]) == (504, "upstream_timeout")
@@ -102,16 +102,16 @@ async def test_without_heartbeats_every_failure_keeps_its_status(tmp_path: Path)
 # Heartbeats restart no timeout of the gateway.
 
 
-@pytest.mark.parametrize("speech", [OPENAI, NATIVE], ids=lambda speech: speech.name)
-async def test_idle_timeout_ends_a_silent_stream(tmp_path: Path, speech: Any) -> None:
+@pytest.mark.parametrize("spec", [OPENAI, NATIVE], ids=lambda spec: spec.name)
+async def test_idle_timeout_ends_a_silent_stream(tmp_path: Path, spec: Any) -> None:
     """Heartbeats are no sign of life from Ollama."""
-    async with scene_of(tmp_path, speech, held(idle_timeout=0.4)) as scene:
+    async with scene_of(tmp_path, spec, held(idle_timeout=0.4)) as scene:
         response = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         ending = await last_outcome(scene)
 
-    assert "nothing for 0.4 s" in speech.late_failure(response.body).message
-    assert (response.status, response.whole) == (200, False)
+    assert "nothing for 0.4 s" in spec.late_failure(response.body).message
+    assert (response.status, response.complete) == (200, False)
     assert ending == ("upstream_idle_timeout", 200, True)
 
 
@@ -119,7 +119,7 @@ async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(tmp_path: Pa
     """Only a byte from Ollama counts."""
     async with scene_of(tmp_path, OPENAI, held(first_byte_timeout=0.4)) as scene:
         with scene.sim.hold():
-            response = await scene.ask(stream=True)
+            response = await scene.fetch(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         ending = await last_outcome(scene)
 
@@ -131,11 +131,11 @@ async def test_total_timeout_ends_a_complete_response_that_never_comes(tmp_path:
     """The client's timeout no longer ends it."""
     async with scene_of(tmp_path, OPENAI, held(total_timeout=0.4)) as scene:
         with scene.sim.hold():
-            response = await scene.ask(headers={STAINLESS: "60"})
+            response = await scene.fetch(headers={STAINLESS: "60"})
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         ending = await last_outcome(scene)
 
-    assert (response.status, response.whole, response.body.strip()) == (200, False, b"")
+    assert (response.status, response.complete, response.body.strip()) == (200, False, b"")
     assert ending == ("upstream_timeout", 200, True)
 
 
@@ -143,7 +143,7 @@ async def test_queue_timeout_ends_a_request_that_is_never_dispatched(tmp_path: P
     """``queue_timeout``, not the client's declared timeout."""
     settings = {**held(queue_timeout=1.3), "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
-        response = await scene.ask(stream=True, headers={STAINLESS: "1"})
+        response = await scene.fetch(stream=True, headers={STAINLESS: "1"})
         ending = await last_outcome(scene)
 
     assert OPENAI.late_failure(response.body).code == "queue_timeout"
@@ -162,7 +162,10 @@ async def test_total_timeout_ends_a_stream_of_comments(tmp_path: Path) -> None:
         await left_empty(gateway)
 
     assert response.body.startswith(b": nothing to say\n\n")
-    assert (OPENAI.late_failure(response.body).code, response.whole) == ("upstream_timeout", False)
+    assert (OPENAI.late_failure(response.body).code, response.complete) == (
+        "upstream_timeout",
+        False,
+    )
     assert (line["outcome"], line["status"]) == ("upstream_timeout", 200)
 
 
@@ -171,7 +174,7 @@ async def test_timeouts_of_the_gateway_end_a_response_to_a_very_slow_client(tmp_
     settings = {**held(write_timeout=0.4), "limits": {"read_ahead_bytes": 64 * 1024}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(64 * MIB))
-        async with caller(scene.gateway.port, limit=1 << 16) as slow:
+        async with raw_client(scene.gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=scene.gateway.bearer))
             async with asyncio.timeout(5):
@@ -188,7 +191,7 @@ async def test_timeouts_of_the_gateway_end_heartbeats_to_a_very_slow_client(tmp_
     """The client takes all that there is, and so little that no write timeout is reached."""
     async with scene_of(tmp_path, OPENAI, held(total_timeout=0.5, write_timeout=30)) as scene:
         with scene.sim.hold():
-            async with calling(scene) as slow:
+            async with open_request(scene) as slow:
                 got = b""
                 async with asyncio.timeout(5):
                     while byte := await slow.reader.read(1):
@@ -203,14 +206,14 @@ async def test_timeouts_of_the_gateway_end_heartbeats_to_a_very_slow_client(tmp_
 # What is recorded of them.
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream", [False, True], ids=["complete", "stream"])
 async def test_heartbeats_do_not_change_the_record(tmp_path: Path, stream: bool) -> None:
     """Bytes, tokens and the time to first token are Ollama's."""
     async with scene_of(tmp_path, OPENAI, {"tunnel": QUICK}) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=stream) as client:
+            async with open_request(scene, stream=stream) as client:
                 await client.head()
-                await beats(client, OPENAI, 3, stream=stream)
+                await assert_heartbeats(client, OPENAI, 3, stream=stream)
                 hold.end()
                 rest, _ = await client.rest()
         (line,) = await scene.gateway.finished()
@@ -234,16 +237,16 @@ async def test_drain_ends_requests_that_heartbeats_keep_alive(tmp_path: Path) ->
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         scene.occupied() as (served, _),
-        calling(scene) as whole,
-        calling(scene, stream=True) as stream,
+        open_request(scene) as complete,
+        open_request(scene, stream=True) as stream,
     ):
-        await all_are_held(scene)
+        await all_get_heartbeats(scene)
         await scene.gateway.finished()
         await drain(scene.gateway.gateway)
-        response = [await client.answer() for client in (served, whole, stream)]
+        response = [await client.response() for client in (served, complete, stream)]
         lines = (await scene.gateway.finished(4))[1:]
 
-    assert [(client.status, client.whole) for client in response] == [(200, False)] * 3
+    assert [(client.status, client.complete) for client in response] == [(200, False)] * 3
     assert [response[0].body.strip(), response[1].body.strip()] == [b"", b""]
     assert OPENAI.late_failure(response[2].body).code == "draining"
     assert sorted(line["outcome"] for line in lines) == ["draining", "draining", "shutdown"]

@@ -16,9 +16,9 @@ from tests.harness import running
 
 from .clients import EMBEDDER, MODEL, Clients, clients_of
 from .dialect_cases import EVERY_FAMILY, Family
+from .dialect_specs import OPENAI
 from .failing import Scene
-from .held import QUICK, all_are_held
-from .speech import OPENAI
+from .heartbeats import QUICK, all_get_heartbeats
 
 Vectors = Callable[[Clients], Coroutine[Any, Any, list[list[float]]]]
 
@@ -60,14 +60,14 @@ async def test_complete_response_with_heartbeats(setup: House, family: Family) -
     """JSON may begin with spaces, for every client."""
     scene = setup.scene
 
-    async def ask() -> str | None:
-        return await family.whole(setup.clients)
+    async def fetch() -> str | None:
+        return await family.complete(setup.clients)
 
     async with asyncio.TaskGroup() as group:
         with scene.sim.hold() as hold:
-            asked = group.create_task(ask())
+            asked = group.create_task(fetch())
             await scene.sim.wait_for(lambda: hold.waiting == 1)
-            await all_are_held(scene)
+            await all_get_heartbeats(scene)
     last_line = await setup.last_line()
 
     assert asked.result() == SAID
@@ -83,10 +83,10 @@ async def test_stream_with_heartbeats(setup: House, family: Family) -> None:
         with scene.sim.hold() as hold:
             group.create_task(family.stream(setup.clients, said))
             await scene.sim.wait_for(lambda: hold.waiting == 1)
-            await all_are_held(scene)
+            await all_get_heartbeats(scene)
             hold.release(2)
             await scene.sim.wait_for(lambda: hold.waiting == 1)
-            await all_are_held(scene, 2)
+            await all_get_heartbeats(scene, 2)
     last_line = await setup.last_line()
 
     assert "".join(said) == SAID
@@ -113,7 +113,7 @@ async def test_embeddings_with_heartbeats(setup: House, vectors: Vectors) -> Non
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(vectors(setup.clients))
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 1)
-        await all_are_held(scene, model=EMBEDDER)
+        await all_get_heartbeats(scene, model=EMBEDDER)
         scene.sim.release()
     last_line = await setup.last_line()
 
@@ -135,7 +135,7 @@ async def test_heartbeats_keep_an_httpx_read_timeout_from_expiring(setup: House)
             asked = group.create_task(post)
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             # Longer than the client's timeout.
-            await all_are_held(scene, 14)
+            await all_get_heartbeats(scene, 14)
     response = asked.result()
 
     assert response.json()["choices"][0]["message"]["content"] == SAID
@@ -159,7 +159,7 @@ async def test_curl_prints_the_response_and_heartbeats(setup: House, stream: boo
             "curl", "-sS", *arguments, stdout=asyncio.subprocess.PIPE
         )
         await scene.sim.wait_for(lambda: hold.waiting == 1)
-        await all_are_held(scene, 2)
+        await all_get_heartbeats(scene, 2)
     out, _ = await process.communicate()
 
     assert process.returncode == 0

@@ -9,16 +9,16 @@ import pytest
 from gateway.simulator import Fault
 
 from .clients import asked
+from .dialect_specs import OPENAI
 from .failing import scene_of
-from .held import QUICK, all_are_held, beats, calling
-from .scripted import asking
-from .speech import OPENAI
-from .wire import caller, request
+from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
+from .scripted import open_post
+from .wire import raw_client, request
 
 BOTH_LOOPS = True
 HELD: dict[str, Any] = {"tunnel": QUICK}
 
-streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
 
 
 def assert_openai_response(body: bytes, *, stream: bool) -> bool:
@@ -34,7 +34,7 @@ def assert_openai_response(body: bytes, *, stream: bool) -> bool:
 @streaming_or_not
 async def test_next_request_after_heartbeats(tmp_path: Path, stream: bool) -> None:
     """A fast response after a slow one, with its own head, and the other way round."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
         slow = request(OPENAI.path, OPENAI.body(stream=stream), headers=scene.gateway.bearer)
         response = []
         for _ in range(2):
@@ -42,32 +42,32 @@ async def test_next_request_after_heartbeats(tmp_path: Path, stream: bool) -> No
             client.send(slow)
             status, headers = await client.head()
             assert "connection" not in headers
-            await beats(client, OPENAI, stream=stream)
+            await assert_heartbeats(client, OPENAI, stream=stream)
             scene.sim.release()
-            rest, whole = await client.rest()
-            response.append((status, whole, assert_openai_response(rest, stream=stream)))
+            rest, complete = await client.rest()
+            response.append((status, complete, assert_openai_response(rest, stream=stream)))
             client.send(request("/v1/models/nope", headers=scene.gateway.bearer))
-            missing = await client.answer()
-            response.append((missing.status, missing.whole, "content-length" in missing.headers))
+            missing = await client.response()
+            response.append((missing.status, missing.complete, "content-length" in missing.headers))
 
     assert response == [(200, True, True), (404, True, True)] * 2
 
 
 async def test_pipelined_requests_after_heartbeats(tmp_path: Path) -> None:
     """They wait for the end of the slow one and are served in their order."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
         scene.sim.fault(Fault.slow_headers())
         slow = request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer)
         client.send(slow + request("/healthz") + slow)
         await client.head()
-        await beats(client, OPENAI, 3, stream=False)
+        await assert_heartbeats(client, OPENAI, 3, stream=False)
         only_one = asked(scene.sim)
         scene.sim.release()
-        rest, whole = await client.rest()
-        health, again = await client.answer(), await client.answer()
+        rest, complete = await client.rest()
+        health, again = await client.response(), await client.response()
 
     assert only_one == [OPENAI.path]
-    assert whole
+    assert complete
     assert assert_openai_response(rest, stream=False)
     assert (health.status, health.body) == (200, b"ok\n")
     assert assert_openai_response(again.body, stream=False)
@@ -75,7 +75,7 @@ async def test_pipelined_requests_after_heartbeats(tmp_path: Path) -> None:
 
 async def test_expect_continue_with_heartbeats(tmp_path: Path) -> None:
     """``100 Continue`` is no response: heartbeats come after it, in the final response."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, caller(scene.gateway.port) as client:
+    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
         scene.sim.fault(Fault.slow_headers())
         data = request(
             OPENAI.path,
@@ -87,11 +87,11 @@ async def test_expect_continue_with_heartbeats(tmp_path: Path) -> None:
         interim, _ = await client.head()
         client.send(body)
         status, _ = await client.head()
-        await beats(client, OPENAI, stream=False)
+        await assert_heartbeats(client, OPENAI, stream=False)
         scene.sim.release()
-        rest, whole = await client.rest()
+        rest, complete = await client.rest()
 
-    assert (interim, status, whole) == (100, 200, True)
+    assert (interim, status, complete) == (100, 200, True)
     assert assert_openai_response(rest, stream=False)
 
 
@@ -100,14 +100,14 @@ async def test_connection_close_with_heartbeats(tmp_path: Path, stream: bool) ->
     """It is closed after a response that ends as HTTP says."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         scene.sim.fault(Fault.slow_headers())
-        async with calling(scene, stream=stream, headers={"Connection": "close"}) as client:
+        async with open_request(scene, stream=stream, headers={"Connection": "close"}) as client:
             _, headers = await client.head()
-            await beats(client, OPENAI, stream=stream)
+            await assert_heartbeats(client, OPENAI, stream=stream)
             scene.sim.release()
-            rest, whole = await client.rest()
-            more = await client.hung_up()
+            rest, complete = await client.rest()
+            more = await client.read_until_closed()
 
-    assert (whole, more, headers["connection"]) == (True, b"", "close")
+    assert (complete, more, headers["connection"]) == (True, b"", "close")
     assert assert_openai_response(rest, stream=stream)
 
 
@@ -118,9 +118,9 @@ async def test_http_1_0_gets_no_heartbeats(tmp_path: Path, stream: bool) -> None
         scene.sim.fault(Fault.slow_headers())
         body = OPENAI.body(stream=stream)
         key = scene.gateway.key
-        async with asking(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
+        async with open_post(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
             await scene.sim.wait_for(lambda: asked(scene.sim) == [OPENAI.path])
-            await all_are_held(scene, 3)
+            await all_get_heartbeats(scene, 3)
             silent = not old.reader._buffer  # type: ignore[attr-defined]  # what has arrived so far
             scene.sim.release()
             await old.head()

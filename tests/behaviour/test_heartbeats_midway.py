@@ -11,11 +11,17 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .clients import asked
+from .dialect_specs import ALL, MODEL, NATIVE, OPENAI, DialectSpec
+from .disconnects import (
+    assert_disconnect_logged,
+    assert_ollama_stopped,
+    close_connection,
+    half_close_connection,
+    reset_connection,
+)
 from .failing import Scene, scene_of, until
-from .held import QUICK, all_are_held, beats, calling
-from .leaving import half_closes, hangs_up, is_abandoned, is_killed, is_logged
+from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
 from .scripted import Script, ScriptedOllama
-from .speech import ALL, MODEL, NATIVE, OPENAI, Speech
 
 HELD: dict[str, Any] = {"tunnel": QUICK}
 
@@ -31,91 +37,95 @@ BETWEEN = {"openai": {3, 5}, "native": set[int]()}
 
 
 @asynccontextmanager
-async def scripted(folder: Path, speech: Speech) -> AsyncIterator[tuple[ScriptedOllama, Running]]:
-    kind = "application/x-ndjson" if speech is NATIVE else "text/event-stream"
+async def scripted(
+    folder: Path, spec: DialectSpec
+) -> AsyncIterator[tuple[ScriptedOllama, Running]]:
+    kind = "application/x-ndjson" if spec is NATIVE else "text/event-stream"
     headers = [("Content-Type", kind), ("Transfer-Encoding", "chunked")]
-    script = Script("HTTP/1.1 200 OK", headers, PIECES[speech.name], "proper")
+    script = Script("HTTP/1.1 200 OK", headers, PIECES[spec.name], "proper")
     ollama = ScriptedOllama([MODEL], script)
     async with ollama.listening(), running(ollama.url, folder, tunnel=QUICK) as gateway:
         yield ollama, gateway
         await left_empty(gateway)
 
 
-@pytest.mark.parametrize("speech", [OPENAI, NATIVE], ids=lambda speech: speech.name)
-async def test_heartbeats_only_between_events(tmp_path: Path, speech: Speech) -> None:
+@pytest.mark.parametrize("spec", [OPENAI, NATIVE], ids=lambda spec: spec.name)
+async def test_heartbeats_only_between_events(tmp_path: Path, spec: DialectSpec) -> None:
     """Nothing is sent between two pieces of an event, heartbeats between two events."""
-    pieces = PIECES[speech.name]
-    async with scripted(tmp_path, speech) as (ollama, gateway):
-        scene: Any = Scene(None, gateway, speech)  # type: ignore[arg-type]  # no simulator here
-        async with calling(scene, stream=True) as client:
+    pieces = PIECES[spec.name]
+    async with scripted(tmp_path, spec) as (ollama, gateway):
+        scene: Any = Scene(None, gateway, spec)  # type: ignore[arg-type]  # no simulator here
+        async with open_request(scene, stream=True) as client:
             await client.head()
-            await beats(client, speech, 1, stream=True)
+            await assert_heartbeats(client, spec, 1, stream=True)
             chunks: list[bytes] = []
             for count, piece in enumerate(pieces, start=1):
                 ollama.proceed()
                 while not chunks or chunks[-1] != piece:
                     chunks.append(await client.chunk())
-                if count in BETWEEN[speech.name]:
-                    await beats(client, speech, 2, stream=True)
+                if count in BETWEEN[spec.name]:
+                    await assert_heartbeats(client, spec, 2, stream=True)
                 else:
-                    await all_are_held(scene, 2)
+                    await all_get_heartbeats(scene, 2)
             ollama.proceed()
-            rest, whole = await client.rest()
+            rest, complete = await client.rest()
 
     # Heartbeats that came before the next piece are chunks of their own.
-    mark = b" " if speech is NATIVE else b":\n\n"
+    mark = b" " if spec is NATIVE else b":\n\n"
     said = [chunk for chunk in chunks if chunk in pieces]
     extra = [at for at, chunk in enumerate(chunks) if chunk not in pieces]
     assert said == pieces
-    assert (rest, whole) == (b"", True)
+    assert (rest, complete) == (b"", True)
     for at in extra:
         before = sum(chunk in pieces for chunk in chunks[:at])
 
         assert chunks[at].startswith(mark[:1])
-        assert before in {0, *BETWEEN[speech.name]}
+        assert before in {0, *BETWEEN[spec.name]}
 
 
 # Disconnects.
 
 
 @pytest.mark.parametrize(
-    "leave", [hangs_up, is_killed, half_closes], ids=lambda leave: leave.__name__
+    "leave",
+    [close_connection, reset_connection, half_close_connection],
+    ids=lambda leave: leave.__name__,
 )
 async def test_client_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: Any) -> None:
     """Its slot goes to the next request, and Ollama gets nothing."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene, scene.occupied() as (first, hold):
-        async with calling(scene, stream=True) as client:
+        async with open_request(scene, stream=True) as client:
             await client.head()
-            await beats(client, OPENAI, stream=True)
+            await assert_heartbeats(client, OPENAI, stream=True)
             leave(client)
-            line = await is_logged(scene, "queue")
+            line = await assert_disconnect_logged(scene, "queue")
         await scene.queued(0)
         hold.end()
-        await first.answer()
+        await first.response()
 
     assert len(asked(scene.sim)) == 1
     assert line["heartbeats"] >= 2
 
 
 @pytest.mark.parametrize(
-    ("speech", "stream"),
-    [(OPENAI, False), *((speech, True) for speech in ALL)],
+    ("spec", "stream"),
+    [(OPENAI, False), *((spec, True) for spec in ALL)],
     ids=lambda value: getattr(value, "name", value),
 )
 async def test_client_leaves_after_heartbeats_while_ollama_works(
-    tmp_path: Path, speech: Speech, stream: bool
+    tmp_path: Path, spec: DialectSpec, stream: bool
 ) -> None:
     """Ollama stops at once, and the next request is served."""
-    async with scene_of(tmp_path, speech, HELD) as scene:
+    async with scene_of(tmp_path, spec, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=stream) as client:
+            async with open_request(scene, stream=stream) as client:
                 await client.head()
-                await beats(client, speech, stream=stream)
+                await assert_heartbeats(client, spec, stream=stream)
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
-                hangs_up(client)
-                await is_abandoned(scene)
-                await is_logged(scene, "first_byte")
-        next_one = await scene.ask()
+                close_connection(client)
+                await assert_ollama_stopped(scene)
+                await assert_disconnect_logged(scene, "first_byte")
+        next_one = await scene.fetch()
 
     assert next_one.status == 200
 
@@ -124,13 +134,13 @@ async def test_disconnect_after_heartbeats_is_no_failure_to_replay(tmp_path: Pat
     """A retry of it is served."""
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         with scene.sim.hold():
-            async with calling(scene) as client:
+            async with open_request(scene) as client:
                 await client.head()
-                await beats(client, OPENAI, stream=False)
-                is_killed(client)
-                await is_abandoned(scene)
+                await assert_heartbeats(client, OPENAI, stream=False)
+                reset_connection(client)
+                await assert_ollama_stopped(scene)
         await until(lambda: scene.gateway.gateway.scheduler.idle)
-        again = await scene.ask(headers={"x-stainless-retry-count": "1"})
+        again = await scene.fetch(headers={"x-stainless-retry-count": "1"})
 
     assert again.status == 200
     assert scene.sim.stats.generations_finished == 1

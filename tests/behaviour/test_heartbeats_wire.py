@@ -9,15 +9,23 @@ import pytest
 from gateway.simulator import Fault
 
 from .clients import EMBEDDER
+from .dialect_specs import ALL, NATIVE, OPENAI, DialectSpec
 from .failing import measured, scene_of
-from .held import LOADING, QUEUED, QUICK, beats, calling, is_beat, without_beats
-from .speech import ALL, NATIVE, OPENAI, Speech
-from .wire import Caller
+from .heartbeats import (
+    LOADING,
+    QUEUED,
+    QUICK,
+    assert_heartbeats,
+    is_heartbeat,
+    open_request,
+    without_heartbeats,
+)
+from .wire import RawClient
 
 HELD: dict[str, Any] = {"tunnel": QUICK}
 
-every_speech = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+every_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
 
 FINAL = {
     "openai": b"data: [DONE]\n\n",
@@ -27,12 +35,12 @@ FINAL = {
 }
 
 
-async def assert_head_of_heartbeat(client: Caller, speech: Speech, *, stream: bool) -> None:
+async def assert_head_of_heartbeat(client: RawClient, spec: DialectSpec, *, stream: bool) -> None:
     """The head that a heartbeat commits."""
     status, headers = await client.head()
     kind = "application/json"
     if stream:
-        kind = "application/x-ndjson" if speech is NATIVE else "text/event-stream"
+        kind = "application/x-ndjson" if spec is NATIVE else "text/event-stream"
 
     assert (status, headers["content-type"]) == (200, kind)
     assert headers["transfer-encoding"] == "chunked"
@@ -40,23 +48,23 @@ async def assert_head_of_heartbeat(client: Caller, speech: Speech, *, stream: bo
     assert headers["x-request-id"].startswith("req_")
 
 
-async def read_to_the_end(client: Caller, speech: Speech, *, stream: bool) -> bytes:
+async def read_to_the_end(client: RawClient, spec: DialectSpec, *, stream: bool) -> bytes:
     """Read the rest, which ends with Ollama's final event. Returns all that Ollama sent in it."""
     chunks = []
     while chunk := await client.chunk():
         chunks.append(chunk)
 
-    assert not is_beat(chunks[-1], speech, stream=stream)
+    assert not is_heartbeat(chunks[-1], spec, stream=stream)
     if stream:
-        assert FINAL[speech.name] in chunks[-1]
-    return b"".join(without_beats(chunks, speech, stream=stream))
+        assert FINAL[spec.name] in chunks[-1]
+    return b"".join(without_heartbeats(chunks, spec, stream=stream))
 
 
-def assert_valid_in_dialect(said: bytes, speech: Speech, *, stream: bool) -> None:
+def assert_valid_in_dialect(said: bytes, spec: DialectSpec, *, stream: bool) -> None:
     """Every line is one of this dialect, and every value is JSON."""
     if not stream:
         assert isinstance(json.loads(said), dict)
-    elif speech is NATIVE:
+    elif spec is NATIVE:
         assert [json.loads(line)["done"] for line in said.splitlines()][-1] is True
     else:
         for line in said.removesuffix(b"data: [DONE]\n\n").splitlines():
@@ -69,82 +77,82 @@ def assert_valid_in_dialect(said: bytes, speech: Speech, *, stream: bool) -> Non
 # Phases.
 
 
-@every_speech
+@every_spec
 @streaming_or_not
-async def test_heartbeats_while_queued(tmp_path: Path, speech: Speech, stream: bool) -> None:
+async def test_heartbeats_while_queued(tmp_path: Path, spec: DialectSpec, stream: bool) -> None:
     """A comment tells the position, where the dialect has comments."""
-    async with scene_of(tmp_path, speech, HELD) as scene, scene.occupied() as (first, hold):
-        async with calling(scene, stream=stream) as client:
-            await assert_head_of_heartbeat(client, speech, stream=stream)
-            await beats(client, speech, stream=stream, note=QUEUED + b"1\n")
+    async with scene_of(tmp_path, spec, HELD) as scene, scene.occupied() as (first, hold):
+        async with open_request(scene, stream=stream) as client:
+            await assert_head_of_heartbeat(client, spec, stream=stream)
+            await assert_heartbeats(client, spec, stream=stream, note=QUEUED + b"1\n")
             hold.end()
-            said = await read_to_the_end(client, speech, stream=stream)
-        await first.answer()
+            said = await read_to_the_end(client, spec, stream=stream)
+        await first.response()
         lines = await scene.gateway.finished(2)
 
-    assert_valid_in_dialect(said, speech, stream=stream)
+    assert_valid_in_dialect(said, spec, stream=stream)
     assert [(line["outcome"], line["status"]) for line in lines] == [("ok", 200)] * 2
     assert lines[-1]["heartbeats"] >= 2
 
 
-@every_speech
+@every_spec
 @streaming_or_not
 async def test_heartbeats_while_the_model_loads(
-    tmp_path: Path, speech: Speech, stream: bool
+    tmp_path: Path, spec: DialectSpec, stream: bool
 ) -> None:
     """Ollama has the request and sends nothing."""
-    async with scene_of(tmp_path, speech, HELD) as scene:
+    async with scene_of(tmp_path, spec, HELD) as scene:
         scene.sim.fault(Fault.slow_headers())
-        async with calling(scene, stream=stream) as client:
-            await assert_head_of_heartbeat(client, speech, stream=stream)
-            await beats(client, speech, stream=stream, note=LOADING)
+        async with open_request(scene, stream=stream) as client:
+            await assert_head_of_heartbeat(client, spec, stream=stream)
+            await assert_heartbeats(client, spec, stream=stream, note=LOADING)
             scene.sim.release()
-            said = await read_to_the_end(client, speech, stream=stream)
+            said = await read_to_the_end(client, spec, stream=stream)
         (line,) = await scene.gateway.finished()
 
-    assert_valid_in_dialect(said, speech, stream=stream)
+    assert_valid_in_dialect(said, spec, stream=stream)
     assert (line["outcome"], line["status"]) == ("ok", 200)
     assert line["heartbeats"] >= 2
 
 
-@every_speech
-async def test_heartbeats_while_a_stream_is_silent(tmp_path: Path, speech: Speech) -> None:
+@every_spec
+async def test_heartbeats_while_a_stream_is_silent(tmp_path: Path, spec: DialectSpec) -> None:
     """Between two of its events, after it began by itself."""
-    async with scene_of(tmp_path, speech, HELD) as scene:
+    async with scene_of(tmp_path, spec, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene, stream=True) as client:
+            async with open_request(scene, stream=True) as client:
                 hold.release(2)
                 status, headers = await client.head()
                 chunks = [await client.chunk()]
-                while sum(is_beat(chunk, speech, stream=True) for chunk in chunks) < 3:
+                while sum(is_heartbeat(chunk, spec, stream=True) for chunk in chunks) < 3:
                     chunks.append(await client.chunk())
                 hold.end()
-                said = b"".join(without_beats(chunks, speech, stream=True))
-                said += await read_to_the_end(client, speech, stream=True)
+                said = b"".join(without_heartbeats(chunks, spec, stream=True))
+                said += await read_to_the_end(client, spec, stream=True)
         (line,) = await scene.gateway.finished()
 
-    assert_valid_in_dialect(said, speech, stream=True)
-    assert not is_beat(chunks[0], speech, stream=True)
+    assert_valid_in_dialect(said, spec, stream=True)
+    assert not is_heartbeat(chunks[0], spec, stream=True)
     assert (status, "content-length" in headers) == (200, False)
     assert (line["outcome"], line["tokens_out"]) == ("ok", 8)
 
 
-@every_speech
+@every_spec
 async def test_heartbeats_while_a_complete_response_is_generated(
-    tmp_path: Path, speech: Speech
+    tmp_path: Path, spec: DialectSpec
 ) -> None:
     """Nothing distinguishes it from loading the model, and nothing has to."""
-    async with scene_of(tmp_path, speech, HELD) as scene:
+    async with scene_of(tmp_path, spec, HELD) as scene:
         with scene.sim.hold() as hold:
-            async with calling(scene) as client:
-                await assert_head_of_heartbeat(client, speech, stream=False)
-                await beats(client, speech, stream=False)
+            async with open_request(scene) as client:
+                await assert_head_of_heartbeat(client, spec, stream=False)
+                await assert_heartbeats(client, spec, stream=False)
                 hold.release(4)
-                await beats(client, speech, stream=False)
+                await assert_heartbeats(client, spec, stream=False)
                 hold.end()
-                said = await read_to_the_end(client, speech, stream=False)
+                said = await read_to_the_end(client, spec, stream=False)
 
-    assert_valid_in_dialect(said, speech, stream=False)
+    assert_valid_in_dialect(said, spec, stream=False)
 
 
 @pytest.mark.parametrize(
@@ -157,16 +165,16 @@ async def test_heartbeats_while_a_complete_response_is_generated(
 )
 async def test_heartbeats_of_embeddings(tmp_path: Path, path: str, fields: dict[str, Any]) -> None:
     """They never stream, though Ollama's own API streams by default."""
-    speech = NATIVE if path.startswith("/api") else OPENAI
+    spec = NATIVE if path.startswith("/api") else OPENAI
     body = {"model": EMBEDDER, **fields}
-    async with scene_of(tmp_path, Speech(speech.name, path, fields), HELD) as scene:
-        fast = await scene.ask(body)
+    async with scene_of(tmp_path, DialectSpec(spec.name, path, fields), HELD) as scene:
+        fast = await scene.fetch(body)
         scene.sim.fault(Fault.slow_headers())
         async with scene.waiting(body) as client:
-            await assert_head_of_heartbeat(client, speech, stream=False)
-            await beats(client, speech, 3, stream=False)
+            await assert_head_of_heartbeat(client, spec, stream=False)
+            await assert_heartbeats(client, spec, 3, stream=False)
             scene.sim.release()
-            said = await read_to_the_end(client, speech, stream=False)
+            said = await read_to_the_end(client, spec, stream=False)
         line = (await scene.gateway.finished(2))[1]
 
     vectors = ("data", "embedding", "embeddings")
@@ -182,17 +190,20 @@ async def test_comment_tells_the_current_queue_position(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI, HELD) as scene:
         measured(scene.gateway, 30.0)
         async with scene.occupied() as (first, hold):
-            async with calling(scene) as ahead, calling(scene, stream=True, seed=1) as client:
+            async with (
+                open_request(scene) as ahead,
+                open_request(scene, stream=True, seed=1) as client,
+            ):
                 await ahead.head()
                 await client.head()
-                await beats(client, OPENAI, stream=True, note=QUEUED + b"2, about ")
+                await assert_heartbeats(client, OPENAI, stream=True, note=QUEUED + b"2, about ")
                 ahead.writer.close()
                 while not (chunk := await client.chunk()).startswith(QUEUED + b"1"):
                     assert chunk.startswith(QUEUED + b"2, about ")
-                await beats(client, OPENAI, stream=True, note=QUEUED + b"1, about ")
+                await assert_heartbeats(client, OPENAI, stream=True, note=QUEUED + b"1, about ")
                 hold.end()
                 await read_to_the_end(client, OPENAI, stream=True)
-            await first.answer()
+            await first.response()
 
     wait = int(chunk.rpartition(b"about ")[2].removesuffix(b" s\n\n"))
     assert 1 <= wait <= 60
@@ -201,15 +212,15 @@ async def test_comment_tells_the_current_queue_position(tmp_path: Path) -> None:
 # Fast responses.
 
 
-@every_speech
+@every_spec
 @streaming_or_not
-async def test_fast_response_is_unchanged(tmp_path: Path, speech: Speech, stream: bool) -> None:
+async def test_fast_response_is_unchanged(tmp_path: Path, spec: DialectSpec, stream: bool) -> None:
     """No byte more than Ollama sent, with Ollama's framing and headers."""
-    async with scene_of(tmp_path, speech) as scene:
-        response = await scene.ask(stream=stream)
+    async with scene_of(tmp_path, spec) as scene:
+        response = await scene.fetch(stream=stream)
         (line,) = await scene.gateway.finished()
 
-    assert_valid_in_dialect(response.body, speech, stream=stream)
+    assert_valid_in_dialect(response.body, spec, stream=stream)
     assert ("content-length" in response.headers) is not stream
     assert "server-timing" in response.headers
     assert response.body[:1] in (b"{", b"d", b"e")

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from gateway.simulator import Received, Simulator
-from tests.behaviour.wire import Told, ask, caller, request
+from tests.behaviour.wire import RawResponse, fetch, raw_client, request
 from tests.harness import Running
 
 MODEL = b'"model":"llama3.2:1b"'
@@ -106,8 +106,8 @@ SECOND_READINGS = [
 """Field names that Go's decoder takes for one of its own, by simple folding, raw and escaped."""
 
 
-async def send(gateway: Running, body: bytes, path: str = CHAT, **headers: str) -> Told:
-    return await ask(gateway.port, path, body, headers={**gateway.bearer, **headers})
+async def send(gateway: Running, body: bytes, path: str = CHAT, **headers: str) -> RawResponse:
+    return await fetch(gateway.port, path, body, headers={**gateway.bearer, **headers})
 
 
 def last(sim: Simulator) -> Received:
@@ -211,10 +211,10 @@ async def test_encoded_body_is_415(
 async def test_every_content_encoding_header_counts(gateway: Running) -> None:
     """A list may come in several lines."""
     head = request(CHAT, GOOD, headers={**gateway.bearer, "Content-Encoding": "identity"})
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(head.replace(b"\r\n\r\n", b"\r\nContent-Encoding: zstd\r\n\r\n", 1))
 
-        assert (await client.answer()).status == 415
+        assert (await client.response()).status == 415
 
 
 async def test_identity_encoding_is_accepted_and_not_forwarded(
@@ -233,12 +233,12 @@ async def test_chunks_of_any_size_are_one_body(gateway: Running, sim: Simulator,
     pieces = [GOOD[at : at + size] for at in range(0, len(GOOD), size)]
     body = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     head = request(CHAT, b"", headers={**gateway.bearer, "Transfer-Encoding": "chunked"})
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(
             head.replace(b"Content-Length: 0\r\n", b"") + body + b"0\r\nX-Trailer: 1\r\n\r\n"
         )
 
-        assert (await client.answer()).status == 200
+        assert (await client.response()).status == 200
     assert last(sim).body == GOOD
     assert last(sim).header("Content-Length") == str(len(GOOD))
     assert last(sim).header("Transfer-Encoding") is None
@@ -246,10 +246,10 @@ async def test_chunks_of_any_size_are_one_body(gateway: Running, sim: Simulator,
 
 async def test_body_shorter_than_declared_is_never_sent(gateway: Running, sim: Simulator) -> None:
     """Even if what came is a complete object: the client left before the end."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(request(CHAT, GOOD, headers={**gateway.bearer, "Content-Length": "1000"}))
         client.writer.write_eof()
-        await client.hung_up()
+        await client.read_until_closed()
 
     assert (await gateway.finished())[0]["outcome"] == "client_disconnected"
     assert calls(sim) == []
@@ -259,10 +259,10 @@ async def test_bytes_after_the_declared_length_are_the_next_request(
     gateway: Running, sim: Simulator
 ) -> None:
     """They are not part of the body: here they are a 400 of their own."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         head = {**gateway.bearer, "Content-Length": str(len(GOOD))}
         client.send(request(CHAT, GOOD + b'{"model":"x"}', headers=head))
-        responses = await client.hung_up()
+        responses = await client.read_until_closed()
 
     assert responses.count(b" 400 Bad Request\r\n") == 1
     assert [received.body for received in sim.requests if received.method == "POST"] in ([], [GOOD])

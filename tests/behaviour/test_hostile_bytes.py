@@ -9,7 +9,7 @@ import pytest
 
 from gateway.simulator import Simulator
 from gateway.telemetry.log import FOREIGN_LOGGERS, LineWriter, configure
-from tests.behaviour.wire import PATIENCE, Told, caller
+from tests.behaviour.wire import TIMEOUT, RawResponse, raw_client
 from tests.harness import Running
 
 CHAT = b'{"model":"llama3.2:1b","messages":[{"role":"user","content":"tell nobody of the walrus"}]}'
@@ -115,15 +115,15 @@ def filled(data: bytes, gateway: Running) -> bytes:
 
 async def read_until_closed(gateway: Running, data: bytes) -> bytes:
     """All that comes back; a connection that stays open fails the test."""
-    async with caller(gateway.port) as client, asyncio.timeout(PATIENCE):
+    async with raw_client(gateway.port) as client, asyncio.timeout(TIMEOUT):
         client.send(filled(data, gateway))
-        return await client.hung_up()
+        return await client.read_until_closed()
 
 
-async def told(gateway: Running, data: bytes) -> Told:
-    async with caller(gateway.port) as client:
+async def told(gateway: Running, data: bytes) -> RawResponse:
+    async with raw_client(gateway.port) as client:
         client.send(filled(data, gateway))
-        return await client.answer()
+        return await client.response()
 
 
 def assert_no_secret_in(text: str, gateway: Running) -> None:
@@ -201,13 +201,13 @@ async def test_invalid_bytes_after_a_request_are_no_second_request(gateway: Runn
 async def test_body_with_broken_chunks_is_never_sent(gateway: Running, sim: Simulator) -> None:
     """After a valid chunk too: no part of the body reaches Ollama."""
     head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(filled(head + CHUNKED.removesuffix(b"0\r\n\r\n"), gateway))
         while not gateway.gateway.handler.active_requests():  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
         client.send(b"KEY\r\n")
         client.writer.write_eof()
-        response = await client.hung_up()
+        response = await client.read_until_closed()
 
     assert b" 200 OK" not in response
     assert sim.stats.generations_started == 0
@@ -216,9 +216,9 @@ async def test_body_with_broken_chunks_is_never_sent(gateway: Running, sim: Simu
 async def test_request_after_a_declined_upgrade_is_served(gateway: Running) -> None:
     """It is a request like any other, with its own credentials."""
     upgrade = GET + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(filled(upgrade, gateway) + b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
-        first, second = await client.answer(), await client.answer()
+        first, second = await client.response(), await client.response()
 
     assert (first.status, second.status) == (200, 401)
     assert "upgrade" not in first.headers

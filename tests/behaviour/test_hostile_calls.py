@@ -8,7 +8,7 @@ import pytest
 
 from gateway.auth.keys import Scope
 from gateway.simulator import SimulatedModel, Simulator
-from tests.behaviour.wire import Told, ask
+from tests.behaviour.wire import RawResponse, fetch
 from tests.harness import Running, running
 
 LOCAL = "llama3.2:1b"
@@ -50,8 +50,8 @@ CLOUD_NAMES = [
 ]
 
 
-async def send(gateway: Running, path: str, body: Any, key: str = "") -> Told:
-    return await ask(
+async def send(gateway: Running, path: str, body: Any, key: str = "") -> RawResponse:
+    return await fetch(
         gateway.port, path, body, headers={"Authorization": f"Bearer {key or gateway.key}"}
     )
 

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from gateway.simulator import Simulator
-from tests.behaviour.wire import caller, request
+from tests.behaviour.wire import raw_client, request
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
@@ -37,14 +37,14 @@ async def test_connection_above_the_limit_gets_503(sim: Simulator, tmp_path: Pat
     """With advice, and closed at once; open connections go on, and closing one makes room."""
     async with running(sim.url, tmp_path, limits={"connections": 3}) as gateway:
         async with contextlib.AsyncExitStack() as stack:
-            inside = [await stack.enter_async_context(caller(gateway.port)) for _ in range(3)]
+            inside = [await stack.enter_async_context(raw_client(gateway.port)) for _ in range(3)]
             for client in inside:
                 client.send(HEALTH)
-                assert (await client.answer()).status == 200
+                assert (await client.response()).status == 200
             for _ in range(20):
-                async with caller(gateway.port) as late:
+                async with raw_client(gateway.port) as late:
                     late.send(chat(gateway))
-                    response = await late.hung_up()
+                    response = await late.read_until_closed()
 
                 assert response.startswith(b"HTTP/1.1 503 ")
                 assert b"Retry-After: 2\r\n" in response
@@ -52,12 +52,12 @@ async def test_connection_above_the_limit_gets_503(sim: Simulator, tmp_path: Pat
                 inside[0].send(chat(gateway))
                 await sim.wait_for(lambda: hold.waiting == 1)
                 hold.release(100)
-                assert (await inside[0].answer()).status == 200
+                assert (await inside[0].response()).status == 200
         async with asyncio.timeout(5):
             while True:
-                async with caller(gateway.port) as client:
+                async with raw_client(gateway.port) as client:
                     client.send(HEALTH)
-                    if (await client.answer()).status == 200:
+                    if (await client.response()).status == 200:
                         break
         assert generations(sim) == 1
         await left_empty(gateway)
@@ -66,9 +66,9 @@ async def test_connection_above_the_limit_gets_503(sim: Simulator, tmp_path: Pat
 async def test_pipelined_requests_are_served_in_order(gateway: Running, sim: Simulator) -> None:
     """Each with its own credentials; a rejected one in between affects no other."""
     bad = request(PATH, CHAT, headers={"Authorization": "Bearer ogw_wrong"})
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(chat(gateway) + bad + HEALTH + request("/api/pull", CHAT) + chat(gateway))
-        response = [await client.answer() for _ in range(5)]
+        response = [await client.response() for _ in range(5)]
 
     assert [each.status for each in response] == [200, 401, 200, 404, 200]
     assert generations(sim) == 2
@@ -77,7 +77,7 @@ async def test_pipelined_requests_are_served_in_order(gateway: Running, sim: Sim
 async def test_only_a_few_pipelined_requests_are_buffered(gateway: Running, sim: Simulator) -> None:
     """Of a hundred thousand behind a running one, the rest stays with the client."""
     with sim.hold() as hold:
-        async with caller(gateway.port) as client:
+        async with raw_client(gateway.port) as client:
             client.send(chat(gateway))
             await sim.wait_for(lambda: hold.waiting == 1)
             client.send(HEALTH * 100_000)
@@ -102,7 +102,7 @@ def test_disconnect_behind_a_full_buffer_is_noticed(
         async with Simulator(time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
             with sim.hold() as hold:
                 upgrade = {"Connection": "upgrade", "Upgrade": "websocket"}
-                async with caller(gateway.port) as client:
+                async with raw_client(gateway.port) as client:
                     client.send(chat(gateway, **(upgrade if kind == "upgrade" else {})))
                     await sim.wait_for(lambda: hold.waiting == 1)
                     client.send(behind[kind])
@@ -122,11 +122,11 @@ def test_disconnect_behind_a_full_buffer_is_noticed(
 async def test_early_next_request_is_served(gateway: Running, sim: Simulator) -> None:
     """A large body behind a short request keeps its connection."""
     padded = {**CHAT, "metadata": {"x": "y" * (1 << 20)}}
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         for _ in range(5):
             client.send(HEALTH + request(PATH, padded, headers=gateway.bearer))
 
-            assert [(await client.answer()).status for _ in range(2)] == [200, 200]
+            assert [(await client.response()).status for _ in range(2)] == [200, 200]
     assert generations(sim) == 5
 
 
@@ -135,13 +135,13 @@ async def test_half_closed_connection_counts_as_a_disconnect(
 ) -> None:
     """While it waits: the slot is free and Ollama stops."""
     with sim.hold() as hold:
-        async with caller(gateway.port) as client:
+        async with raw_client(gateway.port) as client:
             client.send(chat(gateway))
             await sim.wait_for(lambda: hold.waiting == 1)
             client.writer.write_eof()
             await sim.wait_for(lambda: sim.stats.active == 0)
 
-            assert await client.hung_up() == b""
+            assert await client.read_until_closed() == b""
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "half"])
@@ -149,7 +149,7 @@ async def test_disconnect_during_an_upload_leaves_nothing(
     gateway: Running, sim: Simulator, how: str
 ) -> None:
     """The memory is free at once, and Ollama gets nothing."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         head = {**gateway.bearer, "Content-Length": str(20 << 20)}
         client.send(request(PATH, MEGABYTE, headers=head))
         await until_active(gateway)
@@ -172,21 +172,21 @@ async def test_slow_uploads_time_out_and_free_their_memory(sim: Simulator, tmp_p
         running(sim.url, tmp_path, timeouts={"body_timeout": 0.3}) as gateway,
         contextlib.AsyncExitStack() as stack,
     ):
-        slow = [await stack.enter_async_context(caller(gateway.port)) for _ in range(20)]
+        slow = [await stack.enter_async_context(raw_client(gateway.port)) for _ in range(20)]
         for client in slow:
             client.send(
                 request(PATH, b"{", headers={**gateway.bearer, "Content-Length": "1000000"})
             )
         await until_active(gateway, len(slow))
-        quick = await stack.enter_async_context(caller(gateway.port))
+        quick = await stack.enter_async_context(raw_client(gateway.port))
         quick.send(chat(gateway))
-        assert (await quick.answer()).status == 200
+        assert (await quick.response()).status == 200
         for _ in range(5):
             for client in slow:
                 client.send(b" ")
             await asyncio.sleep(0.02)
 
-        assert {(await client.answer()).status for client in slow} == {408}
+        assert {(await client.response()).status for client in slow} == {408}
         assert gateway.gateway.handler.memory_budget.used == 0
         await left_empty(gateway)
 
@@ -195,12 +195,12 @@ async def test_request_without_a_key_is_rejected_before_its_body_is_read(
     gateway: Running, sim: Simulator
 ) -> None:
     """No `100 Continue`, no reserved memory; the connection ends if the client sends on."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         head = {"Content-Length": str(20 << 20), "Expect": "100-continue"}
         client.send(request(PATH, b"", headers=head))
-        response = await client.answer()
+        response = await client.response()
         client.send(MEGABYTE)
-        rest = await client.hung_up()
+        rest = await client.read_until_closed()
 
     assert (response.status, rest) == (401, b"")
     assert gateway.gateway.handler.memory_budget.used == 0
@@ -211,27 +211,27 @@ async def test_slow_heads_time_out(sim: Simulator, tmp_path: Path) -> None:
     """A header now and then does not keep a connection open."""
     async with (
         running(sim.url, tmp_path, timeouts={"head_timeout": 0.2}) as gateway,
-        caller(gateway.port) as client,
+        raw_client(gateway.port) as client,
     ):
         client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
         for number in range(4):
             client.send(b"X-%d: y\r\n" % number)
             await asyncio.sleep(0.02)
 
-        assert await client.hung_up() == b""
+        assert await client.read_until_closed() == b""
 
 
 @pytest.mark.parametrize("before", [b"", HEALTH])
 async def test_total_size_of_a_head_is_limited(gateway: Running, before: bytes) -> None:
     """A hundred lines that are short enough each would be a megabyte: 431."""
     lines = [b"X-%d: %b\r\n" % (number, b"y" * 8000) for number in range(9)]
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         if before:
             client.send(before)
-            assert (await client.answer()).status == 200
+            assert (await client.response()).status == 200
         client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
         client.send(b"".join(lines))
-        response = await client.hung_up()
+        response = await client.read_until_closed()
 
     # If bytes of the client are in flight when it is closed, TCP may lose the response.
     assert response[:13] in (b"HTTP/1.1 431 ", b"")
@@ -243,17 +243,17 @@ async def test_heads_of_several_requests_are_counted_separately(
 ) -> None:
     """Many requests on one connection, some with large bodies."""
     padded = {**CHAT, "metadata": {"x": "y" * (1 << 20)}}
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         for body in (CHAT, padded, CHAT, padded):
             data = request(PATH, body, headers={**gateway.bearer, "X-Long": "z" * 8000})
             for at in range(0, len(data), 50_000):
                 client.send(data[at : at + 50_000])
                 await asyncio.sleep(0)
 
-            assert (await client.answer()).status == 200
+            assert (await client.response()).status == 200
         for _ in range(30):
             client.send(request("/healthz", headers={"X-Long": "z" * 8000}))
-            assert (await client.answer()).status == 200
+            assert (await client.response()).status == 200
     assert generations(sim) == 4
 
 
@@ -263,13 +263,13 @@ async def test_slow_second_head_ends_with_the_keepalive_timeout(
     """An earlier request buys no more time than being idle."""
     async with (
         running(sim.url, tmp_path, timeouts={"keepalive_timeout": 0.2}) as gateway,
-        caller(gateway.port) as client,
+        raw_client(gateway.port) as client,
     ):
         client.send(HEALTH)
-        await client.answer()
+        await client.response()
         client.send(b"GET /healthz HTTP/1.1\r\n")
         for _ in range(4):
             client.send(b"X: y\r\n")
             await asyncio.sleep(0.02)
 
-        assert await client.hung_up() == b""
+        assert await client.read_until_closed() == b""

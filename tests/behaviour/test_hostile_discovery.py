@@ -10,7 +10,7 @@ import pytest
 
 from gateway.auth.keys import Scope
 from gateway.simulator import SimulatedModel, Simulator
-from tests.behaviour.wire import Told, ask
+from tests.behaviour.wire import RawResponse, fetch
 from tests.harness import Running, running
 
 OWNER = "/home/jane/models/secret-project.gguf"
@@ -39,20 +39,20 @@ def keys_of(value: Any) -> Iterator[str]:
         yield from itertools.chain.from_iterable(map(keys_of, value))
 
 
-async def everything(gateway: Running, key: str) -> dict[str, Told]:
+async def everything(gateway: Running, key: str) -> dict[str, RawResponse]:
     """Every discovery route, in every way that it can be requested."""
     response = {}
     for path in ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/mine:1b"):
-        response[path] = await ask(gateway.port, f"/k/{key}{path}")
+        response[path] = await fetch(gateway.port, f"/k/{key}{path}")
     for verbose, name in itertools.product((False, True, None, 1, "yes"), ("name", "model")):
         body = {name: "mine:1b", "verbose": verbose, "system": "x", "template": "y"}
-        response[f"show {name} {verbose}"] = await ask(gateway.port, f"/k/{key}/api/show", body)
+        response[f"show {name} {verbose}"] = await fetch(gateway.port, f"/k/{key}/api/show", body)
     return response
 
 
 async def load(gateway: Running, model: str) -> None:
     chat = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": False}
-    assert (await ask(gateway.port, "/api/chat", chat, headers=gateway.bearer)).status == 200
+    assert (await fetch(gateway.port, "/api/chat", chat, headers=gateway.bearer)).status == 200
 
 
 async def test_discovery_says_nothing_about_the_host(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ async def test_other_fields_are_unchanged(tmp_path: Path) -> None:
         Simulator([MINE], time_scale=0) as sim,
         running(sim.url, tmp_path) as gateway,
     ):
-        response = await ask(gateway.port, f"/k/{gateway.discovery}/api/tags")
-        show = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "mine:1b"})
+        response = await fetch(gateway.port, f"/k/{gateway.discovery}/api/tags")
+        show = await fetch(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "mine:1b"})
 
     assert response.json()["models"][0]["deeper"] == {"details": [{"kept": 1}]}
     assert {"details", "model_info", "capabilities", "modified_at"} <= set(show.json())
@@ -91,8 +91,8 @@ async def test_full_mode_shows_everything_about_allowed_models(tmp_path: Path) -
         running(sim.url, tmp_path, catalog={"show": "full"}) as gateway,
     ):
         narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
-        shown = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "mine:1b"})
-        hidden = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:7b"})
+        shown = await fetch(gateway.port, f"/k/{narrow}/api/show", {"name": "mine:1b"})
+        hidden = await fetch(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:7b"})
 
     assert (shown.json()["system"], OWNER in shown.json()["modelfile"]) == (SYSTEM, True)
     assert hidden.status == 403
@@ -109,8 +109,8 @@ async def test_key_sees_only_the_models_that_it_may_use(tmp_path: Path) -> None:
             await load(gateway, model)
         narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
         for path in ("/api/tags", "/api/ps", "/v1/models"):
-            wide = await ask(gateway.port, f"/k/{gateway.discovery}{path}")
-            own = await ask(
+            wide = await fetch(gateway.port, f"/k/{gateway.discovery}{path}")
+            own = await fetch(
                 gateway.port, f"/k/{narrow}{path}", headers={"Cache-Control": "no-cache"}
             )
 
@@ -128,9 +128,9 @@ async def test_forbidden_model_is_403_and_not_described(tmp_path: Path, name: st
     ):
         narrow = gateway.new_key("narrow", models=("mine:*",), scopes=frozenset({Scope.DISCOVERY}))
         before = [r.path for r in sim.requests]
-        show = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": name})
-        page = await ask(gateway.port, f"/k/{narrow}/v1/models/{name}")
-        missing = await ask(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:8b"})
+        show = await fetch(gateway.port, f"/k/{narrow}/api/show", {"name": name})
+        page = await fetch(gateway.port, f"/k/{narrow}/v1/models/{name}")
+        missing = await fetch(gateway.port, f"/k/{narrow}/api/show", {"name": "hidden:8b"})
 
         assert (show.status, page.status, missing.status) == (403, 403, 404)
         assert b"7B" not in show.body
@@ -145,7 +145,9 @@ async def test_message_of_a_failed_show_is_not_passed_on(gateway: Running, sim: 
     words = json.dumps({"error": f"open {OWNER}: permission denied"}).encode()
     sim.fault(Fault.status(500, words), path="/api/show")
 
-    response = await ask(gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "llama3.2:1b"})
+    response = await fetch(
+        gateway.port, f"/k/{gateway.discovery}/api/show", {"name": "llama3.2:1b"}
+    )
 
     assert response.status == 502
     assert OWNER not in response.body.decode()

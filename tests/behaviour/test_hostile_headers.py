@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Simulator
-from tests.behaviour.raw_ollama import DONE, raw_ollama, whole
-from tests.behaviour.wire import ask, caller, request
+from tests.behaviour.raw_ollama import DONE, complete, raw_ollama
+from tests.behaviour.wire import fetch, raw_client, request
 from tests.harness import Running, running
 
 CHAT = {"model": "llama3.2:1b", "messages": [{"role": "user", "content": "hi"}], "stream": False}
@@ -51,7 +51,7 @@ NASTY = {
 async def test_no_header_of_the_client_goes_to_ollama(gateway: Running, sim: Simulator) -> None:
     """No header, no value; `Host` is Ollama's own address and the id is ours."""
     for path in ("/v1/chat/completions", "/api/chat"):
-        response = await ask(gateway.port, path, CHAT, headers={**gateway.bearer, **NASTY})
+        response = await fetch(gateway.port, path, CHAT, headers={**gateway.bearer, **NASTY})
         got = sim.requests[-1]
 
         assert response.status == 200
@@ -69,7 +69,7 @@ async def test_discovery_sends_no_header_of_the_client_either(
 ) -> None:
     """Of `show` only the model's name and `verbose` go to Ollama."""
     body = {"name": "llama3.2:1b", "verbose": False, "system": "x", "options": {"num_ctx": 1}}
-    response = await ask(gateway.port, "/api/show", body, headers={**gateway.bearer, **NASTY})
+    response = await fetch(gateway.port, "/api/show", body, headers={**gateway.bearer, **NASTY})
     got = sim.requests[-1]
 
     assert response.status == 200
@@ -92,10 +92,10 @@ async def test_hop_by_hop_headers_are_removed(tmp_path: Path) -> None:
         "X-Kept: 1",
     )
     async with (
-        raw_ollama(whole(DONE, *headers)) as ollama,
+        raw_ollama(complete(DONE, *headers)) as ollama,
         running(ollama.url, tmp_path) as gateway,
     ):
-        response = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        response = await fetch(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
 
     assert response.body == DONE
     assert response.headers["x-kept"] == "1"
@@ -137,14 +137,14 @@ async def test_invalid_http_from_ollama_is_502(what: str, tmp_path: Path) -> Non
     """Nothing of it reaches the client, whose connection stays usable."""
     timeouts = {"first_byte_timeout": 1.0, "total_timeout": 1.0, "idle_timeout": 1.0}
     async with (
-        raw_ollama(INJECTIONS[what], whole(), close_after=True) as ollama,
+        raw_ollama(INJECTIONS[what], complete(), close_after=True) as ollama,
         running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
-        caller(gateway.port) as client,
+        raw_client(gateway.port) as client,
     ):
         client.send(request("/api/chat", CHAT, headers=gateway.bearer))
-        broken = await client.answer()
+        broken = await client.response()
         client.send(request("/api/chat", CHAT, headers=gateway.bearer))
-        good = await client.answer()
+        good = await client.response()
 
     assert broken.status == 502
     assert "error" in broken.json()
@@ -159,12 +159,12 @@ async def test_invalid_status_from_ollama_is_502(tmp_path: Path, status: bytes) 
     async with (
         raw_ollama(b"HTTP/1.1 " + status + b" OK\r\n" + TWO) as ollama,
         running(ollama.url, tmp_path, timeouts=timeouts) as gateway,
-        caller(gateway.port) as client,
+        raw_client(gateway.port) as client,
         asyncio.timeout(0.5),
     ):
         client.send(request("/api/chat", CHAT, headers=gateway.bearer))
 
-        assert (await client.answer()).status == 502
+        assert (await client.response()).status == 502
 
 
 async def test_response_without_framing_is_never_presented_as_complete(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_response_without_framing_is_never_presented_as_complete(tmp_path:
         raw_ollama(half, close_after=True) as ollama,
         running(ollama.url, tmp_path) as gateway,
     ):
-        response = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        response = await fetch(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
 
     assert response.status == 502
 
@@ -187,9 +187,9 @@ async def test_stream_with_another_content_type_is_not_complete_without_its_fina
     stream = OK + b"Content-Type: " + kind + b"\r\n" + CHUNKS + b"8\r\ndata: {}\r\n0\r\n\r\n"
     async with raw_ollama(stream) as ollama, running(ollama.url, tmp_path) as gateway:
         asked = {**CHAT, "stream": True}
-        response = await ask(gateway.port, "/v1/chat/completions", asked, headers=gateway.bearer)
+        response = await fetch(gateway.port, "/v1/chat/completions", asked, headers=gateway.bearer)
 
-    assert response.status == 502 or not response.whole
+    assert response.status == 502 or not response.complete
 
 
 @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ async def test_bytes_after_a_response_of_ollama_affect_no_other_response(
 ) -> None:
     """They end the connection to Ollama: the next request gets its own response."""
     async with (
-        raw_ollama(whole() + behind, whole()) as ollama,
+        raw_ollama(complete() + behind, complete()) as ollama,
         running(ollama.url, tmp_path) as gateway,
     ):
-        first = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
-        second = await ask(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        first = await fetch(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
+        second = await fetch(gateway.port, "/api/chat", CHAT, headers=gateway.bearer)
 
     assert (first.status, first.body) == (200, DONE)
     assert (second.status, second.body) == (200, DONE)

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.auth.keys import Scope
 from gateway.simulator import Simulator
-from tests.behaviour.wire import Told, ask, caller, request
+from tests.behaviour.wire import RawResponse, fetch, raw_client, request
 from tests.harness import Running, running
 
 CHAT = {"model": "llama3.2:1b", "messages": [{"role": "user", "content": "hi"}], "stream": False}
@@ -36,8 +36,8 @@ def calls(sim: Simulator) -> list[str]:
     return [r.path for r in sim.requests if r.method == "POST"]
 
 
-async def infer(gateway: Running, path: str = PATH, **headers: str) -> Told:
-    return await ask(
+async def infer(gateway: Running, path: str = PATH, **headers: str) -> RawResponse:
+    return await fetch(
         gateway.port, path, CHAT, headers={n.replace("_", "-"): v for n, v in headers.items()}
     )
 
@@ -54,7 +54,7 @@ async def test_every_way_to_present_a_key_is_equal(gateway: Running) -> None:
         {"Authorization": f"Bearer {gateway.key}", "x-api-key": gateway.key},
     ]
     for headers in ways:
-        assert (await ask(gateway.port, PATH, CHAT, headers=headers)).status == 200
+        assert (await fetch(gateway.port, PATH, CHAT, headers=headers)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_any_other_credential_is_401(
     """With a challenge and advice; another valid credential does not help."""
     sent = {name: with_key(value, gateway.key) for name, value in headers.items()}
 
-    response = await ask(gateway.port, PATH, CHAT, headers=sent)
+    response = await fetch(gateway.port, PATH, CHAT, headers=sent)
 
     assert response.status == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
@@ -113,7 +113,7 @@ async def test_any_other_credential_is_401(
 )
 async def test_key_in_the_query_does_not_count(gateway: Running, path: str) -> None:
     """Queries are in the logs of proxies, and not in ours."""
-    response = await ask(gateway.port, path.replace("KEY", gateway.key), CHAT)
+    response = await fetch(gateway.port, path.replace("KEY", gateway.key), CHAT)
 
     assert response.status == 401
     assert gateway.key not in gateway.output.getvalue().decode()
@@ -124,7 +124,7 @@ async def test_inference_key_in_the_path_is_rejected(gateway: Running, sim: Simu
     admin = gateway.new_key("boss", scopes=frozenset({Scope.DISCOVERY, Scope.ADMIN}))
     for key in (gateway.key, admin):
         for path, body in (("/api/tags", None), ("/api/show", {"name": "x"}), (PATH, CHAT)):
-            response = await ask(gateway.port, f"/k/{key}{path}", body)
+            response = await fetch(gateway.port, f"/k/{key}{path}", body)
 
             assert response.status == 401
             assert b"keys rotate" in response.body
@@ -135,8 +135,8 @@ async def test_inference_key_in_the_path_is_rejected(gateway: Running, sim: Simu
 async def test_discovery_key_does_not_allow_inference(gateway: Running, sim: Simulator) -> None:
     """Neither in the path nor in a header."""
     look = gateway.discovery
-    assert (await ask(gateway.port, f"/k/{look}/api/tags")).status == 200
-    assert (await ask(gateway.port, f"/k/{look}{PATH}", CHAT)).status == 403
+    assert (await fetch(gateway.port, f"/k/{look}/api/tags")).status == 200
+    assert (await fetch(gateway.port, f"/k/{look}{PATH}", CHAT)).status == 403
     assert (await infer(gateway, Authorization=f"Bearer {look}")).status == 403
     assert (await infer(gateway, x_api_key=look)).status == 403
     assert calls(sim) == []
@@ -149,10 +149,10 @@ async def test_path_and_header_must_both_be_valid_and_the_header_decides(
     good, bad = {"Authorization": f"Bearer {gateway.key}"}, {"Authorization": f"Bearer {WRONG}"}
     look = f"/k/{gateway.discovery}"
 
-    assert (await ask(gateway.port, look + PATH, CHAT, headers=good)).status == 200
-    assert (await ask(gateway.port, f"{look}/api/tags", headers=bad)).status == 401
-    assert (await ask(gateway.port, f"/k/{WRONG}/api/tags", headers=good)).status == 401
-    assert (await ask(gateway.port, f"/k/{WRONG}{PATH}", CHAT, headers=good)).status == 401
+    assert (await fetch(gateway.port, look + PATH, CHAT, headers=good)).status == 200
+    assert (await fetch(gateway.port, f"{look}/api/tags", headers=bad)).status == 401
+    assert (await fetch(gateway.port, f"/k/{WRONG}/api/tags", headers=good)).status == 401
+    assert (await fetch(gateway.port, f"/k/{WRONG}{PATH}", CHAT, headers=good)).status == 401
     assert calls(sim) == [PATH]
 
 
@@ -163,10 +163,10 @@ async def test_two_credential_headers_of_a_kind_are_rejected(
     for name in ("Authorization", "x-api-key"):
         value = gateway.key if name == "x-api-key" else f"Bearer {gateway.key}"
         data = request(PATH, CHAT, headers={name: value})
-        async with caller(gateway.port) as client:
+        async with raw_client(gateway.port) as client:
             client.send(data.replace(b"\r\n\r\n", f"\r\n{name}: {value}\r\n\r\n".encode(), 1))
 
-            assert (await client.answer()).status == 401
+            assert (await client.response()).status == 401
     assert calls(sim) == []
 
 
@@ -177,11 +177,11 @@ async def test_failures_do_not_affect_a_valid_key(tmp_path: Path, sim: Simulator
         right = request("/api/version", headers=gateway.bearer)
         path = request(f"/k/{gateway.discovery}/api/version")
         statuses: list[int] = []
-        async with caller(gateway.port) as client:
+        async with raw_client(gateway.port) as client:
             for _ in range(10):
                 for data in (wrong, right, path):
                     client.send(data)
-                    statuses.append((await client.answer()).status)
+                    statuses.append((await client.response()).status)
 
     assert statuses[::3] == [401] * 3 + [429] * 7
     assert set(statuses[1::3] + statuses[2::3]) == {200}
@@ -215,13 +215,13 @@ async def test_key_expires_between_two_requests_of_a_connection(
     soon = datetime.now(UTC) + timedelta(seconds=1.5)
     brief = gateway.new_key("brief", expires=soon)
     data = request("/api/version", headers={"x-api-key": brief})
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(data)
-        response = await client.answer()
+        response = await client.response()
         assert response.status == 200
         while response.status == 200:
             client.send(data)
-            response = await client.answer()
+            response = await client.response()
 
     assert response.status == 401
     assert "has expired" in response.json()["error"]

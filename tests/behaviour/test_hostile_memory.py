@@ -19,8 +19,8 @@ from gateway.errors import InvalidRequestBody, TuningNotAllowed
 from gateway.proxy.request import parse_request
 from gateway.simulator import Fault, SimulatedModel, Simulator
 from tests.behaviour.process import Home
-from tests.behaviour.raw_ollama import raw_ollama, whole
-from tests.behaviour.wire import Caller, request
+from tests.behaviour.raw_ollama import complete, raw_ollama
+from tests.behaviour.wire import RawClient, request
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
@@ -32,13 +32,13 @@ MIB = 1 << 20
 
 
 @contextlib.asynccontextmanager
-async def slow_client(port: int) -> AsyncIterator[Caller]:
+async def slow_client(port: int) -> AsyncIterator[RawClient]:
     """A client whose kernel buffers little and whose program takes what the test reads."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     reader, writer = await asyncio.open_connection(sock=sock, limit=8 * 1024)
     try:
-        yield Caller(reader, writer)
+        yield RawClient(reader, writer)
     finally:
         writer.transport.abort()
 
@@ -144,8 +144,11 @@ def test_finished_response_frees_the_slot_while_a_slow_client_reads(
     chunked = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text)
 
     async def scene() -> None:
-        first = whole(text) if framing == "length" else chunked
-        async with raw_ollama(first, whole()) as ollama, running(ollama.url, tmp_path) as gateway:
+        first = complete(text) if framing == "length" else chunked
+        async with (
+            raw_ollama(first, complete()) as ollama,
+            running(ollama.url, tmp_path) as gateway,
+        ):
             async with slow_client(gateway.port) as slow:
                 slow.send(request(PATH, CHAT, headers=gateway.bearer))
                 head = await slow.head()
@@ -153,7 +156,7 @@ def test_finished_response_frees_the_slot_while_a_slow_client_reads(
                 held = gateway.gateway.handler.memory_budget.used
                 async with slow_client(gateway.port) as next_one:
                     next_one.send(request(PATH, CHAT, headers=gateway.bearer))
-                    assert (await next_one.answer()).status == 200
+                    assert (await next_one.response()).status == 200
                 body, ended = await slow._body(head[1], "POST")
 
             assert (head[0], body == text, ended) == (200, True, True)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gateway.simulator import Simulator
-from tests.behaviour.wire import Told, caller, request
+from tests.behaviour.wire import RawResponse, raw_client, request
 from tests.harness import Running
 
 FORBIDDEN = {
@@ -69,11 +69,11 @@ def spellings(path: str) -> list[str]:
     ]
 
 
-async def tell(gateway: Running, method: str, path: str) -> Told:
-    async with caller(gateway.port) as client:
+async def tell(gateway: Running, method: str, path: str) -> RawResponse:
+    async with raw_client(gateway.port) as client:
         body = {"model": "llama3.2:1b", "name": "llama3.2:1b"} if method == "POST" else None
         client.send(request(path, body, method=method, headers=gateway.bearer))
-        return await client.answer(method)
+        return await client.response(method)
 
 
 def received(sim: Simulator) -> list[tuple[str, str]]:
@@ -128,9 +128,9 @@ async def test_token_counts_only_once_and_in_its_place(
     gateway: Running, sim: Simulator, path: str
 ) -> None:
     """No other path with a token is a route, nor a credential."""
-    async with caller(gateway.port) as client:
+    async with raw_client(gateway.port) as client:
         client.send(request(path.replace("LOOK", gateway.discovery)))
-        response = await client.answer()
+        response = await client.response()
 
     assert response.status in (401, 404)
     assert gateway.discovery not in response.body.decode()
@@ -141,10 +141,10 @@ async def test_percent_encoded_token_is_accepted(gateway: Running) -> None:
     """Encoded twice it is another text."""
     once = "".join(f"%{ord(letter):02x}" for letter in gateway.discovery)
     for token, status in ((once, 200), (once.replace("%", "%25"), 401)):
-        async with caller(gateway.port) as client:
+        async with raw_client(gateway.port) as client:
             client.send(request(f"/k/{token}/api/version"))
 
-            assert (await client.answer()).status == status
+            assert (await client.response()).status == status
 
 
 async def test_absolute_form_counts_by_its_path(gateway: Running) -> None:

@@ -50,23 +50,23 @@ async def test_show_tells_about_the_model_and_not_about_the_host(
 
 async def test_chat_whole_and_streamed(client: ollama.AsyncClient) -> None:
     """The same words, and the numbers at the end."""
-    whole = await client.chat(MODEL, WELL)
+    complete = await client.chat(MODEL, WELL)
     parts = [part async for part in await client.chat(MODEL, WELL, stream=True)]
 
-    assert whole.message.content == "all is well"
+    assert complete.message.content == "all is well"
     assert [part.message.content for part in parts] == ["all", " is", " well", ""]
     assert parts[-1].done
-    assert parts[-1].eval_count == whole.eval_count == 3
+    assert parts[-1].eval_count == complete.eval_count == 3
 
 
 async def test_generate_whole_and_streamed(client: ollama.AsyncClient) -> None:
     """Its older sister, with the context that a next call may send back."""
-    whole = await client.generate(MODEL, "SAY: yes we can")
+    complete = await client.generate(MODEL, "SAY: yes we can")
     parts = [part async for part in await client.generate(MODEL, "SAY: yes we can", stream=True)]
 
-    assert whole.response == "yes we can"
+    assert complete.response == "yes we can"
     assert "".join(part.response or "" for part in parts) == "yes we can"
-    assert whole.context
+    assert complete.context
     assert parts[-1].done
 
 
@@ -128,13 +128,13 @@ async def test_errors_carry_status_and_words(
     client: ollama.AsyncClient, model: str, status: int, words: str
 ) -> None:
     """Its library reads ``error``, of a whole answer and of a stream alike."""
-    with pytest.raises(ollama.ResponseError, match=words) as whole:
+    with pytest.raises(ollama.ResponseError, match=words) as complete:
         await client.chat(model, WELL)
     with pytest.raises(ollama.ResponseError, match=words) as streamed:
         async for _ in await client.chat(model, WELL, stream=True):
             pass
 
-    assert whole.value.status_code == streamed.value.status_code == status
+    assert complete.value.status_code == streamed.value.status_code == status
 
 
 async def test_without_a_key_nothing_is_told(gateway: Running) -> None:

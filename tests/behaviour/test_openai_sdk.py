@@ -60,10 +60,10 @@ def test_the_synchronous_client_works_alike(tmp_path: Path) -> None:
 
     def call(gateway: Running) -> tuple[str | None, str]:
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key) as client:
-            whole = client.chat.completions.create(model=MODEL, messages=WELL)
+            complete = client.chat.completions.create(model=MODEL, messages=WELL)
             stream = client.chat.completions.create(model=MODEL, messages=WELL, stream=True)
             said = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-            return whole.choices[0].message.content, said
+            return complete.choices[0].message.content, said
 
     async def scene() -> tuple[str | None, str]:
         async with Simulator(time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
@@ -78,11 +78,11 @@ def test_the_synchronous_client_works_alike(tmp_path: Path) -> None:
 
 async def test_older_completions_work(client: openai.AsyncOpenAI) -> None:
     """Whole and streamed."""
-    whole = await client.completions.create(model=MODEL, prompt="SAY: yes we can")
+    complete = await client.completions.create(model=MODEL, prompt="SAY: yes we can")
     stream = await client.completions.create(model=MODEL, prompt="SAY: yes we can", stream=True)
     streamed = [chunk.choices[0].text async for chunk in stream]
 
-    assert whole.choices[0].text == "yes we can"
+    assert complete.choices[0].text == "yes we can"
     assert "".join(streamed) == "yes we can"
 
 
@@ -105,11 +105,11 @@ async def test_embeddings_are_asked_for_in_base64_and_decoded(
 
 async def test_responses_work(client: openai.AsyncOpenAI) -> None:
     """Whole, and as a stream that completes."""
-    whole = await client.responses.create(model=MODEL, input="SAY: all is well")
+    complete = await client.responses.create(model=MODEL, input="SAY: all is well")
     stream = await client.responses.create(model=MODEL, input="SAY: all is well", stream=True)
     events = [event async for event in stream]
 
-    assert whole.output_text == "all is well"
+    assert complete.output_text == "all is well"
     assert events[-1].type == "response.completed"
     assert events[-1].response.output_text == "all is well"
 
@@ -131,11 +131,11 @@ async def test_tools_are_called_whole_and_streamed(client: openai.AsyncOpenAI) -
     """A call of a tool arrives as the SDK's own object."""
     turn = [user('CALL_TOOL {"at": 1}')]
     completions = client.chat.completions
-    whole = await completions.create(model=MODEL, messages=turn, tools=[LOOK])
+    complete = await completions.create(model=MODEL, messages=turn, tools=[LOOK])
     stream = await completions.create(model=MODEL, messages=turn, tools=[LOOK], stream=True)
     chunks = [chunk async for chunk in stream]
 
-    calls = whole.choices[0].message.tool_calls or []
+    calls = complete.choices[0].message.tool_calls or []
     assert calls[0].type == "function"
     assert (calls[0].function.name, calls[0].function.arguments) == ("look", '{"at":1}')
     assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in chunks) == 1

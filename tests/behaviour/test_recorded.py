@@ -20,7 +20,7 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .clients import INFERENCE
-from .scripted import Ending, RawAnswer, Script, ScriptedOllama, asking
+from .scripted import Ending, Script, ScriptedOllama, StreamedResponse, open_post
 
 IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,16 +90,16 @@ class House:
     gateway: Running
 
     @asynccontextmanager
-    async def asking(self, case: Case, script: Script) -> AsyncIterator[RawAnswer]:
+    async def open_post(self, case: Case, script: Script) -> AsyncIterator[StreamedResponse]:
         self.ollama.script = script
         gateway = self.gateway
         async with (
             asyncio.timeout(5),
-            asking(gateway.port, case.path, case.request, gateway.key) as answer,
+            open_post(gateway.port, case.path, case.request, gateway.key) as answer,
         ):
             yield answer
 
-    async def line(self, answer: RawAnswer) -> dict[str, Any]:
+    async def line(self, answer: StreamedResponse) -> dict[str, Any]:
         """What was logged about this answer."""
         wanted = answer.header("x-request-id")
         async with asyncio.timeout(5):
@@ -165,7 +165,7 @@ def test_the_recordings_hold_what_these_tests_are_about() -> None:
 @pytest.mark.parametrize("case", WHOLE, ids=str)
 async def test_a_whole_answer_passes_byte_for_byte(case: Case, house: House) -> None:
     """Good or bad, with its status and headers, and a length of our own that is true."""
-    async with house.asking(case, replace(case.script, at_once=True)) as answer:
+    async with house.open_post(case, replace(case.script, at_once=True)) as answer:
         await answer.head()
         body = await answer.body()
     line = await house.line(answer)
@@ -181,7 +181,7 @@ async def test_a_whole_answer_passes_byte_for_byte(case: Case, house: House) -> 
 @pytest.mark.parametrize("case", STREAMS, ids=str)
 async def test_a_stream_passes_chunk_by_chunk(case: Case, house: House) -> None:
     """Each chunk alone, when it comes; a stream that has its final event ends as it did."""
-    async with house.asking(case, case.script) as answer:
+    async with house.open_post(case, case.script) as answer:
         house.ollama.proceed()
         await answer.head()
         for number, piece in enumerate(case.script.pieces):
@@ -212,7 +212,7 @@ async def test_a_stream_passes_chunk_by_chunk(case: Case, house: House) -> None:
 @pytest.mark.parametrize("case", STREAMS, ids=str)
 async def test_a_stream_sent_at_once_is_the_same_bytes(case: Case, house: House) -> None:
     """However the network joins what Ollama sent apart."""
-    async with house.asking(case, replace(case.script, at_once=True)) as answer:
+    async with house.open_post(case, replace(case.script, at_once=True)) as answer:
         await answer.head()
         chunks, end = await answer.chunks()
     line = await house.line(answer)
@@ -227,7 +227,7 @@ async def test_a_stream_sent_at_once_is_the_same_bytes(case: Case, house: House)
         assert passed == case.body
 
 
-def theirs(answer: RawAnswer, *ours: str) -> list[tuple[str, str]]:
+def theirs(answer: StreamedResponse, *ours: str) -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, value in answer.headers
@@ -266,7 +266,7 @@ async def test_a_busy_ollamas_words_reach_nobody(case: Case, tmp_path: Path) -> 
         ollama.listening(),
         running(ollama.url, tmp_path, timeouts={"queue_timeout": 0.2}) as gateway,
     ):
-        async with asking(gateway.port, case.path, case.request, gateway.key) as answer:
+        async with open_post(gateway.port, case.path, case.request, gateway.key) as answer:
             await answer.head()
             body = await answer.body()
         await left_empty(gateway)

@@ -7,27 +7,27 @@ import pytest
 
 from .clients import asked
 from .concurrent import house, in_house
+from .dialect_specs import ALL, OPENAI, DialectSpec
 from .failing import Scene, scene_of
-from .speech import ALL, OPENAI, Speech
 
 ROOM = {"max_active": 4, "max_active_per_model": 4}
 AGAIN = {"x-stainless-retry-count": "1"}
 
 
-@pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
-async def test_a_retry_waits_for_its_first_attempt(speech: Speech, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+async def test_a_retry_waits_for_its_first_attempt(spec: DialectSpec, tmp_path: Path) -> None:
     """Whatever places are free."""
     async with (
-        scene_of(tmp_path, speech, {"scheduler": ROOM}) as scene,
+        scene_of(tmp_path, spec, {"scheduler": ROOM}) as scene,
         asyncio.TaskGroup() as group,
     ):
         async with scene.occupied() as (first, hold):
-            again = group.create_task(scene.ask(headers=AGAIN))
+            again = group.create_task(scene.fetch(headers=AGAIN))
             await scene.queued(1)
 
             assert len(asked(scene.sim)) == 1
             hold.end()
-            answers = [await first.answer(), await again]
+            answers = [await first.response(), await again]
 
         assert [answer.status for answer in answers] == [200, 200]
         assert scene.sim.stats.peak_active == 1
@@ -40,7 +40,7 @@ async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: P
         asyncio.TaskGroup() as group,
     ):
         async with scene.occupied() as (_, hold):
-            again = group.create_task(scene.ask(headers=AGAIN))
+            again = group.create_task(scene.fetch(headers=AGAIN))
             await scene.queued(1)
         # He has hung up; the hold went with it.
         told = await again
@@ -60,7 +60,7 @@ async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -
         body = OPENAI.body(seed=1) if other == "body" else None
         headers = {} if other == "no retry" else AGAIN
         async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
-            call = group.create_task(scene.ask(body, key=key, headers=headers))
+            call = group.create_task(scene.fetch(body, key=key, headers=headers))
             await in_house(gateway, 2, 0)
             await sim.wait_for(lambda: sim.stats.active == 2)
             hold.end()
@@ -73,9 +73,9 @@ async def test_others_pass_a_retry_that_waits(tmp_path: Path) -> None:
     async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
         async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
-            again = group.create_task(scene.ask(headers=AGAIN))
+            again = group.create_task(scene.fetch(headers=AGAIN))
             await in_house(gateway, 1, 1)
-            other = group.create_task(scene.ask(OPENAI.body(seed=1)))
+            other = group.create_task(scene.fetch(OPENAI.body(seed=1)))
             await in_house(gateway, 2, 1)
             hold.end()
 

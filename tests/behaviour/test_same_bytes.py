@@ -63,7 +63,7 @@ class Said:
         return b"".join(self.chunks)
 
 
-async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Said:
+async def fetch(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Said:
     async with client.stream("POST", url, json=body) as response:
         chunks = [_PASSING.sub(b"#", chunk) async for chunk in response.aiter_raw()]
     headers = {n: v for n, v in response.headers.items() if n not in _OF_ONE_HOP}
@@ -84,8 +84,8 @@ async def test_a_whole_answer_is_ollamas_byte_for_byte(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
     """Status, body and headers; ours are an id and the times, nothing else."""
-    direct = await ask(client, sim.url + path, body)
-    through = await ask(client, gateway.url + path, body)
+    direct = await fetch(client, sim.url + path, body)
+    through = await fetch(client, gateway.url + path, body)
 
     timing = through.headers.pop("server-timing")
     assert through.headers.pop("x-request-id").startswith("req_")
@@ -100,8 +100,8 @@ async def test_a_stream_is_ollamas_byte_for_byte(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
     """And it says to everything in between: do not keep, do not change, do not collect."""
-    direct = await ask(client, sim.url + path, body)
-    through = await ask(client, gateway.url + path, body)
+    direct = await fetch(client, sim.url + path, body)
+    through = await fetch(client, gateway.url + path, body)
 
     assert through.headers.pop("cache-control") == "no-cache, no-transform"
     assert through.headers.pop("x-accel-buffering") == "no"

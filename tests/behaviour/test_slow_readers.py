@@ -7,47 +7,47 @@ from typing import Any
 from gateway.simulator import Fault
 
 from .concurrent import MIB, house, in_house, say
-from .speech import OPENAI
-from .wire import caller, request
+from .dialect_specs import OPENAI
+from .wire import raw_client, request
 
 
 async def test_slow_client_does_not_occupy_the_gpu(tmp_path: Path) -> None:
     """Its complete response is read ahead: the next request is served meanwhile."""
     async with house(tmp_path) as (sim, gateway):
         sim.fault(Fault.huge(12 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
+        async with raw_client(gateway.port, limit=1 << 16) as slow:
             slow.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.generations_finished == 1)
             await in_house(gateway, 0, 0)
             next_one = await say(gateway)
             still = repr(gateway.gateway.handler)
-            response = await slow.answer()
+            response = await slow.response()
 
         assert next_one.status == 200
         assert still == "<RequestHandler 1 active>"
-        assert (response.whole, len(response.body) > 12 * MIB) == (True, True)
+        assert (response.complete, len(response.body) > 12 * MIB) == (True, True)
 
 
 async def test_stream_is_read_ahead_within_the_limit(tmp_path: Path) -> None:
     """A stream below ``read_ahead_bytes`` is finished, whatever its client does."""
     async with house(tmp_path, limits={"read_ahead_bytes": 12 * MIB}) as (sim, gateway):
         sim.fault(Fault.huge(10 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
+        async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.generations_finished == 1)
             await in_house(gateway, 0, 0)
             status, _ = await slow.head()
-            rest, whole = await slow.rest()
+            rest, complete = await slow.rest()
 
-        assert (status, whole, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
+        assert (status, complete, rest.endswith(b"data: [DONE]\n\n")) == (200, True, True)
 
 
 async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
     """No more is kept in memory; once the client reads on, Ollama goes on."""
     async with house(tmp_path, limits={"read_ahead_bytes": MIB}) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
+        async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.blocked == 1)
@@ -74,7 +74,7 @@ async def test_client_that_reads_nothing_times_out(tmp_path: Path) -> None:
     }
     async with house(tmp_path, **tables) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
-        async with caller(gateway.port, limit=1 << 16) as slow:
+        async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.blocked == 1)

@@ -14,8 +14,8 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 
 from .concurrent import OTHER, house, in_house, say, started
+from .dialect_specs import MODEL
 from .failing import until
-from .speech import MODEL
 
 CALLERS, ROUNDS = 8, 4
 ROOM_FOR_ONE = {"max_loaded_models": 1, "max_queued_per_key": 64}

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.simulator import USUAL_MODELS, Fault, Simulator
 from gateway.timeouts import Deadlines
+from tests.behaviour.dialect_specs import ALL, MODEL, OPENAI, DialectSpec
 from tests.behaviour.failing import Scene, scene_of
-from tests.behaviour.speech import ALL, MODEL, OPENAI, Speech
 from tests.conftest import left_empty
 from tests.harness import running
 
@@ -25,7 +25,7 @@ RESPECT = {"tunnel": {"client_timeout": "respect"}}
 ANSWER = 8
 """Tokens of an answer of the simulator's."""
 
-every_speech = pytest.mark.parametrize("speech", ALL, ids=lambda speech: speech.name)
+every_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 
 
 def timeouts(**settings: float) -> dict[str, Any]:
@@ -41,12 +41,12 @@ async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
         scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
     ):
-        told = await scene.ask()
+        told = await scene.fetch()
 
         assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
         assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.scheduler)
         hold.end()
-        assert (await first.answer()).status == 200
+        assert (await first.response()).status == 200
 
 
 async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
     ):
         await scene.queued(1)
         hold.release(ANSWER)
-        await first.answer()
+        await first.response()
         await scene.sim.wait_for(lambda: hold.waiting == 1)
         # Its own clock began after that of the one who was granted.
-        refused = await scene.ask()
+        refused = await scene.fetch()
         hold.end()
-        told = await second.answer()
+        told = await second.response()
 
     assert (refused.status, told.status) == (503, 200)
 
@@ -72,7 +72,7 @@ async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> Non
     """The queue is left when the caller would leave it himself, if no heartbeat keeps him."""
     settings = {**timeouts(queue_timeout=300), "tunnel": {"profile": "none"}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
-        told = await scene.ask(headers={"x-stainless-read-timeout": "1"})
+        told = await scene.fetch(headers={"x-stainless-read-timeout": "1"})
 
     assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
     assert "within 1 s" in told.json()["error"]["message"]
@@ -84,10 +84,10 @@ async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> Non
 async def test_an_ollama_that_takes_no_connection(tmp_path: Path) -> None:
     """``connect_timeout``: 502, long before any clock of an answer."""
     async with scene_of(tmp_path, OPENAI, timeouts(connect_timeout=SHORT)) as scene:
-        await scene.ask()
+        await scene.fetch()
         await scene.sim.stop()
         with deaf(scene.sim.port):
-            told = await scene.ask()
+            told = await scene.fetch()
 
     assert (told.status, told.json()["error"]["code"]) == (502, "upstream_unreachable")
     assert "no response within 0.1 s" in told.json()["error"]["message"]
@@ -119,12 +119,12 @@ def deaf(port: int) -> Iterator[None]:
 # Before the first byte.
 
 
-@every_speech
-async def test_a_stream_that_does_not_begin(speech: Speech, tmp_path: Path) -> None:
+@every_spec
+async def test_a_stream_that_does_not_begin(spec: DialectSpec, tmp_path: Path) -> None:
     """``first_byte_timeout``: 504, do not try again, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, timeouts(first_byte_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, spec, timeouts(first_byte_timeout=SHORT)) as scene:
         with scene.sim.hold():
-            told = await scene.ask(stream=True)
+            told = await scene.fetch(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
@@ -138,21 +138,21 @@ async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> Non
     settings = {**timeouts(first_byte_timeout=SHORT), **_two_at_once()}
     async with _in_parallel(tmp_path, settings) as scene:
         with scene.sim.hold() as hold:
-            async with scene.waiting() as whole:
+            async with scene.waiting() as complete:
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
-                late = await scene.ask(stream=True)
+                late = await scene.fetch(stream=True)
                 hold.end()
-                told = await whole.answer()
+                told = await complete.response()
 
     assert (late.status, told.status) == (504, 200)
 
 
-@every_speech
-async def test_an_answer_that_is_never_finished(speech: Speech, tmp_path: Path) -> None:
+@every_spec
+async def test_an_answer_that_is_never_finished(spec: DialectSpec, tmp_path: Path) -> None:
     """``total_timeout``: 504, do not try again, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, timeouts(total_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, spec, timeouts(total_timeout=SHORT)) as scene:
         with scene.sim.hold():
-            told = await scene.ask()
+            told = await scene.fetch()
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
@@ -164,16 +164,16 @@ async def test_an_answer_that_is_never_finished(speech: Speech, tmp_path: Path) 
 # After the first byte.
 
 
-@every_speech
-async def test_a_stream_that_falls_silent(speech: Speech, tmp_path: Path) -> None:
+@every_spec
+async def test_a_stream_that_falls_silent(spec: DialectSpec, tmp_path: Path) -> None:
     """``idle_timeout``: an error event, a cut, and Ollama stops working for it."""
-    async with scene_of(tmp_path, speech, timeouts(idle_timeout=SHORT)) as scene:
+    async with scene_of(tmp_path, spec, timeouts(idle_timeout=SHORT)) as scene:
         told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
-    assert "nothing for 0.1 s" in speech.late_failure(told.body).message
-    assert (told.status, told.whole) == (200, False)
+    assert "nothing for 0.1 s" in spec.late_failure(told.body).message
+    assert (told.status, told.complete) == (200, False)
     assert (line["outcome"], line["phase"]) == ("upstream_idle_timeout", "relay")
     assert scene.sim.stats.generations_abandoned == 1
 
@@ -195,32 +195,32 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
         Simulator(models, output_tokens=16) as sim,
         running(sim.url, tmp_path, timeouts={"idle_timeout": 0.5}) as gateway,
     ):
-        told = await Scene(sim, gateway, OPENAI).ask(stream=True)
+        told = await Scene(sim, gateway, OPENAI).fetch(stream=True)
         line = (await gateway.finished())[0]
         await left_empty(gateway)
 
-    assert told.whole
+    assert told.complete
     assert line["duration"] > 0.5
 
 
-@every_speech
-async def test_a_stream_that_goes_on_for_ever(speech: Speech, tmp_path: Path) -> None:
+@every_spec
+async def test_a_stream_that_goes_on_for_ever(spec: DialectSpec, tmp_path: Path) -> None:
     """``stream_total_timeout``: an error event and a cut, even if its bytes never pause."""
     settings = timeouts(stream_total_timeout=0.2, first_byte_timeout=0.2)
-    async with scene_of(tmp_path, speech, settings) as scene:
+    async with scene_of(tmp_path, spec, settings) as scene:
         with scene.sim.hold() as hold:
             hold.release(2)
-            told = await scene.ask(stream=True)
+            told = await scene.fetch(stream=True)
         line = (await scene.gateway.finished())[0]
 
-    assert "did not complete the response within 0.2 s" in speech.late_failure(told.body).message
-    assert (told.status, told.whole) == (200, False)
+    assert "did not complete the response within 0.2 s" in spec.late_failure(told.body).message
+    assert (told.status, told.complete) == (200, False)
     assert line["outcome"] == "upstream_timeout"
 
 
-@pytest.mark.parametrize(("sent", "status", "whole"), [(100, 504, True), (8192, 200, False)])
+@pytest.mark.parametrize(("sent", "status", "complete"), [(100, 504, True), (8192, 200, False)])
 async def test_an_answer_in_one_piece_that_stops_in_the_middle(
-    sent: int, status: int, whole: bool, tmp_path: Path
+    sent: int, status: int, complete: bool, tmp_path: Path
 ) -> None:
     """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
     settings = {**timeouts(total_timeout=SHORT), "limits": {"read_ahead_bytes": 4096}}
@@ -228,10 +228,10 @@ async def test_an_answer_in_one_piece_that_stops_in_the_middle(
         await scene.gateway.gateway.host.catalog.get()
         await scene.sim.stop()
         async with _stopping_after(sent, scene.sim.port):
-            told = await scene.ask()
+            told = await scene.fetch()
         line = (await scene.gateway.finished())[0]
 
-    assert (told.status, told.whole) == (status, whole)
+    assert (told.status, told.complete) == (status, complete)
     assert (line["status"], line["outcome"]) == (status, "upstream_timeout")
     assert b"error" not in told.body or status == 504
 
@@ -264,7 +264,7 @@ async def test_what_the_owner_sets_for_a_model_holds(stream: bool, tmp_path: Pat
     settings = {**timeouts(total_timeout=60, first_byte_timeout=60), "models": [rule]}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
-            told = await scene.ask(stream=stream, headers={"x-stainless-read-timeout": "600"})
+            told = await scene.fetch(stream=stream, headers={"x-stainless-read-timeout": "600"})
 
     seconds = SHORT if stream else 0.2
     assert told.status == 504
@@ -278,9 +278,9 @@ async def test_a_rule_for_one_model_is_not_for_another(tmp_path: Path) -> None:
         with scene.sim.hold() as hold:
             async with scene.waiting(OPENAI.body("qwen2.5-coder:7b")) as other:
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
-                late = await scene.ask()
+                late = await scene.fetch()
                 hold.end()
-                told = await other.answer()
+                told = await other.response()
 
     assert (late.status, told.status) == (504, 200)
 
@@ -291,7 +291,7 @@ async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
         for client_timeout in ("10", "300", "86400", "inf"):
-            await scene.ask(headers={"x-stainless-read-timeout": client_timeout})
+            await scene.fetch(headers={"x-stainless-read-timeout": client_timeout})
 
     assert [one.total for one in asked] == [60, 300, 1800, 60]
 
@@ -301,7 +301,7 @@ async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI) as scene:
         asked = _clocks_of(scene)
         for header in ("x-stainless-read-timeout", "x-request-timeout"):
-            await scene.ask(headers={header: "300"})
+            await scene.fetch(headers={header: "300"})
 
     assert [one.total for one in asked] == [1800, 300]
 
@@ -319,8 +319,8 @@ async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> Non
             async for _ in await chat.create(model=MODEL, messages=words, stream=True):
                 pass
 
-    whole, stream = asked
-    assert whole.total == 444
+    complete, stream = asked
+    assert complete.total == 444
     assert (stream.first_byte, stream.total) == (444, 1800)
 
 

@@ -9,9 +9,9 @@ import uvloop
 
 from gateway.server import drain
 from gateway.simulator import Fault
+from tests.behaviour.dialect_specs import OPENAI
 from tests.behaviour.failing import scene_of, until
-from tests.behaviour.speech import OPENAI
-from tests.behaviour.wire import Caller, caller, request
+from tests.behaviour.wire import RawClient, raw_client, request
 
 SHORT = 0.2
 """Seconds of the clock that is meant to ring."""
@@ -29,15 +29,15 @@ def run(loop: Loop, story: Awaitable[None]) -> None:
         runner.run(told())
 
 
-async def drained(one: Caller) -> int:
+async def drained(one: RawClient) -> int:
     """Take all that there is until the other side closes; how much it was."""
     taken = 0
-    while data := await one.hung_up():
+    while data := await one.read_until_closed():
         taken += len(data)
     return taken
 
 
-async def trickle(one: Caller, data: bytes) -> None:
+async def trickle(one: RawClient, data: bytes) -> None:
     """Send ``data`` over and over, a little at a time, until the other side has had enough."""
     while not one.reader.at_eof() and not one.writer.is_closing():
         one.send(data)
@@ -57,12 +57,12 @@ def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
             scene_of(tmp_path, OPENAI, settings) as scene,
             scene.occupied() as (in_time, hold),
         ):
-            async with caller(scene.gateway.port) as slow, asyncio.TaskGroup() as tasks:
+            async with raw_client(scene.gateway.port) as slow, asyncio.TaskGroup() as tasks:
                 slow.send(b"POST /v1/chat/completions HTTP/1.1\r\nX-Slow: ")
                 tasks.create_task(trickle(slow, b"x"))
-                assert await slow.hung_up() == b""
+                assert await slow.read_until_closed() == b""
             hold.end()
-            assert (await in_time.answer()).status == 200
+            assert (await in_time.response()).status == 200
 
     run(loop, story())
 
@@ -70,8 +70,11 @@ def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
 async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
     """It is closed by the same clock."""
     settings = {"timeouts": {"head_timeout": SHORT}}
-    async with scene_of(tmp_path, OPENAI, settings) as scene, caller(scene.gateway.port) as mute:
-        assert await mute.hung_up() == b""
+    async with (
+        scene_of(tmp_path, OPENAI, settings) as scene,
+        raw_client(scene.gateway.port) as mute,
+    ):
+        assert await mute.read_until_closed() == b""
 
 
 # The body.
@@ -83,13 +86,13 @@ async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
     settings = {"timeouts": {"body_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
-        caller(scene.gateway.port) as slow,
+        raw_client(scene.gateway.port) as slow,
         asyncio.TaskGroup() as tasks,
     ):
         head = {**scene.gateway.bearer, "Content-Length": "50000"}
         slow.send(request(path, b"{", headers=head))
         trickling = tasks.create_task(trickle(slow, b" "))
-        told = await slow.answer()
+        told = await slow.response()
         trickling.cancel()
         line = (await scene.gateway.finished())[0]
 
@@ -101,12 +104,12 @@ async def test_the_bodys_clock_stops_with_its_last_byte(tmp_path: Path) -> None:
     """A call whose body came in time may wait and run for longer than that."""
     settings = {"timeouts": {"body_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (in_time, hold):
-        async with caller(scene.gateway.port) as slow:
+        async with raw_client(scene.gateway.port) as slow:
             head = {**scene.gateway.bearer, "Content-Length": "100"}
             slow.send(request(OPENAI.path, b"{", headers=head))
-            refused = await slow.answer()
+            refused = await slow.response()
         hold.end()
-        told = await in_time.answer()
+        told = await in_time.response()
 
     assert (refused.status, told.status) == (408, 200)
 
@@ -130,7 +133,7 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
                 assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
                 assert line["bytes_out"] < 32 * MIB
                 assert scene.gateway.gateway.scheduler.idle
-                assert (await scene.ask()).status == 200
+                assert (await scene.fetch()).status == 200
                 assert await drained(deaf) < 32 * MIB
 
     run(loop, story())
@@ -171,16 +174,16 @@ async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
     settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
-        caller(scene.gateway.port) as busy,
-        caller(scene.gateway.port) as idle,
+        raw_client(scene.gateway.port) as busy,
+        raw_client(scene.gateway.port) as idle,
     ):
         await _served(busy)
         with scene.sim.hold() as hold:
             busy.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await _served(idle)
-            assert await idle.hung_up() == b""
-        assert (await busy.answer()).status == 200
+            assert await idle.read_until_closed() == b""
+        assert (await busy.response()).status == 200
 
 
 async def test_a_second_head_that_trickles_in(tmp_path: Path) -> None:
@@ -188,18 +191,18 @@ async def test_a_second_head_that_trickles_in(tmp_path: Path) -> None:
     settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
-        caller(scene.gateway.port) as slow,
+        raw_client(scene.gateway.port) as slow,
         asyncio.TaskGroup() as tasks,
     ):
         await _served(slow)
         slow.send(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
         tasks.create_task(trickle(slow, b"x"))
-        assert await slow.hung_up() == b""
+        assert await slow.read_until_closed() == b""
 
 
-async def _served(one: Caller) -> None:
+async def _served(one: RawClient) -> None:
     one.send(request("/healthz"))
-    assert (await one.answer()).status == 200
+    assert (await one.response()).status == 200
 
 
 # The end.
@@ -214,11 +217,11 @@ async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> 
             await until(lambda: handler.draining)
             assert not draining.done()
             hold.end()
-            told = await last.answer()
+            told = await last.response()
         async with asyncio.timeout(5):
             await draining
 
-    assert (told.status, told.whole) == (200, True)
+    assert (told.status, told.complete) == (200, True)
 
 
 async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (last, _):
         async with asyncio.timeout(5):
             await drain(scene.gateway.gateway)
-        told = await last.answer()
+        told = await last.response()
 
     assert (told.status, told.json()["error"]["code"]) == (503, "shutdown")
 
@@ -239,6 +242,6 @@ async def test_being_told_twice_to_end_at_once(tmp_path: Path) -> None:
         handler.abort_all()
         await asyncio.sleep(0)
         handler.abort_all()
-        told = await last.answer()
+        told = await last.response()
 
     assert told.json()["error"]["code"] == "shutdown"

@@ -188,11 +188,11 @@ IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", WHOLE, ids=ids)
+@pytest.mark.parametrize("fetch", WHOLE, ids=ids)
 @pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
-async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, ask: Asks, text: str) -> None:
+async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, fetch: Asks, text: str) -> None:
     """The answer itself is Ollama's, untouched."""
-    head = await ask(passing.clients, text)
+    head = await fetch(passing.clients, text)
     line = await passing.line()
 
     assert head is None or head[HEADER] == "true"
@@ -200,11 +200,11 @@ async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, ask: Asks, t
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
-async def test_a_whole_prompt_is_not(passing: House, ask: Asks) -> None:
+@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
+async def test_a_whole_prompt_is_not(passing: House, fetch: Asks) -> None:
     """However close; an embedding model reads less."""
-    for text in (SHORT, WORD * 300 if ask in (embeddings, embed) else FITS):
-        head = await ask(passing.clients, text)
+    for text in (SHORT, WORD * 300 if fetch in (embeddings, embed) else FITS):
+        head = await fetch(passing.clients, text)
         line = await passing.line()
 
         assert head is None or HEADER not in head
@@ -224,14 +224,16 @@ async def test_a_native_answer_has_the_header_too(passing: House, path: str) -> 
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", STREAMS, ids=ids)
-async def test_of_a_stream_the_log_tells_it_when_its_usage_came(passing: House, ask: Asks) -> None:
+@pytest.mark.parametrize("fetch", STREAMS, ids=ids)
+async def test_of_a_stream_the_log_tells_it_when_its_usage_came(
+    passing: House, fetch: Asks
+) -> None:
     """Its head is gone by then, and tells only what is certain before."""
-    head = await ask(passing.clients, CUT)
+    head = await fetch(passing.clients, CUT)
     line = await passing.line()
     assert head is None or HEADER not in head
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
-    head = await ask(passing.clients, LONG)
+    head = await fetch(passing.clients, LONG)
     line = await passing.line()
 
     assert head is None or head[HEADER] == "true"
@@ -317,14 +319,14 @@ async def test_a_key_that_may_tune_has_a_context_of_its_own(passing: House) -> N
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", [*WHOLE, *NATIVE_STREAMS], ids=ids)
+@pytest.mark.parametrize("fetch", [*WHOLE, *NATIVE_STREAMS], ids=ids)
 @pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
 async def test_a_prompt_that_does_not_fit_can_be_refused(
-    refusing: House, ask: Asks, text: str
+    refusing: House, fetch: Asks, text: str
 ) -> None:
     """With the word that clients know, and no retry that would end in the same way."""
     with pytest.raises(REFUSED) as caught:
-        await ask(refusing.clients, text)
+        await fetch(refusing.clients, text)
     line = await refusing.line()
 
     assert getattr(caught.value, "status_code", None) == 400
@@ -336,16 +338,16 @@ async def test_a_prompt_that_does_not_fit_can_be_refused(
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
+@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
 async def test_what_is_certain_by_its_bytes_does_not_reach_ollama(
-    refusing: House, ask: Asks
+    refusing: House, fetch: Asks
 ) -> None:
     """Once the context is known, which the first call shows."""
-    await ask(refusing.clients, SHORT)
+    await fetch(refusing.clients, SHORT)
     await refusing.line()
     before = len(asked(refusing.sim))
     with pytest.raises(REFUSED):
-        await ask(refusing.clients, LONG)
+        await fetch(refusing.clients, LONG)
     line = await refusing.line()
 
     assert len(asked(refusing.sim)) == before
@@ -354,20 +356,20 @@ async def test_what_is_certain_by_its_bytes_does_not_reach_ollama(
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", [chat_stream, messages_stream, responses_stream], ids=ids)
-async def test_a_stream_that_had_begun_is_only_told(refusing: House, ask: Asks) -> None:
+@pytest.mark.parametrize("fetch", [chat_stream, messages_stream, responses_stream], ids=ids)
+async def test_a_stream_that_had_begun_is_only_told(refusing: House, fetch: Asks) -> None:
     """Its usage comes at its end."""
-    await ask(refusing.clients, CUT)
+    await fetch(refusing.clients, CUT)
     line = await refusing.line()
 
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
 
 
 @IN_ONE_HOUSE
-@pytest.mark.parametrize("ask", [*WHOLE, *STREAMS], ids=ids)
-async def test_what_fits_passes(refusing: House, ask: Asks) -> None:
+@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
+async def test_what_fits_passes(refusing: House, fetch: Asks) -> None:
     """Nothing else changes."""
-    await ask(refusing.clients, WORD * 300 if ask in (embeddings, embed) else FITS)
+    await fetch(refusing.clients, WORD * 300 if fetch in (embeddings, embed) else FITS)
 
     assert (await refusing.line())["outcome"] == "ok"
 

@@ -21,7 +21,7 @@ from tests.harness import Running, running
 
 from .clients import Clients, clients_of
 from .dialect_cases import EVERY_FAMILY, Family
-from .scripted import asking
+from .scripted import open_post
 
 RAISED = (openai.APIError, anthropic.APIError, ollama.ResponseError)
 
@@ -144,7 +144,7 @@ async def test_an_answer_that_is_whole_raises_nothing(house: House, family: Fami
     await family.stream(house.clients, said)
     line = await house.line()
 
-    assert "".join(said) == "one two three four" == await family.whole(house.clients)
+    assert "".join(said) == "one two three four" == await family.complete(house.clients)
     assert (line["outcome"], line["tokens_out"]) == ("ok", 4)
 
 
@@ -160,7 +160,7 @@ async def test_a_whole_answer_that_breaks_raises(
     """Up to the read-ahead nothing is sent before all of it is there: an honest status."""
     house.sim.fault(breaking.fault)
     with pytest.raises(RAISED) as caught:
-        await family.whole(house.clients)
+        await family.complete(house.clients)
     line = await house.line()
 
     assert status_of(caught.value) == line["status"]
@@ -177,7 +177,7 @@ async def test_an_answer_that_ollama_gave_up_on_passes_and_is_noted(
     caller to read; in the log it is no success.
     """
     house.sim.fault(Fault.repeat(after_tokens=2))
-    answer = await family.whole(house.clients)
+    answer = await family.complete(house.clients)
     line = await house.line()
 
     assert answer == "one two"
@@ -195,7 +195,7 @@ async def test_the_error_comes_last_and_the_end_is_missing(house: House, family:
     house.sim.fault(Fault.abort(after_tokens=2))
     body = {**family.body, "stream": True}
     gateway = house.gateway
-    async with asking(gateway.port, family.path, body, gateway.key) as answer:
+    async with open_post(gateway.port, family.path, body, gateway.key) as answer:
         await answer.head()
         chunks, end = await answer.chunks()
     line = await house.line()

@@ -15,7 +15,7 @@ from tests.harness import running
 
 from .clients import MODEL, clients_of, user
 from .dialect_cases import CHAT, NATIVE_CHAT
-from .scripted import Ending, Script, ScriptedOllama, asking
+from .scripted import Ending, Script, ScriptedOllama, open_post
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"one"},"finish_reason":null}]}\n\n'
 STREAM = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
@@ -31,7 +31,7 @@ async def test_a_break_inside_an_event_gets_no_error_event(
     fake = ScriptedOllama([MODEL], script)
     said: list[str] = []
     async with fake.listening(), running(fake.url, tmp_path) as gateway:
-        async with asking(gateway.port, CHAT.path, CHAT.body, gateway.key) as answer:
+        async with open_post(gateway.port, CHAT.path, CHAT.body, gateway.key) as answer:
             await answer.head()
             chunks, end = await answer.chunks()
         async with clients_of(gateway) as clients:
@@ -46,7 +46,7 @@ async def test_a_break_inside_an_event_gets_no_error_event(
     assert [line["outcome"] for line in lines] == ["upstream_incomplete"] * 2
 
 
-async def test_what_has_its_final_event_is_whole(tmp_path: Path) -> None:
+async def test_what_has_its_final_event_is_complete(tmp_path: Path) -> None:
     """Whatever Ollama does to the connection after it: the answer is there and ends properly."""
     script = Script("HTTP/1.1 200 OK", STREAM, [EVENT, b"data: [DONE]\n\n"], "cut", at_once=True)
     fake = ScriptedOllama([MODEL], script)
@@ -84,7 +84,7 @@ async def over_http10(folder: Path, fault: Fault | None) -> tuple[bytes, bool, d
         body = {**CHAT.body, "stream": True}
         got = bytearray()
         reset = False
-        async with asking(gateway.port, CHAT.path, body, gateway.key, version="1.0") as answer:
+        async with open_post(gateway.port, CHAT.path, body, gateway.key, version="1.0") as answer:
             await answer.head()
             try:
                 while data := await answer.reader.read(65536):
@@ -133,7 +133,7 @@ def test_both_event_loops_cut_alike(tmp_path: Path, loop: Any) -> None:
             sim.fault(Fault.repeat(after_tokens=300))
             words = "SAY: " + " ".join(f"word{number}" for number in range(400))
             body = {**CHAT.body, "stream": True, "messages": [user(words)]}
-            async with asking(gateway.port, CHAT.path, body, gateway.key) as answer:
+            async with open_post(gateway.port, CHAT.path, body, gateway.key) as answer:
                 await answer.head()
                 passed = await answer.chunks()
             await left_empty(gateway)
@@ -162,9 +162,9 @@ async def test_a_long_answer_that_breaks_is_cut_short_of_its_length(tmp_path: Pa
     async with fake.listening(), running(fake.url, tmp_path) as gateway:
         async with clients_of(gateway) as clients:
             with pytest.raises(openai.APIConnectionError):
-                await CHAT.whole(clients)
+                await CHAT.complete(clients)
             with pytest.raises(httpx.RemoteProtocolError):
-                await NATIVE_CHAT.whole(clients)
+                await NATIVE_CHAT.complete(clients)
         lines = await gateway.finished(2)
         await left_empty(gateway)
 

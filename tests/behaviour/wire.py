@@ -1,6 +1,6 @@
-"""A caller on a raw socket: what it sends is what is written here, what it gets is told as it came.
+"""A client on a raw socket: it sends the bytes written here, and returns a response as it came.
 
-Clients hide what these tests look at: whether an answer ended as HTTP says, and whether the
+Other clients hide what these tests look at: whether a response ended as HTTP says, and whether the
 connection was closed after it.
 """
 
@@ -11,18 +11,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-PATIENCE = 5.0
-"""Seconds after which an answer that does not come fails a test."""
+TIMEOUT = 5.0
+"""Seconds after which a missing response fails a test."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One answer. ``headers`` have lower-case names; ``whole``: it ended as HTTP says it does."""
+class RawResponse:
+    """One response. ``headers`` have lower-case names; ``complete``: it ended as HTTP says."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    whole: bool
+    complete: bool
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -43,7 +43,7 @@ def request(
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + data
 
 
-class Caller:
+class RawClient:
     """One connection to the gateway."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,15 +53,15 @@ class Caller:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def answer(self, method: str = "POST") -> Told:
-        """Read one answer to its end, however it ends."""
-        async with asyncio.timeout(PATIENCE):
+    async def response(self, method: str = "POST") -> RawResponse:
+        """Read one response to its end, however it ends."""
+        async with asyncio.timeout(TIMEOUT):
             status, headers = await self.head()
-            body, whole = await self._body(headers, method)
-        return Told(status, headers, body, whole)
+            body, complete = await self._body(headers, method)
+        return RawResponse(status, headers, body, complete)
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status_line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         pairs = (line.partition(":") for line in lines)
@@ -69,12 +69,12 @@ class Caller:
 
     async def chunk(self) -> bytes:
         """The next chunk of a chunked body; empty at its end."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             size = int(await self.reader.readuntil(b"\r\n"), 16)
             return (await self.reader.readexactly(size + 2))[:-2]
 
     async def rest(self) -> tuple[bytes, bool]:
-        """What is left of a chunked body, and whether it ended."""
+        """Return the rest of a chunked body, and whether it ended."""
         found = []
         try:
             while data := await self.chunk():
@@ -83,12 +83,12 @@ class Caller:
             return b"".join(found), False
         return b"".join(found), True
 
-    async def hung_up(self) -> bytes:
-        """What the gateway still sends when it should close the connection: empty if it does.
+    async def read_until_closed(self) -> bytes:
+        """Return what the gateway still sends before it closes the connection.
 
-        Of a connection that was reset what had come before it may be lost.
+        What came before a reset may be lost.
         """
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             try:
                 return await self.reader.read(1 << 20)
             except ConnectionError:
@@ -106,26 +106,26 @@ class Caller:
 
 
 @asynccontextmanager
-async def caller(port: int, *, limit: int = 1 << 20) -> AsyncIterator[Caller]:
+async def raw_client(port: int, *, limit: int = 1 << 20) -> AsyncIterator[RawClient]:
     """A connection that closes with the block; ``limit`` is about half of what it takes unread."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
     try:
-        yield Caller(reader, writer)
+        yield RawClient(reader, writer)
     finally:
         writer.close()
         # The gateway may have closed it first, and not politely.
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def ask(
+async def fetch(
     port: int,
     path: str,
     body: Any = None,
     *,
     method: str = "",
     headers: Mapping[str, str] | None = None,
-) -> Told:
+) -> RawResponse:
     """One request on a connection of its own."""
-    async with caller(port) as one:
+    async with raw_client(port) as one:
         one.send(request(path, body, method=method, headers=headers))
-        return await one.answer(method)
+        return await one.response(method)

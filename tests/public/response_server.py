@@ -13,7 +13,7 @@ from gateway.public.connection import Server
 from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response
 from gateway.settings import Settings
-from tests.behaviour.wire import Caller, Told, caller, request
+from tests.behaviour.wire import RawClient, RawResponse, raw_client, request
 
 MIB = 1 << 20
 EVENT = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
@@ -73,7 +73,7 @@ class ResponseServer:
 
 
 @asynccontextmanager
-async def connected(served: ResponseServer) -> AsyncIterator[Caller]:
+async def connected(served: ResponseServer) -> AsyncIterator[RawClient]:
     """One client of ``served``."""
 
     def unexpected(_: object) -> str:
@@ -88,18 +88,18 @@ async def connected(served: ResponseServer) -> AsyncIterator[Caller]:
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     served.port = listener.sockets[0].getsockname()[1]
     try:
-        async with caller(served.port, limit=1 << 16) as client:
+        async with raw_client(served.port, limit=1 << 16) as client:
             yield client
     finally:
         listener.close()
         await server.shutdown(0.1)
 
 
-async def fetch(script: Script, *, method: str = "POST", dialect: Dialect = OPENAI) -> Told:
+async def fetch(script: Script, *, method: str = "POST", dialect: Dialect = OPENAI) -> RawResponse:
     """What one client gets."""
     async with connected(ResponseServer(script, dialect=dialect)) as client:
         client.send(request("/", None, method=method))
-        return await client.answer(method)
+        return await client.response(method)
 
 
 def stream(*steps: bytes | GatewayError | None) -> Script:

@@ -35,7 +35,7 @@ async def test_failure_of_a_pending_response_has_a_status_and_a_body() -> None:
 
     response = await fetch(script)
 
-    assert (response.status, response.whole) == (503, True)
+    assert (response.status, response.complete) == (503, True)
     assert response.headers["retry-after"] == "7"
     assert response.headers["x-request-id"] == "req_1"
     assert response.json()["error"]["code"] == "queue_full"
@@ -74,7 +74,7 @@ async def test_complete_response_has_its_length_and_the_gateways_headers_win() -
 
     response = await fetch(script)
 
-    assert (response.status, response.body, response.whole) == (201, b"all of it", True)
+    assert (response.status, response.body, response.complete) == (201, b"all of it", True)
     assert response.headers["content-length"] == "9"
     assert response.headers["x-request-id"] == "req_1"
 
@@ -89,7 +89,7 @@ async def test_head_request_gets_the_length_and_no_body() -> None:
     async with connected(ResponseServer(script)) as client:
         for _ in range(2):  # a body would be read as the beginning of the second answer
             client.send(request("/", None, method="HEAD"))
-            response = await client.answer("HEAD")
+            response = await client.response("HEAD")
 
             assert (response.headers["content-length"], response.body) == ("9", b"")
 
@@ -148,7 +148,7 @@ async def test_late_failure_of_a_stream_is_an_error_event_and_no_end() -> None:
     response = await fetch(stream(EVENT, UpstreamIncomplete("half")))
 
     assert response.status == 200
-    assert not response.whole
+    assert not response.complete
     assert response.body.startswith(EVENT + b"data: ")
     assert b'"upstream_incomplete"' in response.body
 
@@ -157,14 +157,14 @@ async def test_late_failure_inside_an_event_only_aborts() -> None:
     """No client would read an error in the middle of another event."""
     response = await fetch(stream(EVENT, EVENT[:10], UpstreamIncomplete("half")))
 
-    assert (response.body, response.whole) == (EVENT + EVENT[:10], False)
+    assert (response.body, response.complete) == (EVENT + EVENT[:10], False)
 
 
 async def test_failure_of_a_committed_stream_without_bytes_still_sends_its_head() -> None:
     """The head waits for the first bytes; an event without it would not be HTTP."""
     response = await fetch(stream(UpstreamIncomplete("none")))
 
-    assert (response.status, response.whole) == (200, False)
+    assert (response.status, response.complete) == (200, False)
     assert b'"upstream_incomplete"' in response.body
 
 
@@ -178,7 +178,7 @@ async def test_late_failure_of_a_complete_response_aborts_it() -> None:
 
     response = await fetch(script)
 
-    assert (response.body, response.whole) == (b"half", False)
+    assert (response.body, response.complete) == (b"half", False)
 
 
 async def test_an_ended_or_aborted_response_stays_so() -> None:
@@ -186,8 +186,8 @@ async def test_an_ended_or_aborted_response_stays_so() -> None:
     whole = await fetch(stream(EVENT, None, UpstreamIncomplete("late")))
     cut = await fetch(stream(EVENT, UpstreamIncomplete("half"), None))
 
-    assert (whole.body, whole.whole) == (EVENT, True)
-    assert cut.whole is False
+    assert (whole.body, whole.complete) == (EVENT, True)
+    assert cut.complete is False
 
 
 async def test_aborted_response_to_a_client_that_reads_nothing_is_dropped(
@@ -222,7 +222,7 @@ async def test_http_1_0_client_gets_a_stream_without_chunks() -> None:
         _, headers = await client.head()
 
         assert "transfer-encoding" not in headers
-        assert await client.hung_up() == EVENT + EVENT
+        assert await client.read_until_closed() == EVENT + EVENT
 
 
 async def test_failed_stream_to_an_http_1_0_client_is_a_reset() -> None:

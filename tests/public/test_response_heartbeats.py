@@ -17,7 +17,7 @@ from gateway.errors import (
     UpstreamProtocolError,
 )
 from gateway.public.response import Response, ResponseKind
-from tests.behaviour.wire import Told, request
+from tests.behaviour.wire import RawResponse, request
 
 from .response_server import (
     EVENT,
@@ -116,7 +116,7 @@ async def test_first_heartbeat_begins_a_complete_response(case: DialectCase) -> 
 
     response = await fetch(script, dialect=case.dialect)
 
-    assert (response.status, response.body, response.whole) == (200, b"  " + OBJECT, True)
+    assert (response.status, response.body, response.complete) == (200, b"  " + OBJECT, True)
     assert response.headers["content-type"] == "application/json"
     assert "content-length" not in response.headers
     assert response.json() == {"choices": []}
@@ -156,7 +156,7 @@ async def test_heartbeats_between_events(case: DialectCase) -> None:
     response = await fetch(script, dialect=case.dialect)
 
     assert response.body == (case.heartbeat + case.event) * 2 + case.heartbeat + case.final
-    assert response.whole
+    assert response.complete
 
 
 @every_dialect
@@ -223,9 +223,9 @@ async def test_no_heartbeat_after_a_response() -> None:
     async with connected(server) as client:
         for _ in range(2):
             client.send(request("/", {}))
-            response = await client.answer()
+            response = await client.response()
 
-            assert (response.status, response.body, response.whole) == (200, EVENT, True)
+            assert (response.status, response.body, response.complete) == (200, EVENT, True)
 
     assert [response.heartbeats for response in server.responses] == [0, 0]
     assert COMMENT not in (await fetch(failing)).body
@@ -246,9 +246,9 @@ async def test_no_heartbeat_to_a_client_with_unread_bytes() -> None:
         ResponseServer(script, settings=settings_with(write_timeout=5.0, read_ahead_bytes=32 * MIB))
     ) as client:
         client.send(request("/", {}))
-        response = await client.answer()
+        response = await client.response()
 
-    assert (beats, response.whole) == ([0], True)
+    assert (beats, response.complete) == ([0], True)
 
 
 async def test_heartbeat_to_a_client_that_left_does_not_raise() -> None:
@@ -285,7 +285,7 @@ async def test_heartbeats_are_counted_separately() -> None:
     server = ResponseServer(script)
     async with connected(server) as client:
         client.send(request("/", {}))
-        await client.answer()
+        await client.response()
 
     assert (server.responses[0].heartbeats, server.responses[0].bytes_out) == (2, len(EVENT))
 
@@ -293,7 +293,7 @@ async def test_heartbeats_are_counted_separately() -> None:
 # What Ollama sends after a heartbeat has promised something.
 
 
-async def failed(script: Script) -> tuple[Told, list[GatewayError]]:
+async def failed(script: Script) -> tuple[RawResponse, list[GatewayError]]:
     """What the client gets of a response that fails, and the errors."""
 
     async def failing(response: Response) -> None:
@@ -306,7 +306,7 @@ async def failed(script: Script) -> tuple[Told, list[GatewayError]]:
     raised: list[GatewayError] = []
     async with connected(ResponseServer(failing)) as client:
         client.send(request("/", {}))
-        return await client.answer(), raised
+        return await client.response(), raised
 
 
 @pytest.mark.parametrize("kind", ResponseKind)
@@ -327,7 +327,7 @@ async def test_error_status_after_a_heartbeat_is_a_failure(
     assert error.message == "no such thing"
     assert (error.reply.status, error.reply.body) == (status, body)
     assert ("x-a", "1") in error.reply.headers
-    assert (response.status, response.whole) == (200, False)
+    assert (response.status, response.complete) == (200, False)
     assert (b"no such thing" in response.body) is (kind is ResponseKind.STREAM)
 
 
@@ -342,7 +342,7 @@ async def test_long_error_response_after_a_heartbeat_is_a_failure() -> None:
 
     assert type(error) is Upstream5xx
     assert error.message == "Ollama responded with status 503."
-    assert (response.body, response.whole) == (b" ", False)
+    assert (response.body, response.complete) == (b" ", False)
 
 
 async def test_response_of_the_other_kind_after_a_heartbeat_is_a_failure() -> None:
@@ -363,7 +363,7 @@ async def test_response_of_the_other_kind_after_a_heartbeat_is_a_failure() -> No
         response, (error,) = await failed(script)
 
         assert type(error) is UpstreamProtocolError
-        assert (response.status, response.whole) == (200, False)
+        assert (response.status, response.complete) == (200, False)
         assert OBJECT not in response.body
 
 
@@ -398,7 +398,7 @@ async def test_single_object_of_ollamas_api_is_a_line_of_the_stream() -> None:
 
     response = await fetch(script, dialect=OLLAMA)
 
-    assert (response.body, response.whole) == (b' {"done":true}\n', True)
+    assert (response.body, response.complete) == (b' {"done":true}\n', True)
 
 
 # How a response fails after heartbeats.
@@ -417,7 +417,7 @@ async def test_stream_that_fails_before_its_first_event(case: DialectCase) -> No
     response = await fetch(script, dialect=case.dialect)
 
     assert unreportable == [False]
-    assert (response.status, response.whole) == (200, False)
+    assert (response.status, response.complete) == (200, False)
     assert response.body.startswith(case.heartbeat)
     assert b"too long" in response.body
     assert response.body.endswith(case.final[-1:])
@@ -436,7 +436,7 @@ async def test_complete_response_that_fails_is_aborted() -> None:
     unreportable: list[bool] = []
     response = await fetch(script)
 
-    assert (response.status, response.body, response.whole) == (200, b" ", False)
+    assert (response.status, response.body, response.complete) == (200, b" ", False)
     assert unreportable == [False, True, False]
 
 
@@ -453,9 +453,9 @@ async def test_late_error_object_reports_the_error_with_status_200() -> None:
     ) as client:
         for _ in range(2):
             client.send(request("/", {}))
-            response = await client.answer()
+            response = await client.response()
 
-            assert (response.status, response.whole) == (200, True)
+            assert (response.status, response.complete) == (200, True)
             assert response.json()["error"]["code"] == "queue_timeout"
 
 
@@ -485,9 +485,9 @@ async def test_late_error_object_is_ollamas_body_only_if_that_is_an_error(
         ResponseServer(script, settings=settings_with(late_error="object"))
     ) as client:
         client.send(request("/", {}))
-        response = await client.answer()
+        response = await client.response()
 
-    assert response.whole
+    assert response.complete
     assert (response.body == b" " + said) is kept
     assert response.json()["error"]["message"]
 
@@ -507,10 +507,10 @@ async def test_late_error_object_is_not_written_into_a_body() -> None:
         ResponseServer(script, settings=settings_with(late_error="object"))
     ) as client:
         client.send(request("/", {}))
-        response = await client.answer()
+        response = await client.response()
 
     assert unreportable == [True]
-    assert (response.body, response.whole) == (b" " + OBJECT[:5], False)
+    assert (response.body, response.complete) == (b" " + OBJECT[:5], False)
 
 
 @every_dialect
@@ -524,7 +524,7 @@ async def test_failure_after_the_final_event_writes_nothing(case: DialectCase) -
 
     response = await fetch(script, dialect=case.dialect)
 
-    assert (response.body, response.whole) == (case.heartbeat + case.event + case.final, False)
+    assert (response.body, response.complete) == (case.heartbeat + case.event + case.final, False)
 
 
 async def test_failure_after_a_single_object_writes_nothing() -> None:
@@ -537,4 +537,4 @@ async def test_failure_after_a_single_object_writes_nothing() -> None:
 
     response = await fetch(script, dialect=OLLAMA)
 
-    assert (response.body, response.whole) == (b' {"done":true}\n', False)
+    assert (response.body, response.complete) == (b' {"done":true}\n', False)

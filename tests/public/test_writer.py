@@ -55,9 +55,9 @@ async def test_complete_response_is_taken_over_at_once() -> None:
         client.send(request("/", {}))
         async with asyncio.timeout(5):
             await taken.wait()
-        response = await client.answer()
+        response = await client.response()
 
-    assert (len(response.body), response.whole) == (32 * MIB, True)
+    assert (len(response.body), response.complete) == (32 * MIB, True)
 
 
 async def test_end_waits_until_nearly_everything_is_sent() -> None:
@@ -72,7 +72,7 @@ async def test_end_waits_until_nearly_everything_is_sent() -> None:
     async with connected(ResponseServer(script)) as client:
         for _ in range(2):
             client.send(request("/", {}))
-            assert len((await client.answer()).body) == 16 * MIB
+            assert len((await client.response()).body) == 16 * MIB
 
     assert left == [0, 0]
 
@@ -165,10 +165,10 @@ async def test_declared_length_is_read_ahead_within_the_memory_budget() -> None:
             await taken.wait()
         held = server.memory_budget.used
         go_on.set()
-        response = await client.answer()
+        response = await client.response()
 
     assert held >= 24 * MIB
-    assert (len(response.body), response.whole, server.memory_budget.used) == (24 * MIB, True, 0)
+    assert (len(response.body), response.complete, server.memory_budget.used) == (24 * MIB, True, 0)
 
 
 async def test_without_memory_a_long_response_waits_for_its_client() -> None:
@@ -249,7 +249,7 @@ async def test_response_longer_than_its_length_is_clipped() -> None:
     async with connected(ResponseServer(script)) as client:
         for _ in range(2):
             client.send(request("/", {}))
-            response = await client.answer()
+            response = await client.response()
 
             assert (response.status, response.body) == (200, b"abc")
 
@@ -264,4 +264,4 @@ async def test_response_shorter_than_its_length_closes_the_connection() -> None:
 
     response = await fetch(script)
 
-    assert (response.body, response.whole) == (b"ab", False)
+    assert (response.body, response.complete) == (b"ab", False)

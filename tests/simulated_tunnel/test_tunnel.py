@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gateway.simulator import Simulator
-from tests.behaviour.wire import Caller, ask, caller, request
+from tests.behaviour.wire import RawClient, fetch, raw_client, request
 from tests.simulated_tunnel import CALLER, Tunnel, TunnelBehaviour
 from tests.simulator.calls import CHAT, chat, request_json
 from tests.simulator.target import CHUNKED, END, ReceivedRequest, Target, chunk, head
@@ -26,7 +26,7 @@ class Connected:
 
     tunnel: Tunnel
     target: Target
-    one: Caller
+    one: RawClient
     asked: ReceivedRequest
 
 
@@ -36,7 +36,7 @@ async def connected_through(
 ) -> AsyncIterator[Connected]:
     """Connect client, tunnel and target. At the end no request is in flight in the tunnel."""
     async with Target() as target, Tunnel(target.port, behaviour) as tunnel:
-        async with caller(tunnel.port) as one:
+        async with raw_client(tunnel.port) as one:
             one.send(sent or request("/x", b"{}"))
             yield Connected(tunnel, target, one, await target.next_request())
         await tunnel.wait_for(lambda: tunnel.stats.active == 0)
@@ -53,15 +53,15 @@ REWRITES_HOST = TunnelBehaviour(host="")
 async def test_ollama_behaves_the_same_behind_a_tunnel() -> None:
     """Complete responses, streams, errors and lists are the same with and without the tunnel."""
     async with Simulator(time_scale=0) as sim, Tunnel(sim.url, REWRITES_HOST) as tunnel:
-        whole = await ask(tunnel.port, CHAT, chat("SAY: all is well"))
-        stream = await ask(tunnel.port, CHAT, chat("SAY: all is well", stream=True))
-        wrong = await ask(tunnel.port, CHAT, chat(model="nope"))
-        listed = await ask(tunnel.port, "/api/tags")
+        whole = await fetch(tunnel.port, CHAT, chat("SAY: all is well"))
+        stream = await fetch(tunnel.port, CHAT, chat("SAY: all is well", stream=True))
+        wrong = await fetch(tunnel.port, CHAT, chat(model="nope"))
+        listed = await fetch(tunnel.port, "/api/tags")
         direct = await request_json(sim, "/api/tags")
 
     assert whole.json()["choices"][0]["message"]["content"] == "all is well"
     assert stream.body.endswith(b"data: [DONE]\n\n")
-    assert (stream.headers["transfer-encoding"], stream.whole) == ("chunked", True)
+    assert (stream.headers["transfer-encoding"], stream.complete) == ("chunked", True)
     assert wrong.status == 404
     assert listed.json() == direct
     assert repr(tunnel).startswith("<Tunnel 4 requests, 0 active, 4 passed, 0 aborted silent")
@@ -72,12 +72,12 @@ async def test_client_connection_is_reused() -> None:
     async with (
         Simulator(time_scale=0) as sim,
         Tunnel(sim.port, REWRITES_HOST) as tunnel,
-        caller(tunnel.port) as one,
+        raw_client(tunnel.port) as one,
     ):
         one.send(request("/api/version") + request("/", method="HEAD"))
-        first, second = await one.answer(), await one.answer("HEAD")
+        first, second = await one.response(), await one.response("HEAD")
         one.send(request(CHAT, chat("SAY: yes")))
-        third = await one.answer()
+        third = await one.response()
 
     assert [first.status, second.status, third.status] == [200, 200, 200]
     assert tunnel.stats.passed == 3
@@ -110,7 +110,7 @@ async def test_hop_by_hop_headers_are_not_forwarded() -> None:
             head("Connection: close, X-Hop", "X-Hop: 1", "X-Kept: 1", "Content-Length: 2")
         )
         way.asked.send(b"ok")
-        told = await way.one.answer()
+        told = await way.one.response()
 
     assert way.asked.headers == {"Host": "example.com", "X-Kept": "1", "Content-Length": "4"}
     assert way.asked.body == b"abcd"
@@ -123,7 +123,7 @@ async def test_expect_100_continue_is_answered_by_the_tunnel() -> None:
     async with connected_through(PLAIN, sent) as way:
         interim, _ = await way.one.head()
         way.asked.send(b"HTTP/1.1 100 Continue\r\n\r\n" + head("Content-Length: 0"))
-        told = await way.one.answer()
+        told = await way.one.response()
 
     assert (interim, told.status) == (100, 200)
     assert "Expect" not in way.asked.headers
@@ -134,11 +134,11 @@ async def test_response_delimited_by_close_is_complete() -> None:
     async with connected_through(replace(PLAIN, minor=0)) as way:
         way.asked.send(head(TEXT) + b"all of it")
         way.asked.close()
-        told = await way.one.answer()
+        told = await way.one.response()
 
     assert way.asked.line == "POST /x HTTP/1.0"
     assert way.asked.headers["Connection"] == "close"
-    assert (told.body, told.whole) == (b"all of it", True)
+    assert (told.body, told.complete) == (b"all of it", True)
 
 
 async def test_responses_without_a_body() -> None:
@@ -174,7 +174,7 @@ async def test_client_disconnect_stops_the_generation() -> None:
     """The simulated Ollama sees the disconnect through the tunnel."""
     async with Simulator(time_scale=0) as sim, Tunnel(sim.url, REWRITES_HOST) as tunnel:
         with sim.hold() as hold:
-            async with caller(tunnel.port) as one:
+            async with raw_client(tunnel.port) as one:
                 one.send(request(CHAT, chat()))
                 await sim.wait_for(lambda: hold.waiting == 1)
             await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
@@ -198,7 +198,7 @@ async def test_incomplete_response_is_not_terminated(said: bytes, more: bytes) -
         first = await (way.one.chunk() if chunked else way.one.reader.read(4))
         way.asked.send(more)
         way.asked.close()
-        rest = await way.one.hung_up()
+        rest = await way.one.read_until_closed()
 
     assert (status, first, rest) == (200, b"half", b"")
     assert way.tunnel.stats.broken == 1
@@ -212,19 +212,19 @@ async def test_target_without_a_response_gives_502(said: bytes) -> None:
     async with connected_through(PLAIN) as way:
         way.asked.send(said)
         way.asked.close()
-        told = await way.one.answer()
+        told = await way.one.response()
         way.one.send(request("/x"))
         (await way.target.next_request()).send(head("Content-Length: 0"))
-        after = await way.one.answer()
+        after = await way.one.response()
 
-    assert (told.status, told.whole, after.status) == (502, True, 200)
+    assert (told.status, told.complete, after.status) == (502, True, 200)
 
 
 async def test_unreachable_target_gives_502() -> None:
     """A stopped target is reported by a 502."""
     async with Simulator() as sim, Tunnel(sim.url) as tunnel:
         await sim.stop()
-        told = await ask(tunnel.port, "/api/tags")
+        told = await fetch(tunnel.port, "/api/tags")
 
     assert (told.status, tunnel.stats.broken) == (502, 1)
 
@@ -245,13 +245,13 @@ async def test_silent_target_times_out(name: str) -> None:
     """The client gets a status and can send another request; the target's connection closes."""
     behaviour, status = TIMEOUT_PROFILES[name]
     async with connected_through(behaviour) as way:
-        told = await way.one.answer()
+        told = await way.one.response()
         await way.asked.wait_closed()
         way.one.send(request("/x"))
         (await way.target.next_request()).send(head("Content-Length: 2") + b"ok")
-        after = await way.one.answer()
+        after = await way.one.response()
 
-    assert (told.status, told.whole) == (status, True)
+    assert (told.status, told.complete) == (status, True)
     assert told.headers["content-type"].startswith("text/html")
     assert (after.body, way.tunnel.stats.aborted_silent) == (b"ok", 1)
 
@@ -267,7 +267,7 @@ async def test_silence_after_the_head_times_out(name: str) -> None:
             assert status == 524
         else:
             assert status == 200
-            assert await way.one.hung_up() == b""
+            assert await way.one.read_until_closed() == b""
         await way.asked.wait_closed()
 
 
@@ -317,9 +317,9 @@ async def test_slow_reader_does_not_count_as_silence() -> None:
     async with connected_through(replace(PLAIN, silence=SHORT)) as way:
         way.asked.send(head(f"Content-Length: {size}") + bytes(size))
         await asyncio.sleep(2 * SHORT)
-        told = await way.one.answer()
+        told = await way.one.response()
 
-    assert (len(told.body), told.whole) == (size, True)
+    assert (len(told.body), told.complete) == (size, True)
 
 
 async def test_tunnel_timeout_stops_the_generation() -> None:
@@ -330,7 +330,7 @@ async def test_tunnel_timeout_stops_the_generation() -> None:
         Tunnel(sim.url, replace(behaviour, host="")) as tunnel,
     ):
         with sim.hold():
-            told = await ask(tunnel.port, CHAT, chat())
+            told = await fetch(tunnel.port, CHAT, chat())
             await sim.wait_for(lambda: sim.stats.generations_abandoned == 1)
 
     assert told.status == 524
@@ -344,20 +344,20 @@ async def test_total_limit_aborts_an_active_response() -> None:
     async with connected_through(replace(PLAIN, silence=30.0, longest=2 * SHORT)) as way:
         way.asked.send(head(CHUNKED))
         async with asyncio.TaskGroup() as group:
-            reading = group.create_task(way.one.answer())
+            reading = group.create_task(way.one.response())
             while not reading.done():
                 way.asked.send(chunk(b"x"))
                 await asyncio.sleep(0.01)
         told = reading.result()
 
-    assert (told.status, told.whole) == (200, False)
+    assert (told.status, told.complete) == (200, False)
     assert (way.tunnel.stats.aborted_long, way.tunnel.stats.aborted_silent) == (1, 0)
 
 
 async def test_total_limit_before_the_first_byte_gives_a_status() -> None:
     """Nothing was forwarded, so the client gets a status."""
     async with connected_through(replace(PLAIN, longest=SHORT, timeout_status=503)) as way:
-        told = await way.one.answer()
+        told = await way.one.response()
 
     assert (told.status, way.tunnel.stats.aborted_long) == (503, 1)
 
@@ -394,7 +394,7 @@ async def test_buffered_bytes_are_lost_when_the_target_aborts(
         way.asked.send(head(*fields) + (chunk(said) if CHUNKED in fields else said))
         way.asked.close()
         status, _ = await way.one.head()
-        rest = await way.one.hung_up()
+        rest = await way.one.read_until_closed()
 
     assert status == 200
     assert (said in rest) == passed
@@ -406,9 +406,9 @@ async def test_buffered_response_is_forwarded_at_its_end() -> None:
     async with connected_through(replace(PLAIN, buffer_bytes=4096)) as way:
         way.asked.send(head(CHUNKED) + chunk(b"all ") + chunk(b"of it"))
         way.asked.send(END)
-        told = await way.one.answer()
+        told = await way.one.response()
 
-    assert (told.body, told.whole) == (b"all of it", True)
+    assert (told.body, told.complete) == (b"all of it", True)
 
 
 # Dropping.
@@ -436,10 +436,10 @@ async def test_drop_count_limits_the_dropped_responses() -> None:
     ):
         whole = []
         for said in (head("Content-Length: 0"), ANSWER, ANSWER, ANSWER):
-            async with caller(tunnel.port) as one:
+            async with raw_client(tunnel.port) as one:
                 one.send(request("/x"))
                 (await target.next_request()).send(said)
-                whole.append((await one.answer()).whole)
+                whole.append((await one.response()).complete)
 
     assert whole == [True, False, False, True]
     assert (tunnel.stats.dropped, tunnel.stats.passed) == (2, 2)
@@ -508,7 +508,7 @@ async def test_each_profile_sets_its_headers(
     """Headers of the profile replace the client's or are appended; others are unchanged."""
     async with connected_through(behaviour, request("/x", b"{}", headers=FORGED)) as way:
         way.asked.send(head("Content-Length: 0"))
-        await way.one.answer()
+        await way.one.response()
         if expected["Host"] == "the target":
             expected = {**expected, "Host": f"127.0.0.1:{way.target.port}"}
 
@@ -523,13 +523,13 @@ async def test_too_large_request_body_gives_413() -> None:
     async with (
         Target() as target,
         Tunnel(target.port, replace(PLAIN, request_bytes=10)) as tunnel,
-        caller(tunnel.port) as one,
+        raw_client(tunnel.port) as one,
     ):
         one.send(request("/x", bytes(11)) + request("/y", bytes(10)))
-        told = await one.answer()
+        told = await one.response()
         asked = await target.next_request()
         asked.send(head("Content-Length: 0"))
-        after = await one.answer()
+        after = await one.response()
 
     assert (told.status, after.status) == (413, 200)
     assert asked.line == "POST /y HTTP/1.1"
@@ -567,10 +567,10 @@ async def test_close_closes_all_connections() -> None:
     """This holds on both sides, in every state."""
     async with Target() as target, AsyncExitStack() as later:
         tunnel = await later.enter_async_context(Tunnel(target.port))
-        one = await later.enter_async_context(caller(tunnel.port))
+        one = await later.enter_async_context(raw_client(tunnel.port))
         one.send(request("/x", b"{}"))
         asked = await target.next_request()
         await tunnel.__aexit__(None, None, None)
 
-        assert await one.hung_up() == b""
+        assert await one.read_until_closed() == b""
         await asked.wait_closed()

@@ -1,6 +1,6 @@
-"""How each family of routes is called, and how it tells an error: written down once more, by hand.
+"""How requests and errors of each dialect look, written by hand.
 
-The tests look at what the gateway says; what it should say must not come from its own code.
+What the tests expect must not come from the gateway's own code.
 """
 
 import json
@@ -14,7 +14,7 @@ _HELLO = [{"role": "user", "content": "hello"}]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as a caller reads it; None where the dialect has no place for it."""
+    """An error as a client reads it; None where the dialect has no place for it."""
 
     message: str
     type: str | None = None
@@ -23,7 +23,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class DialectSpec:
     name: str
     path: str
     fields: Mapping[str, Any]
@@ -32,11 +32,11 @@ class Speech:
         return {"model": model, **self.fields, "stream": stream, **more}
 
     def failure(self, body: bytes) -> Failure:
-        """The error that is the whole body; it must have exactly the dialect's fields."""
+        """Return the error that is the body; it must have exactly the dialect's fields."""
         return self._failure(json.loads(body))
 
     def late_failure(self, stream: bytes) -> Failure:
-        """The error that is the last event, or the last line, of a stream."""
+        """Return the error that is the last event, or the last line, of a stream."""
         if self.name == "native":
             assert stream.endswith(b"\n")
             return self._failure(json.loads(stream.splitlines()[-1]))
@@ -75,8 +75,8 @@ def _event(text: bytes) -> tuple[str, bytes]:
     return fields.get(b"event", b"").decode(), fields[b"data"]
 
 
-OPENAI = Speech("openai", "/v1/chat/completions", {"messages": _HELLO})
-RESPONSES = Speech("responses", "/v1/responses", {"input": "hello"})
-ANTHROPIC = Speech("anthropic", "/v1/messages", {"messages": _HELLO, "max_tokens": 8})
-NATIVE = Speech("native", "/api/chat", {"messages": _HELLO})
+OPENAI = DialectSpec("openai", "/v1/chat/completions", {"messages": _HELLO})
+RESPONSES = DialectSpec("responses", "/v1/responses", {"input": "hello"})
+ANTHROPIC = DialectSpec("anthropic", "/v1/messages", {"messages": _HELLO, "max_tokens": 8})
+NATIVE = DialectSpec("native", "/api/chat", {"messages": _HELLO})
 ALL = (OPENAI, RESPONSES, ANTHROPIC, NATIVE)

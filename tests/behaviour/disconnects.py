@@ -1,4 +1,4 @@
-"""Ways to leave, and what must be seen after each."""
+"""Ways to disconnect, and what must be seen after each."""
 
 import socket
 import struct
@@ -9,36 +9,36 @@ from typing import Any
 
 import httpx
 
+from .dialect_specs import OPENAI, DialectSpec
 from .failing import Scene, scene_of
-from .speech import OPENAI, Speech
-from .wire import Caller
+from .wire import RawClient
 
 
-def hangs_up(one: Caller) -> None:
-    """What most clients do: a clean close."""
+def close_connection(one: RawClient) -> None:
+    """Close cleanly, as most clients do."""
     one.writer.close()
 
 
-def is_killed(one: Caller) -> None:
-    """What a killed process or a tunnel that breaks does: a reset."""
+def reset_connection(one: RawClient) -> None:
+    """Reset the connection, as a killed process or a broken tunnel does."""
     sock = one.writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     one.writer.transport.abort()
 
 
-def half_closes(one: Caller) -> None:
-    """Says that nothing more will come from him. It counts as gone: tunnels never do it."""
+def half_close_connection(one: RawClient) -> None:
+    """Announce that nothing more will be sent. It counts as a disconnect: tunnels never do it."""
     one.writer.write_eof()
 
 
 @asynccontextmanager
-async def scene(folder: Path, speech: Speech = OPENAI, **settings: Any) -> AsyncIterator[Scene]:
-    async with scene_of(folder, speech, settings) as made:
+async def scene(folder: Path, spec: DialectSpec = OPENAI, **settings: Any) -> AsyncIterator[Scene]:
+    async with scene_of(folder, spec, settings) as made:
         yield made
 
 
-async def is_logged(scene: Scene, phase: str, count: int = 1) -> dict[str, Any]:
-    """The last of ``count`` lines, which is that of a caller who left in that phase."""
+async def assert_disconnect_logged(scene: Scene, phase: str, count: int = 1) -> dict[str, Any]:
+    """Return the last of ``count`` lines: that of a client that left in that phase."""
     line = (await scene.gateway.finished(count))[-1]
 
     assert (line["outcome"], line["status"], line["phase"]) == ("client_disconnected", 499, phase)
@@ -50,8 +50,8 @@ async def is_logged(scene: Scene, phase: str, count: int = 1) -> dict[str, Any]:
     return line
 
 
-async def is_abandoned(scene: Scene) -> None:
-    """Ollama saw the connection close, and stopped."""
+async def assert_ollama_stopped(scene: Scene) -> None:
+    """Ollama has seen its connection close, and stopped."""
     sim = scene.sim
     await sim.wait_for(lambda: sim.stats.generations_abandoned == 1 and sim.stats.active == 0)
 
