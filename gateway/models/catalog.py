@@ -16,10 +16,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, Never, Protocol, TypeVar
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from gateway.errors import (
     GatewayError,
@@ -76,8 +77,7 @@ class Probes(Protocol):
     async def ps(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CachedList:
+class CachedList(Struct, frozen=True):
     """A list with its ``age`` in seconds; ``stale``: Ollama did not respond when asked again."""
 
     listing: Listing
@@ -161,11 +161,12 @@ class Catalog:
             UpstreamProtocolError: what responds is not Ollama, and there is no such list.
         """
         if max_age is None:
-            listing = self._listing
-            if listing is not None and self._age_of(listing) <= self._ttl:
-                return CachedList(listing, self._age_of(listing), stale=False)
+            # Every inference request comes here, and nearly always finds a list.
+            kept, now = self._list.stamped, self._now()
+            if kept is not None and now - kept.asked_at <= self._ttl:
+                return CachedList(kept.value, max(0.0, now - kept.asked_at), stale=False)
             # While Ollama is known to be down, only one request per interval waits for it in vain.
-            recent = self._now() - self._list.attempted_at < RETRY_INTERVAL
+            recent = now - self._list.attempted_at < RETRY_INTERVAL
             if self._up is False and (self._list.in_flight or recent):
                 stale = self._stale()
                 if stale is not None:
