@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ollama-gateway",
-        description="A gateway in front of Ollama: authentication, fair queueing, deadlines, and "
-        "reliable responses through any tunnel.",
+        description="A gateway in front of Ollama: authentication, fair queueing, deadlines,\n"
+        "and reliable responses through any tunnel.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -62,7 +62,8 @@ class Loaded:
 class _ConfigFile(TomlConfigSettingsSource):
     """pydantic-settings' TOML source, with our messages about a file that cannot be read.
 
-    It also accepts the byte order mark with which editors on Windows begin a file.
+    It also accepts the byte order mark with which editors on Windows begin a file. ``_read_file``
+    is the abstract method of the base class in which a source parses its format.
     """
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def load(config: Path | None = None, environ: Mapping[str, str] | None = None) -
     """Read the config file and the environment, which wins.
 
     Args:
-        config: the file to read; without it the usual places are tried.
+        config: the file to read; by default that of the user, then that of the system.
         environ: the environment; the process's own by default.
 
     Raises:
