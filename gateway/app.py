@@ -21,7 +21,7 @@ from gateway.public.discovery import Discovery
 from gateway.public.handler import RequestHandler
 from gateway.public.inference import Inference
 from gateway.public.memory import MemoryBudget
-from gateway.scheduler import Order, Scheduler, decide
+from gateway.scheduler import Policy, Scheduler, select_next
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.telemetry.log import LineWriter, Logger, RequestLog, make_logger
@@ -73,7 +73,7 @@ def build(
     state_file: Path | None = None,
     log: Logger | None = None,
     lines: LineWriter | None = None,
-    order: Order = decide,
+    policy: Policy = select_next,
     watch_residency: bool = True,
 ) -> Gateway:
     """Make a gateway for these settings, inside a running event loop. Nothing is contacted yet.
@@ -85,7 +85,7 @@ def build(
         state_file: where statistics are kept; without it they are forgotten at the end.
         log: without it one is made that writes to ``lines``.
         lines: where the log is written; without it nowhere.
-        order: which request runs next.
+        policy: decides which request runs next.
         watch_residency: see ``Host``; tests count the requests that Ollama gets.
     """
     now = asyncio.get_running_loop().time
@@ -99,7 +99,7 @@ def build(
         log=log,
         now=now,
         state_file=state_file,
-        order=order,
+        policy=policy,
         watch_residency=watch_residency,
     )
     catalog, scheduler = host.catalog, host.scheduler

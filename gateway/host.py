@@ -14,7 +14,7 @@ from gateway.models.catalog import Catalog
 from gateway.models.context_window import ContextWindows
 from gateway.models.residency import ResidencyTracker, ResidencyWatcher
 from gateway.models.statistics import Statistics, StatisticsFile
-from gateway.scheduler import Limits, Order, Scheduler, decide
+from gateway.scheduler import Policy, Scheduler, select_next
 from gateway.settings import Settings
 from gateway.telemetry.log import Logger
 from gateway.upstream import Probes, Upstream
@@ -31,7 +31,7 @@ class Host:
         log: told when Ollama comes up or goes down, and when the state file cannot be used.
         now: monotonic clock in seconds.
         state_file: where statistics are kept over a restart, None to forget them at the end.
-        order: the scheduler's policy.
+        policy: decides which request runs next.
         watch_residency: False to ask Ollama only what requests need, never for what is loaded.
     """
 
@@ -43,7 +43,7 @@ class Host:
         log: Logger,
         now: Callable[[], float],
         state_file: Path | None = None,
-        order: Order = decide,
+        policy: Policy = select_next,
         watch_residency: bool = True,
     ) -> None:
         url = URL(settings.ollama.url)
@@ -73,16 +73,11 @@ class Host:
             )
             self._state_file.load()
         self.scheduler = Scheduler(
-            Limits(
-                max_active=settings.scheduler.max_active,
-                max_queued=settings.scheduler.max_queued,
-                max_queued_per_key=settings.scheduler.max_queued_per_key,
-                max_affinity_delay=settings.scheduler.max_affinity_delay,
-            ),
+            settings.scheduler,
             now=now,
             residency=self.residency,
             statistics=self.statistics,
-            order=order,
+            policy=policy,
         )
 
     def __repr__(self) -> str:
@@ -136,6 +131,6 @@ class Host:
             self.residency,
             busy=lambda: not self.scheduler.idle,
             # What is loaded now may let a queued request start.
-            on_update=self.scheduler.look_again,
+            on_update=self.scheduler.redispatch,
             now=self._now,
         )

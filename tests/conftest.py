@@ -38,6 +38,6 @@ async def left_empty(gateway: Running) -> None:
     limits = gateway.gateway.settings.scheduler
 
     assert repr(gateway.gateway.scheduler) == (
-        f"<Admission 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
+        f"<Scheduler 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
     assert "0 in use" in repr(gateway.gateway.host.upstream)

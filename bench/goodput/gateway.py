@@ -10,10 +10,8 @@ With ``--respect`` a caller's read timeout is his deadline, and heartbeats do no
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from bench.goodput.fast_loop import serve
 from bench.goodput.processes import tell, until_alone
@@ -22,8 +20,7 @@ from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
 from gateway.auth.keys import KeySpec
-from gateway.scheduler import Order, decide
-from gateway.scheduler.policy import Decision, Head, Standing
+from gateway.scheduler import Policy, first_come, select_next
 from gateway.server import serving
 from gateway.settings import load
 from gateway.telemetry.log import LineWriter, configure
@@ -47,23 +44,13 @@ client_timeout = "respect"
 """
 
 
-H = TypeVar("H", bound=Head)
-
-
-def first_come(heads: Iterable[H], standing: Standing) -> Decision[H]:
-    """Whoever of those inside the caps has waited longest."""
-    occupancy, limits = standing.occupancy, standing.limits
-    able = (head for head in heads if occupancy.has_room(head.demand, limits))
-    return Decision(min(able, key=lambda head: head.arrived_at, default=None))
-
-
 def _made_keys(folder: Path) -> list[str]:
     now = datetime.now(UTC)
     file = folder / "keys.toml"
     return [create_key(file, KeySpec(name=f"tenant-{one}"), now) for one in range(TENANTS)]
 
 
-async def _serve(folder: Path, config: Path, order: Order) -> None:
+async def _serve(folder: Path, config: Path, policy: Policy) -> None:
     keys = _made_keys(folder)
     loaded = load(config, environ={"GATEWAY_LOG__LEVEL": "error"})
     lines = LineWriter(sys.stderr.buffer)
@@ -74,7 +61,7 @@ async def _serve(folder: Path, config: Path, order: Order) -> None:
         version="bench",
         log=log,
         lines=lines,
-        order=order,
+        policy=policy,
     )
     async with serving(gateway, admin_app(gateway)) as listening:
         tell({"port": listening.public.port, "keys": keys})
@@ -92,14 +79,14 @@ def main() -> None:
         folder = Path(name)
         config = folder / "gateway.toml"
         text = _CONFIG.format(port=arguments.upstream)
-        order: Order = decide
+        policy: Policy = select_next
         if arguments.first_come:
             text += _PLACES.format(places=arguments.first_come)
-            order = first_come
+            policy = first_come
         if arguments.respect:
             text += _RESPECT
         config.write_text(text)
-        serve(_serve(folder, config, order), scale=arguments.scale)
+        serve(_serve(folder, config, policy), scale=arguments.scale)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def _ollama(inputs: StatusInputs) -> OllamaStatus:
 
 def _scheduler(inputs: StatusInputs) -> SchedulerStatus:
     snapshot = inputs.scheduler
-    queues = sorted(snapshot.lanes, key=lambda queue: (-queue.oldest_wait, queue.key, queue.model))
+    queues = sorted(snapshot.queues, key=lambda queue: (-queue.oldest_wait, queue.key, queue.model))
     return SchedulerStatus(
         active=sum(snapshot.active.values()),
         max_active=snapshot.max_active,
@@ -171,7 +171,7 @@ def _scheduler(inputs: StatusInputs) -> SchedulerStatus:
             QueueStatus(
                 key=queue.key,
                 model=queue.model,
-                queued=queue.waiting,
+                queued=queue.queued,
                 oldest_wait=round(queue.oldest_wait, 1),
                 # Zero is the estimate of a scheduler that has not seen this model respond yet, or
                 # whose estimate has run out: both say nothing.

@@ -113,14 +113,14 @@ class Pipeline:
             record.queue_wait = None
             queued_at = now()
             queued = self._scheduler.slot(slot_request)
-            record.queue_position = queued.place
+            record.queue_position = queued.position
             try:
                 async with queued as slot:
                     queue_wait += slot.waited
                     record.queue_wait = queue_wait
-                    if record.predicted is None and slot.foreseen and slot.foreseen.known:
-                        record.predicted = slot.foreseen.finish
-                    resident = slot.resident
+                    if record.predicted is None:
+                        record.predicted = slot.expected
+                    resident = slot.model_was_loaded
                     sent_at = now()
                     relayed = timed_out = False
                     record.phase = Phase.FIRST_BYTE

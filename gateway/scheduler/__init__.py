@@ -1,17 +1,17 @@
-"""When: the only queue in front of Ollama. A lease is the right to have one request there."""
+"""Decides when an inference request may use Ollama: slots, queue, policy and wait estimates."""
 
-from gateway.scheduler.estimates import Place
-from gateway.scheduler.policy import Order, decide
-from gateway.scheduler.request import Limits, SlotRequest
-from gateway.scheduler.scheduler import Scheduler
-from gateway.scheduler.snapshot import Snapshot
+from gateway.scheduler.policy import Policy, first_come, select_next
+from gateway.scheduler.queue import SlotRequest
+from gateway.scheduler.scheduler import QueuePosition, QueueSnapshot, Scheduler, Slot, Snapshot
 
 __all__ = [
-    "Limits",
-    "Order",
-    "Place",
+    "Policy",
+    "QueuePosition",
+    "QueueSnapshot",
     "Scheduler",
+    "Slot",
     "SlotRequest",
     "Snapshot",
-    "decide",
+    "first_come",
+    "select_next",
 ]

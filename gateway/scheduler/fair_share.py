@@ -1,51 +1,57 @@
-"""Whose turn it is among keys: weighted fair shares of service time."""
+"""Weighted fair sharing of GPU time among keys."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Shares:
-    """Start-time fair queueing: each key's account of seconds served, divided by its weight.
+class FairShare:
+    """An account for each key: seconds of GPU time used, divided by the key's weight.
 
-    A turn is charged at its expected length when it begins, further as it lasts longer, and
-    corrected when it ends: two turns at once count as two, and nobody owes a long one all at once.
-    A key that had nothing waiting begins where the others are now, and has saved up nothing.
+    The key with the lowest account is served next (start-time fair queueing, Goyal et al. 1996).
+    A request is charged its expected time when it begins, more while it takes longer, and corrected
+    when it ends: two requests at once count as two, and a long one is not charged all at once.
+    A key with nothing queued gains no credit: it begins where the others are.
+
+    Mutable state: the accounts, and the highest account with which any request began.
     """
 
-    # All mutable state. ``_floor`` is the highest account that any turn began with.
     _accounts: dict[str, float] = field(default_factory=dict)
     _floor: float = 0.0
 
-    def copy(self) -> "Shares":
-        return Shares(dict(self._accounts), self._floor)
+    def copy(self) -> "FairShare":
+        return FairShare(self._accounts.copy(), self._floor)
 
-    def of(self, key: str) -> float:
-        """The account of a key; the lower, the sooner its turn."""
+    def account(self, key: str) -> float:
+        """Return the account of a key, in seconds; the lower, the sooner it is served."""
         return self._accounts.get(key, self._floor)
 
     def arrive(self, key: str) -> None:
-        """A key that had nothing waiting has something now."""
-        self._accounts[key] = max(self.of(key), self._floor)
+        """Note that a key queues a request and had none queued before."""
+        self._accounts[key] = max(self.account(key), self._floor)
 
-    def begin(self, key: str, *, turn: float, saves: bool = True) -> None:
-        """A turn of this key begins that is expected to cost so much.
+    def begin(self, key: str, cost: float, *, keeps_credit: bool = True) -> None:
+        """Charge a request that begins.
 
-        One that does not save, having waited in a lower class, is not owed what went before it.
+        Args:
+            key: the key that sent it.
+            cost: its expected seconds divided by the key's weight.
+            keeps_credit: False for a batch request. It waited in a lower class, and what other
+                keys used meanwhile is not owed to it.
         """
-        account = self.of(key)
+        account = self.account(key)
         self._floor = max(self._floor, account)
-        self._accounts[key] = (account if saves else self._floor) + turn
+        self._accounts[key] = (account if keeps_credit else self._floor) + cost
 
     def charge(self, key: str, cost: float) -> None:
-        """A turn costs so much more than was charged for it; less, if negative."""
-        self._accounts[key] = self.of(key) + cost
+        """Charge so much more than before; less, if negative."""
+        self._accounts[key] = self.account(key) + cost
 
-    def level(self, turn: float) -> None:
-        """Nobody waits, so nobody goes short: what is owed beyond one turn is forgiven."""
-        most = self._floor + turn
-        self._accounts = {key: min(account, most) for key, account in self._accounts.items()}
+    def forgive(self, most: float) -> None:
+        """Cap all debts at ``most`` seconds: no other key had to wait for what was used."""
+        cap = self._floor + most
+        self._accounts = {key: min(account, cap) for key, account in self._accounts.items()}
 
     def forget(self, key: str) -> None:
-        """The key has nothing here any more; what it owes beyond the others is kept by them."""
-        if self.of(key) <= self._floor:
+        """Remove a key with no requests left, unless it has used more than the others."""
+        if self.account(key) <= self._floor:
             self._accounts.pop(key, None)

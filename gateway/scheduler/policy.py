@@ -1,239 +1,311 @@
-"""Who is next on one GPU: one pure function of those who wait, what is at work, what is loaded.
+"""Decides which queued request runs next: one pure function.
 
-It holds no clock, does no I/O and changes nothing. In this order:
+It reads the first request of every queue, the slots in use and what is in GPU memory. It does no
+I/O, knows no clock and changes nothing. Its rules, in this order:
 
-1. inside every cap;
-2. eligible: the model is loaded, or can be without driving out one that is at work;
-3. one who is urgent: he was passed over for ``max_affinity_delay``, or will only just be in time
-   although his key had its turn; from then on nobody is sent to the models in his way, so that
-   they come free and the swap happens;
-4. whoever is likely to be in time before those who are not, for these would mostly be served for
-   nobody; then class, then fair share, then age; but of one class, calls that leave memory as it is
-   go before calls that swap, for at most ``max_affinity_delay`` of passing anybody over.
+1. Caps. A request runs only inside all of them: slots in total, per model and per key. A retry
+   does not run beside its first attempt, and no request runs before its ``not_before``.
+2. Memory. A request runs only if its model is loaded, or can be loaded without evicting a model
+   that is in use.
+3. Urgent requests. A request is urgent when it was skipped for ``max_affinity_delay`` (rule 5), or
+   when it can only just meet its client's deadline although its key is due. A deadline counts only
+   ``DEADLINE_SWAP_INTERVAL`` after the last swap. The urgent request that arrived first runs next.
+   While models in use are in its way, other requests to those models do not start, so that they
+   become idle and the swap happens.
+4. Rank. Interactive requests run before batch requests, then the key with the lower account (see
+   ``fair_share``) before the higher, then the older request before the younger. A batch request
+   that has waited for ``MAX_BATCH_DELAY`` ranks as interactive.
+5. Affinity. Within one class, a request that evicts no model runs before one that does. If the
+   first by rank is not chosen because of this, it is skipped: from then on its
+   ``max_affinity_delay`` counts.
 
-So a free place and somebody eligible coexist only while 3 lets a model come free. Of one lane only
-the first goes, and while he has to wait for his ``not_before``, those behind him wait with him.
-Nobody is passed over while nobody can go: a load that has begun is waited for by all.
+So a free slot and a request that could use it exist at the same time only under rule 3. Of one
+queue only the first request is a candidate; the others wait for it, also while it waits for its
+``not_before``. Nothing counts as skipped while no request can run.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.models.residency import Residency
-from gateway.scheduler.request import Limits, Occupancy, SlotRequest
+from gateway.scheduler.fair_share import FairShare
+from gateway.scheduler.queue import SlotRequest, decrement
+from gateway.settings import SchedulerSettings
+
+MAX_BATCH_DELAY: Final = 120.0
+"""Seconds after which a batch request ranks as interactive, so that it never starves."""
+
+DEADLINE_SWAP_INTERVAL: Final = 60.0
+"""Seconds between two swaps that a deadline may bring forward. Clients with short timeouts would
+otherwise make Ollama spend its time on loading models."""
+
+_INTERACTIVE, _BATCH = 0, 1
 
 
-class Head(Protocol):
-    """The first of one lane, as far as the order looks at him; times are of one clock.
+@dataclass(slots=True)
+class Usage:
+    """Slots in use, by what the caps limit. Mutable state: all counters.
 
-    ``passed_over_at`` is when it was his turn by class, share and age and another one went,
-    ``turn_at`` when it was his key's turn by class and share and a model was kept that is in his
-    way; both None before that. From ``hurries_at`` on he can only just be in time, from
-    ``doubtful_at`` on he may well be late. He is not sent before ``not_before``.
+    ``in_memory`` counts by model the requests that use this machine's memory. A counter at zero is
+    removed, so that names do not accumulate.
+    """
+
+    total: int = 0
+    by_model: dict[str, int] = field(default_factory=dict)
+    by_key: dict[str, int] = field(default_factory=dict)
+    by_fingerprint: dict[Hashable, int] = field(default_factory=dict)
+    in_memory: dict[str, int] = field(default_factory=dict)
+
+    def copy(self) -> "Usage":
+        return Usage(
+            self.total,
+            self.by_model.copy(),
+            self.by_key.copy(),
+            self.by_fingerprint.copy(),
+            self.in_memory.copy(),
+        )
+
+    def add(self, request: SlotRequest) -> None:
+        model, key, fingerprint = request.model, request.key, request.fingerprint
+        self.total += 1
+        self.by_model[model] = self.by_model.get(model, 0) + 1
+        self.by_key[key] = self.by_key.get(key, 0) + 1
+        if request.local:
+            self.in_memory[model] = self.in_memory.get(model, 0) + 1
+        if fingerprint != b"":
+            self.by_fingerprint[fingerprint] = self.by_fingerprint.get(fingerprint, 0) + 1
+
+    def remove(self, request: SlotRequest) -> None:
+        self.total -= 1
+        decrement(self.by_model, request.model)
+        decrement(self.by_key, request.key)
+        decrement(self.by_fingerprint, request.fingerprint)
+        if request.local:
+            decrement(self.in_memory, request.model)
+
+    def is_duplicate_in_flight(self, request: SlotRequest) -> bool:
+        """Return True if this is a retry whose first attempt still has its slot."""
+        return request.retry and request.fingerprint in self.by_fingerprint
+
+    def has_room(self, request: SlotRequest, settings: SchedulerSettings) -> bool:
+        """Return True if the request fits inside all caps (rule 1)."""
+        if self.total >= settings.max_active:
+            return False
+        if self.by_model.get(request.model, 0) >= request.model_max_active:
+            return False
+        cap = request.key_max_active
+        if cap is not None and self.by_key.get(request.key, 0) >= cap:
+            return False
+        return not (request.retry and request.fingerprint in self.by_fingerprint)
+
+
+class Candidate(Protocol):
+    """A queued request as far as the policy reads it. All times are of one monotonic clock.
+
+    ``skipped_at`` is when rule 5 first skipped it, ``due_at`` when its key was first due while a
+    loaded model was kept that is in its way; both are None before that. From ``urgent_at`` on it
+    can only just meet its deadline.
     """
 
     @property
-    def demand(self) -> SlotRequest: ...
+    def request(self) -> SlotRequest: ...
     @property
     def arrived_at(self) -> float: ...
     @property
-    def passed_over_at(self) -> float | None: ...
+    def skipped_at(self) -> float | None: ...
     @property
-    def turn_at(self) -> float | None: ...
+    def due_at(self) -> float | None: ...
     @property
-    def hurries_at(self) -> float: ...
-    @property
-    def doubtful_at(self) -> float: ...
+    def urgent_at(self) -> float: ...
     @property
     def not_before(self) -> float: ...
 
 
-class Accounts(Protocol):
-    """Whose turn it is among keys: the lower, the sooner."""
-
-    def of(self, key: str, /) -> float: ...
+C = TypeVar("C", bound=Candidate)
 
 
-H = TypeVar("H", bound=Head)
+@dataclass(slots=True, kw_only=True)
+class SchedulerState:
+    """What decides which request is next, besides the candidates. The policy only reads it.
 
+    ``swapped_at`` is when a model was last evicted for another one.
+    """
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Everything beside those who wait that decides who is next."""
-
-    occupancy: Occupancy
-    limits: Limits
+    settings: SchedulerSettings
+    usage: Usage
+    shares: FairShare
     residency: Residency
-    shares: Accounts
     now: float
+    swapped_at: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
-class Decision(Generic[H]):
-    """``waiter`` may go now, if there is one.
+class Decision(Generic[C]):
+    """What the policy decided.
 
-    ``passed_over`` is whose turn it was by class, share and age if another one goes, or for whom
-    others make way; ``overtaken`` are those in a hurry whose key had as good a right, if what is
-    loaded is kept for the one that goes.
-    ``ask_again_at`` is when time alone may change the answer.
+    Args:
+        chosen: the request that runs now, None if none can.
+        skipped: the request that is skipped for it, or for which others do not start.
+        due: requests with a deadline whose key was due, if a loaded model is kept in their way.
+        redispatch_at: when time alone may change the decision, None if it cannot.
     """
 
-    waiter: H | None
-    passed_over: H | None = None
-    overtaken: tuple[H, ...] = ()
-    ask_again_at: float | None = None
+    chosen: C | None
+    skipped: C | None = None
+    due: Sequence[C] = ()
+    redispatch_at: float | None = None
 
 
-class Marked(Head, Protocol):
-    """One on whom is noted what was decided about him."""
+class MarkedCandidate(Candidate, Protocol):
+    """A candidate on which decisions are recorded."""
 
-    passed_over_at: float | None
-    turn_at: float | None
-
-
-M = TypeVar("M", bound=Marked)
+    skipped_at: float | None
+    due_at: float | None
 
 
-def note(decision: Decision[M], now: float) -> None:
-    """Write down on those whom it was about what was decided; what was written before stays."""
-    passed = decision.passed_over
-    if passed is not None and passed.passed_over_at is None:
-        passed.passed_over_at = now
-    for one in decision.overtaken:
-        if one.turn_at is None:
-            one.turn_at = now
+M = TypeVar("M", bound=MarkedCandidate)
 
 
-class Order(Protocol):
-    """Who is next, one way or another; ``decide`` is the one that is meant."""
+def record_decision(decision: Decision[M], now: float) -> None:
+    """Record on the requests what was decided about them. The first time counts."""
+    skipped = decision.skipped
+    if skipped is not None and skipped.skipped_at is None:
+        skipped.skipped_at = now
+    for candidate in decision.due:
+        if candidate.due_at is None:
+            candidate.due_at = now
 
-    def __call__(self, heads: Iterable[H], standing: Standing, /) -> Decision[H]: ...
+
+class Policy(Protocol):
+    """Decides which request is next: ``select_next``, or ``first_come`` to compare with."""
+
+    def __call__(self, candidates: Iterable[C], state: SchedulerState, /) -> Decision[C]: ...
 
 
-def decide(heads: Iterable[H], standing: Standing) -> Decision[H]:
-    """Who goes next of the first of every lane."""
-    limits, now = standing.limits, standing.now
-    if standing.occupancy.total >= limits.max_active:
+def first_come(candidates: Iterable[C], state: SchedulerState) -> Decision[C]:
+    """First come, first served, inside the caps: what the benchmarks compare with."""
+    fits = state.usage.has_room
+    able = [each for each in candidates if fits(each.request, state.settings)]
+    return Decision(min(able, key=lambda each: each.arrived_at, default=None))
+
+
+def select_next(candidates: Iterable[C], state: SchedulerState) -> Decision[C]:
+    """Decide which request runs next.
+
+    Args:
+        candidates: the first request of every queue.
+        state: slots, accounts, GPU memory and the time.
+    """
+    settings, usage, now = state.settings, state.usage, state.now
+    # Rule 1.
+    if usage.total >= settings.max_active:
         return Decision(None)
-    has_room = standing.occupancy.has_room
-    able = [head for head in heads if has_room(head.demand, limits)]
-    ready = [head for head in able if head.not_before <= now]
+    has_room = usage.has_room
+    able = [each for each in candidates if has_room(each.request, settings)]
+    ready = [each for each in able if each.not_before <= now]
+    redispatch_at = None
+    if len(ready) < len(able):
+        redispatch_at = min(each.not_before for each in able if each.not_before > now)
     if not ready:
-        return Decision(None, ask_again_at=_first_ready(able, now))
-    ranked = sorted(ready, key=lambda head: _rank(head, standing)) if len(ready) > 1 else ready
-    urgent = [one for one in ranked if _is_urgent(one, limits, now)]
-    decision = _serve_urgent(urgent, ranked, standing) if urgent else _serve_near(ranked, standing)
-    if len(ready) == len(able):
-        return decision
-    return replace(decision, ask_again_at=_earlier(decision.ask_again_at, _first_ready(able, now)))
+        return Decision(None, redispatch_at=redispatch_at)
+    # Rule 4.
+    if len(ready) > 1:
+        ready.sort(key=lambda each: _rank(each, state))
+    # Rule 3.
+    urgent = [each for each in ready if _is_urgent(each, state)]
+    decision = _select_urgent(urgent, ready, state) if urgent else _select_by_rank(ready, state)
+    return decision if redispatch_at is None else replace(decision, redispatch_at=redispatch_at)
 
 
-def _serve_urgent(urgent: Iterable[H], ranked: list[H], standing: Standing) -> Decision[H]:
-    """The first who came goes, or whoever is not in his way: what he needs comes free soon."""
-    chosen = min(urgent, key=lambda head: head.arrived_at)
-    if _eligible(chosen, standing):
-        return Decision(chosen)
-    stay = standing.residency.can_coexist_with(chosen.demand.model, standing.occupancy.in_memory)
-    beside = (head for head in ranked if not head.demand.local or head.demand.model in stay)
-    # From then on the others need not make way for him.
-    ends_at = chosen.doubtful_at if standing.now < chosen.doubtful_at < inf else None
-    return Decision(
-        next(beside, None), passed_over=chosen, overtaken=(chosen,), ask_again_at=ends_at
-    )
+def _select_urgent(urgent: Iterable[C], ranked: Iterable[C], state: SchedulerState) -> Decision[C]:
+    """Rule 3: choose the urgent request that arrived first, or one that is not in its way."""
+    first = min(urgent, key=lambda each: each.arrived_at)
+    if _can_run(first, state):
+        return Decision(first)
+    keep = state.residency.can_coexist_with(first.request.model, state.usage.in_memory)
+    for each in ranked:
+        if not each.request.local or each.request.model in keep:
+            return Decision(each, skipped=first, due=(first,))
+    return Decision(None, skipped=first, due=(first,))
 
 
-def _serve_near(ranked: list[H], standing: Standing) -> Decision[H]:
-    """Of the best class that can go, whoever costs no swap; else whoever is first of them."""
-    chosen = _nearest(ranked, standing)
+def _select_by_rank(ranked: Sequence[C], state: SchedulerState) -> Decision[C]:
+    """Rules 2, 4 and 5; rule 3 once more, for a request that becomes urgent by being due now."""
+    chosen = _first_without_swap(ranked, state)
     if chosen is None:
         return Decision(None)
-    first, now = ranked[0], standing.now
-    overtaken = () if _swaps(chosen, standing) else _overtaken(chosen, ranked, standing)
-    pressing = [head for head in overtaken if head.hurries_at <= now]
-    if pressing:
-        return _serve_urgent(pressing, ranked, standing)
-    if chosen is first or is_doubtful(first, now):
-        return Decision(chosen, overtaken=overtaken)
-    if not standing.limits.max_affinity_delay:
-        return _serve_urgent([first], ranked, standing)
-    return Decision(chosen, passed_over=first, overtaken=overtaken)
+    first = ranked[0]
+    due = () if _needs_swap(chosen, state) else _due(chosen, ranked, state)
+    urgent = [each for each in due if _deadline_is_near(each, state)]
+    if urgent:
+        return _select_urgent(urgent, ranked, state)
+    if chosen is first:
+        return Decision(chosen, due=due)
+    if not state.settings.max_affinity_delay:
+        return _select_urgent((first,), ranked, state)
+    return Decision(chosen, skipped=first, due=due)
 
 
-def _nearest(ranked: list[H], standing: Standing) -> H | None:
+def _first_without_swap(ranked: Iterable[C], state: SchedulerState) -> C | None:
+    """Of the best class that can run, the first that evicts nothing; else its first (rule 5)."""
     able = None
-    for head in ranked:
-        if not _eligible(head, standing):
+    for each in ranked:
+        if not _can_run(each, state):  # Rule 2.
             continue
-        if able is not None and _class_of(head, standing) != _class_of(able, standing):
+        if able is not None and _class_of(each, state.now) != _class_of(able, state.now):
             break
-        if not _swaps(head, standing):
-            return head
-        able = able or head
+        if not _needs_swap(each, state):
+            return each
+        able = able or each
     return able
 
 
-def _overtaken(chosen: H, ranked: list[H], standing: Standing) -> tuple[H, ...]:
-    """Those in a hurry who would have to swap, and whose key had as good a right, at any age."""
-    hurried = [head for head in ranked if head.hurries_at < inf and head.turn_at is None]
+def _due(chosen: C, ranked: Iterable[C], state: SchedulerState) -> Sequence[C]:
+    """Return requests with a deadline that need a swap and rank no lower by class and account.
+
+    Their age does not count: a request with a short timeout is always younger than those with a
+    long one, and would never be due.
+    """
+    hurried = [each for each in ranked if each.urgent_at < inf and each.due_at is None]
     if not hurried:
         return ()
-    right = _rank(chosen, standing)[:2]
+    rank = _rank(chosen, state)[:2]
     return tuple(
-        head
-        for head in hurried
-        if _swaps(head, standing)
-        and not is_doubtful(head, standing.now)
-        and _rank(head, standing)[:2] <= right
+        each for each in hurried if _needs_swap(each, state) and _rank(each, state)[:2] <= rank
     )
 
 
-def _is_urgent(head: Head, limits: Limits, now: float) -> bool:
-    passed, turn = head.passed_over_at, head.turn_at
-    if passed is None and turn is None:
-        return False
-    waited = passed is not None and passed + limits.max_affinity_delay <= now
-    hurries = turn is not None and head.hurries_at <= now
-    return (waited or hurries) and not is_doubtful(head, now)
+def _is_urgent(candidate: Candidate, state: SchedulerState) -> bool:
+    skipped, now = candidate.skipped_at, state.now
+    if skipped is not None and skipped + state.settings.max_affinity_delay <= now:
+        return True
+    return candidate.due_at is not None and _deadline_is_near(candidate, state)
 
 
-def is_doubtful(head: Head, now: float) -> bool:
-    """Whether he may well be late; never of one for whom it was so from the beginning."""
-    return head.arrived_at < head.doubtful_at <= now
+def _deadline_is_near(candidate: Candidate, state: SchedulerState) -> bool:
+    return max(candidate.urgent_at, state.swapped_at + DEADLINE_SWAP_INTERVAL) <= state.now
 
 
-def _rank(head: Head, standing: Standing) -> tuple[int, float, float]:
-    share = standing.shares.of(head.demand.key)
-    return (_class_of(head, standing), share, head.arrived_at)
+def _rank(candidate: Candidate, state: SchedulerState) -> tuple[int, float, float]:
+    request, arrived_at = candidate.request, candidate.arrived_at
+    return (_class_of(candidate, state.now), state.shares.account(request.key), arrived_at)
 
 
-def _class_of(head: Head, standing: Standing) -> int:
-    """0 is interactive; batch becomes it after waiting long enough, so that it never starves."""
-    arrived_at = head.arrived_at
-    if arrived_at < head.doubtful_at <= standing.now:  # As above; it is asked most often of all.
-        return 2
-    if not head.demand.batch:
-        return 0
-    return int(standing.now - arrived_at < standing.limits.max_batch_delay)
+def _class_of(candidate: Candidate, now: float) -> int:
+    if candidate.request.batch and now - candidate.arrived_at < MAX_BATCH_DELAY:
+        return _BATCH
+    return _INTERACTIVE
 
 
-def _swaps(head: Head, standing: Standing) -> bool:
-    """Whether something must leave memory for him."""
-    demand = head.demand
-    return demand.local and not standing.residency.fits_without_eviction(demand.model)
+def _needs_swap(candidate: Candidate, state: SchedulerState) -> bool:
+    """Return True if a model must be evicted for it."""
+    request = candidate.request
+    return request.local and not state.residency.fits_without_eviction(request.model)
 
 
-def _eligible(head: Head, standing: Standing) -> bool:
-    demand = head.demand
-    in_memory = standing.occupancy.in_memory
-    return not demand.local or standing.residency.can_load_now(demand.model, in_memory)
-
-
-def _first_ready(heads: Iterable[Head], now: float) -> float | None:
-    """When the first of those goes who may not go yet."""
-    return min((head.not_before for head in heads if head.not_before > now), default=None)
-
-
-def _earlier(one: float | None, other: float | None) -> float | None:
-    return min((time for time in (one, other) if time is not None), default=None)
+def _can_run(candidate: Candidate, state: SchedulerState) -> bool:
+    """Rule 2. What does not run on this machine uses none of its memory."""
+    request = candidate.request
+    return not request.local or state.residency.can_load_now(request.model, state.usage.in_memory)

@@ -1,99 +1,142 @@
-"""Those who wait: one lane for each key and model, first come first served within it."""
+"""Queued requests: one first-in-first-out queue for each key and model."""
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from math import inf
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.errors import GatewayError
-from gateway.scheduler.request import SlotRequest, lower
+
+K = TypeVar("K")
 
 _number: Final = attrgetter("number")
 
-_BURST: Final = 120.0
-"""Seconds. Calls that came at once may wait for so long, and it is no sign that too many come.
 
-With less, callers were refused at seven tenths of the load who would have been served; with twice
-as much, twice as many were let in at three times the load that were not served in time.
-"""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRequest:
+    """What one inference request asks of the scheduler.
+
+    Args:
+        key: name of the key that sent it.
+        model: its model, as Ollama lists it.
+        model_max_active: the cap for its model.
+        key_max_active: the cap for its key, None without one.
+        queue_timeout: seconds that it may be queued.
+        weight: the key's share of GPU time, compared with other keys.
+        batch: it lets interactive requests go first.
+        client_timeout: seconds after which its client gives up; infinity if heartbeats prevent it.
+        fingerprint: equal for all attempts of one request; empty bytes if it has none.
+        retry: it is not sent while another request with its fingerprint has a slot.
+        first: it had its slot already and is queued before the others of its key and model, but
+            does not run before ``delay`` seconds have passed.
+        local: its model uses this machine's memory.
+    """
+
+    key: str
+    model: str
+    model_max_active: int
+    key_max_active: int | None
+    queue_timeout: float
+    weight: float = 1.0
+    batch: bool = False
+    client_timeout: float = inf
+    fingerprint: Hashable = b""
+    retry: bool = False
+    first: bool = False
+    delay: float = 0.0
+    local: bool = True
 
 
-class Waiter:
-    """One call that waits for a place. Times are of the queue's clock."""
+class QueuedRequest:
+    """One request from its arrival until it returns its slot.
+
+    All times are of the scheduler's clock. Mutable state: where it is queued, what the policy has
+    recorded about it (``skipped_at``, ``due_at``; see ``policy.Candidate``), and what happened when
+    it got its slot.
+
+    Args:
+        request: what it asks for.
+        arrived_at: when it came.
+        future: done when it has its slot or is rejected; None if it gets its slot at once.
+        slot_seconds: how long a response is expected to take, 0 if unknown. It is rejected when
+            less than that is left until the client gives up: it would be computed for nothing.
+        lead_time: how long before the client gives up other requests must make way for it.
+    """
 
     __slots__ = (
         "arrived_at",
         "charged",
-        "demand",
-        "doubtful_at",
-        "found_resident",
+        "client_deadline",
+        "due_at",
+        "expected",
         "future",
-        "give_up_at",
         "granted_at",
-        "hurries_at",
-        "leaves_at",
+        "max_wait",
+        "model_was_loaded",
         "not_before",
         "number",
-        "passed_over_at",
-        "stays",
+        "request",
+        "skipped_at",
         "timer",
-        "turn_at",
+        "urgent_at",
     )
 
     def __init__(
         self,
-        demand: SlotRequest,
+        request: SlotRequest,
         *,
         arrived_at: float,
-        future: asyncio.Future[None],
-        needs: float = 0.0,
-        slow: float = 0.0,
-        quick: float = 0.0,
+        future: asyncio.Future[None] | None = None,
+        slot_seconds: float = 0.0,
+        lead_time: float = 0.0,
     ) -> None:
-        """``needs`` is what his call takes, from when others must make way until it is answered.
-
-        ``slow`` is what nearly all answers take at most, ``quick`` what they take at least.
-        ``leaves_at``, when he has waited for as long as he ``stays``, is when he is refused: later
-        he would only be sent to fail.
-        """
-        self.demand = demand
+        self.request = request
         self.arrived_at = arrived_at
         self.future = future
-        self.give_up_at = arrived_at + demand.client_timeout
-        self.stays = min(demand.queue_timeout, max(demand.client_timeout - quick, 0.0))
-        self.leaves_at = arrived_at + self.stays
-        latest = self.give_up_at - needs
-        # Whoever was late as he came is not hurried for it.
-        self.hurries_at = latest if latest > arrived_at else inf
-        self.doubtful_at = self.give_up_at - slow
-        self.not_before = arrived_at + demand.delay
-        self.passed_over_at: float | None = None
-        self.turn_at: float | None = None
-        # Where he stands in his lane: the lower, the sooner; negative if he had his turn already.
+        self.client_deadline = arrived_at + request.client_timeout
+        self.max_wait = min(request.queue_timeout, max(request.client_timeout - slot_seconds, 0.0))
+        urgent_at = self.client_deadline - lead_time
+        # A request that is late already when it comes does not make others wait.
+        self.urgent_at = urgent_at if urgent_at > arrived_at else inf
+        self.not_before = arrived_at + request.delay
+        self.skipped_at: float | None = None
+        self.due_at: float | None = None
+        # Position in its queue: lower is sooner; negative for requests that had their slot already.
         self.number = 0
-        # Once granted: when, what was charged for the turn, and whether the model was loaded.
+        self.timer: asyncio.TimerHandle | None = None
+        # Seconds until its response is complete, as estimated when it came; None if unknown.
+        self.expected: float | None = None
+        # Set when it gets its slot: when, what its key was charged, whether the model was loaded.
         self.granted_at = arrived_at
         self.charged = 0.0
-        self.found_resident = False
-        self.timer: asyncio.TimerHandle | None = None
+        self.model_was_loaded = False
 
-    def is_waiting(self) -> bool:
-        return not self.future.done()
+    def __repr__(self) -> str:
+        state = "queued" if self.is_queued() else "active" if self.was_granted() else "ended"
+        return f"<QueuedRequest {self.request.key} {self.request.model} {state}>"
+
+    def is_queued(self) -> bool:
+        """Return True while it has neither a slot nor an error, and its client is still there."""
+        return self.future is not None and not self.future.done()
 
     def was_granted(self) -> bool:
         future = self.future
+        if future is None:
+            return True
         return future.done() and not future.cancelled() and future.exception() is None
 
-    def end(self, error: GatewayError | None = None) -> None:
-        """Stop waiting: granted, or failed with ``error``.
+    def end_wait(self, error: GatewayError | None = None) -> None:
+        """Grant the slot, or fail with ``error``.
 
-        One whose caller left in this turn of the loop is told nothing: he is on his way out.
+        A request whose client disconnected in the same iteration of the event loop is cancelled
+        already; it gets neither.
         """
         if self.timer is not None:
             self.timer.cancel()
-        if self.future.done():
+        if self.future is None or self.future.done():
             return
         if error is None:
             self.future.set_result(None)
@@ -101,166 +144,148 @@ class Waiter:
             self.future.set_exception(error)
 
 
-class Lane:
-    """Those of one key who wait for one model, in order; ``demand`` is the first one's ever."""
+class ModelQueue:
+    """The queued requests of one key for one model. Mutable state: the requests, in order.
 
-    __slots__ = ("_first", "_last", "_waiters", "demand")
+    ``request`` is the first that was ever queued in it: it tells key, model and weight.
+    """
 
-    def __init__(self, demand: SlotRequest) -> None:
-        self.demand = demand
-        # In the order of their numbers. To close a gap in a list of thousands takes microseconds.
-        self._waiters: list[Waiter] = []
+    __slots__ = ("_first", "_last", "_requests", "request")
+
+    def __init__(self, request: SlotRequest) -> None:
+        self.request = request
+        # Sorted by number. Removing one from a list of thousands takes microseconds.
+        self._requests: list[QueuedRequest] = []
         self._first = self._last = 0
 
+    def __repr__(self) -> str:
+        return f"<ModelQueue {self.request.key} {self.request.model}, {len(self)} queued>"
+
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._requests)
 
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(self._waiters)
+    def __iter__(self) -> Iterator[QueuedRequest]:
+        return iter(self._requests)
 
-    def __contains__(self, waiter: object) -> bool:
-        return isinstance(waiter, Waiter) and self._at(self.before(waiter)) is waiter
-
-    @property
-    def head(self) -> Waiter:
-        return self._waiters[0]
+    def __contains__(self, queued: QueuedRequest) -> bool:
+        index = self.index(queued)
+        return index < len(self._requests) and self._requests[index] is queued
 
     @property
-    def oldest(self) -> Waiter:
-        """Not the head where one came back who had his turn already."""
-        count = bisect_left(self._waiters, 0, key=_number)
-        return min(self._waiters[: count + 1], key=lambda waiter: waiter.arrived_at)
+    def oldest(self) -> QueuedRequest:
+        """The request that came first: not the first in the queue if that had its slot already."""
+        returned = bisect_left(self._requests, 0, key=_number)
+        return min(self._requests[: returned + 1], key=lambda queued: queued.arrived_at)
 
     @property
-    def newest(self) -> Waiter:
-        return self._waiters[-1]
+    def newest(self) -> QueuedRequest:
+        return self._requests[-1]
 
-    def handler(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
-        """The first who is not held back, and those before him."""
-        for waiter in self._waiters:
-            yield waiter
-            if not held_back(waiter):
-                return
+    def index(self, queued: QueuedRequest) -> int:
+        """Return how many requests of this queue are before a queued one."""
+        return bisect_left(self._requests, queued.number, key=_number)
 
-    def before(self, waiter: Waiter) -> int:
-        """How many of this lane go before one who waits in it."""
-        return bisect_left(self._waiters, waiter.number, key=_number)
-
-    def add(self, waiter: Waiter) -> None:
-        """At the end; or before all others, if he had his turn already."""
-        if waiter.demand.first:
+    def add(self, queued: QueuedRequest) -> None:
+        """Append a request; or put it before all others if it had its slot already."""
+        if queued.request.first:
             self._first -= 1
-            waiter.number = self._first
-            self._waiters.insert(0, waiter)
+            queued.number = self._first
+            self._requests.insert(0, queued)
         else:
-            waiter.number = self._last
+            queued.number = self._last
             self._last += 1
-            self._waiters.append(waiter)
+            self._requests.append(queued)
 
-    def remove(self, waiter: Waiter) -> None:
-        del self._waiters[self.before(waiter)]
-
-    def _at(self, index: int) -> Waiter | None:
-        return self._waiters[index] if index < len(self._waiters) else None
+    def remove(self, queued: QueuedRequest) -> None:
+        del self._requests[self.index(queued)]
 
 
-class Waiting:
-    """All lanes. Mutable state: those not empty, how many wait by key, since when, until when."""
+class RequestQueue:
+    """All queued requests. Mutable state: the non-empty queues, and how many there are by key."""
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._queues: dict[tuple[str, str], ModelQueue] = {}
         self._count = 0
-        self._since = 0.0
-        # Nobody ends his waiting before; those who have gone may have made it too early.
-        self._earliest = inf
         self.by_key: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<RequestQueue {self._count} queued, {len(self._queues)} queues>"
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Waiter]:
-        return (waiter for lane in self._lanes.values() for waiter in lane)
+    def __iter__(self) -> Iterator[QueuedRequest]:
+        return (queued for queue in self._queues.values() for queued in queue)
 
-    def __contains__(self, waiter: Waiter) -> bool:
-        lane = self._lanes.get((waiter.demand.key, waiter.demand.model))
-        return lane is not None and waiter in lane
+    def __contains__(self, queued: QueuedRequest) -> bool:
+        queue = self._queues.get((queued.request.key, queued.request.model))
+        return queue is not None and queued in queue
 
-    def heads(self, held_back: Callable[[Waiter], bool]) -> Iterator[Waiter]:
-        """The first of every lane; and where that one is held back, the next behind him."""
-        return (waiter for lane in self._lanes.values() for waiter in lane.handler(held_back))
+    def queues(self) -> Iterator[ModelQueue]:
+        return iter(self._queues.values())
 
-    def lanes(self) -> Iterator[Lane]:
-        return iter(self._lanes.values())
+    def candidates(self, held_back: Callable[[SlotRequest], bool]) -> Iterator[QueuedRequest]:
+        """Yield the first request of every queue, and behind one that is held back the next."""
+        for queue in self._queues.values():
+            for queued in queue:
+                yield queued
+                if not (queued.request.retry and held_back(queued.request)):
+                    break
 
-    def has_before(self, demand: SlotRequest, held_back: Callable[[Waiter], bool]) -> bool:
-        """Whether somebody who is not held back goes first in the lane."""
-        lane = self._lanes.get((demand.key, demand.model), ())
-        return any(not held_back(waiter) for waiter in lane)
+    def is_behind(self, request: SlotRequest, held_back: Callable[[SlotRequest], bool]) -> bool:
+        """Return True if the request would have to wait for one that is queued before it."""
+        queue = self._queues.get((request.key, request.model), ())
+        return any(not held_back(queued.request) for queued in queue)
 
-    def last_before(self, demand: SlotRequest) -> Waiter | None:
-        """Behind whom one would stand in his lane; None if he would be the first."""
-        lane = self._lanes.get((demand.key, demand.model))
-        return None if lane is None or demand.first else lane.newest
-
-    def add(self, waiter: Waiter) -> None:
-        demand = waiter.demand
-        place = (demand.key, demand.model)
-        lane = self._lanes.get(place)
-        if lane is None:
-            lane = self._lanes[place] = Lane(demand)
-        lane.add(waiter)
-        if not self._count:
-            self._since = waiter.arrived_at
-            self._earliest = inf
-        self._earliest = min(self._earliest, _end_of(waiter))
+    def add(self, queued: QueuedRequest) -> None:
+        request = queued.request
+        name = (request.key, request.model)
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = ModelQueue(request)
+        queue.add(queued)
         self._count += 1
-        self.by_key[demand.key] = self.by_key.get(demand.key, 0) + 1
+        self.by_key[request.key] = self.by_key.get(request.key, 0) + 1
 
-    def remove(self, waiter: Waiter) -> None:
-        demand = waiter.demand
-        place = (demand.key, demand.model)
-        lane = self._lanes[place]
-        lane.remove(waiter)
-        if not lane:
-            del self._lanes[place]
+    def remove(self, queued: QueuedRequest) -> None:
+        request = queued.request
+        name = (request.key, request.model)
+        queue = self._queues[name]
+        queue.remove(queued)
+        if not queue:
+            del self._queues[name]
         self._count -= 1
-        lower(self.by_key, demand.key)
+        decrement(self.by_key, request.key)
 
-    def all_stay_until(self, at: float) -> bool:
-        """Whether nobody is refused, nor leaves, before ``at``."""
-        if self._earliest < at:
-            self._earliest = min(map(_end_of, self), default=inf)
-        return self._earliest >= at
+    def to_drop_for(self, request: SlotRequest) -> QueuedRequest | None:
+        """Return the request that a full queue drops for another key's, None if there is none.
 
-    def is_lasting(self, now: float) -> bool:
-        """Whether it is no burst: somebody has waited, one or the other, for a while."""
-        return bool(self._count) and now - self._since > _BURST
-
-    def is_greedier(self, one: SlotRequest, newcomer: SlotRequest) -> bool:
-        """Whether a key has more waiting, by weight, than another plus one."""
-        if one.key == newcomer.key:
-            return False
-        had = self.by_key.get(one.key, 0) / one.weight
-        have = (self.by_key.get(newcomer.key, 0) + 1) / newcomer.weight
-        return had > have
-
-    def newest_of_greediest(self) -> Waiter | None:
-        """The last who came of the key that has the most waiting for its weight."""
-        by_key: dict[str, Waiter] = {}
-        for lane in self._lanes.values():
-            newest = lane.newest
-            if newest.demand.first:
-                # So are all of this lane: they had their turn, and give no place up.
+        It is the newest of the key with the most queued requests for its weight, if that are more
+        than the other key would have. Requests that had their slot already are never dropped.
+        """
+        newest: dict[str, QueuedRequest] = {}
+        for queue in self._queues.values():
+            last = queue.newest
+            if last.request.first:  # Then so are all of this queue.
                 continue
-            known = by_key.get(newest.demand.key)
-            if known is None or newest.arrived_at >= known.arrived_at:
-                by_key[newest.demand.key] = newest
-        return max(
-            by_key.values(),
-            key=lambda waiter: self.by_key[waiter.demand.key] / waiter.demand.weight,
+            known = newest.get(last.request.key)
+            if known is None or last.arrived_at >= known.arrived_at:
+                newest[last.request.key] = last
+        queued = max(
+            newest.values(),
+            key=lambda each: self.by_key[each.request.key] / each.request.weight,
             default=None,
         )
+        if queued is None or queued.request.key == request.key:
+            return None
+        most = self.by_key[queued.request.key] / queued.request.weight
+        return queued if most > (self.by_key.get(request.key, 0) + 1) / request.weight else None
 
 
-def _end_of(waiter: Waiter) -> float:
-    return min(waiter.leaves_at, waiter.give_up_at)
+def decrement(counts: dict[K, int], name: K) -> None:
+    """Count one down, and remove the name at zero."""
+    left = counts.get(name, 0) - 1
+    if left > 0:
+        counts[name] = left
+    else:
+        counts.pop(name, None)

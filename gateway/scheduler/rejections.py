@@ -1,6 +1,10 @@
-"""What one is told who gets no place: what happened, what to expect, what to do. Pure."""
+"""Builds the errors of requests that get no slot: what happened, what to expect, what to do. Pure.
 
-from collections.abc import Callable, Mapping
+``jitter`` is from 0 to 1. It spreads ``Retry-After``, so that clients that were rejected together
+do not return together.
+"""
+
+from collections.abc import Callable
 from typing import Final
 
 from gateway.errors import (
@@ -10,126 +14,126 @@ from gateway.errors import (
     QueueTimeout,
     RateLimitExceeded,
 )
-from gateway.scheduler.prediction import Prediction
-from gateway.scheduler.request import SlotRequest
+from gateway.scheduler.queue import SlotRequest
+from gateway.scheduler.simulation import WaitEstimate
 
 _SPREAD: Final = 0.5
-"""Of the wait: those refused together come back apart."""
+"""Part of the wait by which ``Retry-After`` is spread."""
 
 
-def refuse_hopeless(demand: SlotRequest, foreseen: Prediction, jitter: float) -> None:
-    """Raise what says that he would be too late, even if all went as well as one time in ten."""
-    if foreseen.quick > demand.client_timeout:
-        raise deadline_unreachable(demand, foreseen, jitter)
-    if foreseen.quick_wait > demand.queue_timeout:
-        raise hopeless(demand, foreseen, jitter)
-
-
-def key_queue_full(most: int, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def key_queue_full(limit: int, estimate: WaitEstimate, jitter: float) -> GatewayError:
+    """The key has as many requests queued as one key may have."""
+    return _rejection(
         RateLimitExceeded,
-        f"This key already has {most} calls waiting, which is its limit. {_expect(foreseen)} "
-        "Wait for answers before sending more.",
-        foreseen,
+        f"This key has {limit} requests queued, which is its limit. {_expect(estimate)}"
+        "Wait for responses before sending more.",
+        estimate,
         jitter,
     )
 
 
-def queue_full(waiting: int, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def queue_full(queued: int, estimate: WaitEstimate, jitter: float) -> GatewayError:
+    """As many requests are queued as may be."""
+    return _rejection(
         QueueFull,
-        f"All places are taken and {waiting} calls wait, which is the limit. "
-        f"{_expect(foreseen)} Try again later.",
-        foreseen,
+        f"The queue is full ({queued} requests). {_expect(estimate)}Try again later.",
+        estimate,
         jitter,
     )
 
 
-def crowded(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def over_capacity(max_wait: float, estimate: WaitEstimate, jitter: float) -> GatewayError:
+    """It would probably get no slot within the time that it may wait."""
+    return _rejection(
         QueueFull,
-        f"As much is waiting as can be served within {demand.limit:g} s: one more call of this key "
-        f"would be too late, or make one too late that waits already. {_expect(foreseen)} "
-        "Try again later.",
-        foreseen,
+        f"The queue is full for this request: a request that may wait {max_wait:.0f} s would "
+        f"probably get no slot in time. {_expect(estimate)}Try again later.",
+        estimate,
         jitter,
     )
 
 
-def displaced(foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def dropped(estimate: WaitEstimate, jitter: float) -> GatewayError:
+    """It was queued and made room for another key's request."""
+    return _rejection(
         QueueFull,
-        "The queue is full, and of all keys this one has the most calls waiting: the newest of "
-        f"them made room for another key. {_expect(foreseen)} Send fewer at once.",
-        foreseen,
+        "The queue is full. This key has the most queued requests, so its newest one was dropped "
+        f"in favour of another key. {_expect(estimate)}Send fewer requests at once.",
+        estimate,
         jitter,
     )
 
 
-def waited_too_long(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def queue_timeout_expired(
+    request: SlotRequest, estimate: WaitEstimate, jitter: float
+) -> GatewayError:
+    """It was queued for as long as it may be."""
+    return _rejection(
         QueueTimeout,
-        f"No place came free within {demand.queue_timeout:g} s. {_expect(foreseen)} "
-        "Try again later, or send fewer at once.",
-        foreseen,
+        f"No slot became free within {request.queue_timeout:g} s. {_expect(estimate)}"
+        "Try again later, or send fewer requests at once.",
+        estimate,
         jitter,
     )
 
 
-def hopeless(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def queue_timeout_unreachable(
+    request: SlotRequest, estimate: WaitEstimate, jitter: float
+) -> GatewayError:
+    """It would be queued for longer than it may be."""
+    return _rejection(
         QueueTimeout,
-        f"The queue is too long: this call would certainly wait more than "
-        f"{demand.queue_timeout:g} s. {_expect(foreseen)} Try again later.",
-        foreseen,
+        f"The queue is too long: this request may wait {request.queue_timeout:g} s for a slot. "
+        f"{_expect(estimate)}Try again later.",
+        estimate,
         jitter,
     )
 
 
-def deadline_unreachable(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def deadline_unreachable(
+    request: SlotRequest, estimate: WaitEstimate, jitter: float
+) -> GatewayError:
+    """Its client would give up before the response is complete."""
+    return _rejection(
         DeadlineUnreachable,
-        f"An answer would take about {foreseen.finish:.0f} s, {foreseen.wait:.0f} s of it in the "
-        f"queue, and this caller waits {demand.client_timeout:g} s. "
-        "Try again later, or wait longer.",
-        foreseen,
+        f"A response would take about {estimate.finish:.0f} s, {estimate.wait:.0f} s of it in the "
+        f"queue, but the client times out after {request.client_timeout:g} s. "
+        "Try again later, or raise the client's timeout.",
+        estimate,
         jitter,
     )
 
 
-def too_late(demand: SlotRequest, foreseen: Prediction, jitter: float) -> GatewayError:
-    return _refusal(
+def deadline_passed(request: SlotRequest, estimate: WaitEstimate, jitter: float) -> GatewayError:
+    """It was queued for so long that a response can no longer be complete in time."""
+    return _rejection(
         DeadlineUnreachable,
-        "No place came free in time: an answer would now end after the "
-        f"{demand.client_timeout:g} s that "
-        f"this caller waits. {_expect(foreseen)} Try again later, or wait longer.",
-        foreseen,
+        "No slot became free in time: a response would now end after the client's timeout of "
+        f"{request.client_timeout:g} s. {_expect(estimate)}"
+        "Try again later, or raise the client's timeout.",
+        estimate,
         jitter,
     )
 
 
-def _expect(foreseen: Prediction) -> str:
-    if not foreseen.known:
+def _expect(estimate: WaitEstimate) -> str:
+    if not estimate.known:
         return ""
     return (
-        f"One who comes now is number {foreseen.position + 1} and waits about "
-        f"{foreseen.wait:.0f} s."
+        f"A new request would be number {estimate.position + 1} in the queue, about "
+        f"{estimate.wait:.0f} s. "
     )
 
 
-def _refusal(
-    kind: Callable[..., GatewayError], message: str, foreseen: Prediction, jitter: float
+def _rejection(
+    kind: Callable[..., GatewayError], message: str, estimate: WaitEstimate, jitter: float
 ) -> GatewayError:
-    wait = foreseen.wait
+    wait = estimate.wait
     return kind(
-        message.replace("  ", " "),
+        message,
         retry_after=wait * (1 + _SPREAD * jitter) + jitter,
-        headers=_headers(foreseen),
+        headers={
+            "x-gateway-queue-position": str(estimate.position + 1),
+            "x-gateway-expected-wait": f"{wait:.1f}",
+        },
     )
-
-
-def _headers(foreseen: Prediction) -> Mapping[str, str]:
-    return {
-        "x-gateway-queue-position": str(foreseen.position + 1),
-        "x-gateway-expected-wait": f"{foreseen.wait:.1f}",
-    }

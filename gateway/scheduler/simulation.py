@@ -1,271 +1,234 @@
-"""What is to come if nobody else does: the order itself, played forward in its own time. Pure."""
+"""Estimates waits by running the policy forward from the current queue. Pure.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+The simulation assumes that no request arrives or leaves, that every response takes as long as the
+mean of its model, and that models are loaded one at a time. A model that was never measured counts
+as taking no time: other models tell nothing about it.
+It is the only estimate there is: the wait of a new request, the position of a queued one and the
+advice to a rejected client come from it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-from gateway.models.residency import Residency
-from gateway.scheduler.fair_share import Shares
-from gateway.scheduler.policy import Order, Standing, note
-from gateway.scheduler.request import Limits, Occupancy, SlotRequest
+from gateway.models.statistics import Statistics
+from gateway.scheduler.policy import Policy, SchedulerState, record_decision
+from gateway.scheduler.queue import QueuedRequest, SlotRequest
 
-MOST_TURNS: Final = 128
-"""Turns that are played; of whoever comes after them, only that much is known."""
-
-SWAPPING: Final = 0.1
-"""Of the time: what may go into loading before one who comes is let in because he is in a hurry."""
+MAX_SIMULATED: Final = 128
+"""Requests that get their slot in a simulation. Of those behind them only a lower bound of their
+wait is known."""
 
 
-class Waits(Protocol):
-    """One who waits, or is about to; at ``leaves_at`` he is refused."""
+@dataclass(frozen=True, slots=True)
+class WaitEstimate:
+    """What a new request has to expect, in seconds from now.
 
-    demand: SlotRequest
-    arrived_at: float
-    passed_over_at: float | None
-    turn_at: float | None
-    hurries_at: float
-    doubtful_at: float
-    give_up_at: float
-    leaves_at: float
-    not_before: float
-
-
-class Holds(Protocol):
-    """One at work."""
-
-    demand: SlotRequest
-    granted_at: float
-    charged: float
-    found_resident: bool
-
-
-class Pace(Protocol):
-    """How many seconds things take, by model."""
-
-    def answer(self, model: str, /) -> float: ...
-    def load(self, model: str, /) -> float: ...
-
-
-W = TypeVar("W", bound=Waits)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """How things stand. ``lanes`` hold those who wait in their order, none of them empty.
-
-    ``swapped_at`` is when something was last loaded, None where loading need not be spared.
+    Args:
+        position: how many requests get their slot before it.
+        wait: until it gets its slot.
+        finish: until its response is complete.
+        known: its model was measured often enough to reject a request because of this.
     """
 
-    now: float
-    lanes: Sequence[Sequence[Waits]]
-    holders: Iterable[Holds]
-    occupancy: Occupancy
-    shares: Shares
-    residency: Residency
-    limits: Limits
-    order: Order
-    swapped_at: float | None
+    position: int
+    wait: float
+    finish: float
+    known: bool
 
 
 @dataclass(slots=True)
-class Future:
-    """Who goes when, in the order in which they go, and when each is answered.
+class Schedule:
+    """When each request gets its slot, in that order, and when the response of each is complete.
 
-    ``refused`` are those whose time in the queue ends before. ``until`` is how far was looked.
+    ``until`` is how far was simulated. All times are of the scheduler's clock.
     """
 
-    granted_at: dict[Waits, float] = field(default_factory=dict)
-    answered_at: dict[Waits, float] = field(default_factory=dict)
-    refused: dict[Waits, float] = field(default_factory=dict)
+    granted_at: dict[QueuedRequest, float] = field(default_factory=dict)
+    answered_at: dict[QueuedRequest, float] = field(default_factory=dict)
     until: float = 0.0
 
 
-def play(scene: Scene, pace: Pace, *, newcomer: Waits | None = None) -> Future:
-    """Play on until nobody waits.
-
-    A ``newcomer`` is never refused in it, nor is one before whom he cannot go. Nor does his hurry
-    bring a swap forward before the last one has paid, where loading has to be spared: whoever could
-    only be in time by that is not let in, so that loading stays a small part of the time however
-    impatient everybody is.
-    """
-    return _Play(scene, pace, newcomer).run()
-
-
-class _Row:
-    """One lane; its head as the order sees it, with marks that are only of this play."""
+class _Head:
+    """The first request of one queue as the policy sees it, with its own copy of the marks."""
 
     __slots__ = (
-        "_waiters",
+        "_rest",
         "arrived_at",
-        "demand",
-        "doubtful_at",
-        "hurries_at",
+        "due_at",
         "not_before",
-        "passed_over_at",
-        "turn_at",
-        "waiter",
+        "queued",
+        "request",
+        "skipped_at",
+        "urgent_at",
     )
 
-    def __init__(self, waiters: Sequence[Waits]) -> None:
-        self._waiters = iter(waiters)
-        self.waiter: Waits | None = None
-        self.next()
+    def __init__(self, requests: Iterable[QueuedRequest]) -> None:
+        self._rest = iter(requests)
+        self.advance()
 
-    def next(self) -> None:
-        self.waiter = waiter = next(self._waiters, None)
-        if waiter is None:
-            return
-        self.demand = waiter.demand
-        self.arrived_at = waiter.arrived_at
-        self.passed_over_at = waiter.passed_over_at
-        self.turn_at = waiter.turn_at
-        self.hurries_at = waiter.hurries_at
-        self.doubtful_at = waiter.doubtful_at
-        self.not_before = waiter.not_before
-
-
-class _Play:
-    def __init__(self, scene: Scene, pace: Pace, newcomer: Waits | None) -> None:
-        self._scene = scene
-        self._pace = pace
-        self._newcomer = newcomer
-        # All that changes while it plays.
-        self._now = scene.now
-        self._rows = [_Row(lane) for lane in scene.lanes]
-        self._occupancy = scene.occupancy.copy()
-        self._shares = scene.shares.copy()
-        self._residency = scene.residency
-        self._loaded_at = scene.now
-        self._ready_at: dict[str, float] = {}
-        self._ends = [self._end_of(holder) for holder in scene.holders]
-        self._paid_at = -inf
-        if newcomer is not None and scene.swapped_at is not None:
-            self._paid_at = scene.swapped_at + pace.load(newcomer.demand.model) / SWAPPING
-        self._slow_down()
-        self._seen = Future()
-
-    def run(self) -> Future:
-        seen = self._seen
-        while len(seen.granted_at) < MOST_TURNS:
-            ask_again_at = self._dispatch()
-            if not self._rows or not self._move_on(ask_again_at):
-                break
-        seen.until = self._now
-        return seen
-
-    def _dispatch(self) -> float | None:
-        """Let everybody go who may; when time alone may change it."""
-        while self._occupancy.total < self._scene.limits.max_active:
-            self._refuse_late()
-            standing = Standing(
-                occupancy=self._occupancy,
-                limits=self._scene.limits,
-                residency=self._residency,
-                shares=self._shares,
-                now=self._now,
-            )
-            decision = self._scene.order(self._rows, standing)
-            note(decision, self._now)
-            row = decision.waiter
-            if row is None or row.waiter is None:
-                return decision.ask_again_at
-            self._seen.granted_at[row.waiter] = self._now
-            self._seen.answered_at[row.waiter] = self._begin(row.demand)
-            self._advance(row)
-        return None
-
-    def _refuse_late(self) -> None:
-        for row in self._rows:
-            while row.waiter is not None and row.waiter.leaves_at <= self._now:
-                if self._stays(row.waiter):
-                    break
-                self._seen.refused[row.waiter] = row.waiter.leaves_at
-                self._advance(row)
-        self._rows = [row for row in self._rows if row.waiter is not None]
-
-    def _stays(self, waiter: Waits) -> bool:
-        """Whether he is the newcomer; or before him in his lane, with no less time than he has.
-
-        Were these refused, it would seem that he is in time because they are not.
-        """
-        newcomer = self._newcomer
-        if newcomer is None or waiter is newcomer:
-            return newcomer is not None
-        one, other = waiter.demand, newcomer.demand
-        return one.limit >= other.limit and (one.key, one.model) == (other.key, other.model)
-
-    def _advance(self, row: _Row) -> None:
-        row.next()
-        self._slow_down()
-
-    def _slow_down(self) -> None:
-        """The newcomer's hurry counts only from when the last swap has paid."""
-        newcomer = self._newcomer
-        if newcomer is None or newcomer.hurries_at == inf:
-            return
-        for row in self._rows:
-            if row.waiter is newcomer:
-                row.hurries_at = max(newcomer.hurries_at, self._paid_at)
-
-    def _begin(self, demand: SlotRequest) -> float:
-        """Take a place; when he will be answered."""
-        answer = self._pace.answer(demand.model)
-        begins_at = self._now
-        if demand.local:
-            begins_at = max(begins_at, self._loaded(demand.model))
-        turn, ends_at = answer / demand.weight, begins_at + answer
-        self._occupancy.add(demand)
-        self._shares.begin(demand.key, turn=turn, saves=not demand.batch)
-        self._ends.append((ends_at, demand, (ends_at - self._now) / demand.weight - turn))
-        return ends_at
-
-    def _loaded(self, model: str) -> float:
-        """When the model is there; what must be loaded is loaded one after the other."""
-        if model not in self._residency.resident:
-            self._residency = self._residency.after_load(model, self._occupancy.in_memory)
-            load = self._pace.load(model)
-            self._loaded_at = max(self._loaded_at, self._now) + load
-            self._ready_at[model] = self._loaded_at
-            if self._scene.swapped_at is not None:
-                self._paid_at = self._now + load / SWAPPING
-                self._slow_down()
-        return self._ready_at.get(model, self._now)
-
-    def _end_of(self, holder: Holds) -> tuple[float, SlotRequest, float]:
-        """When he is done, and what he then owes beyond what was charged."""
-        demand = holder.demand
-        seconds = self._pace.answer(demand.model)
-        if not holder.found_resident:
-            load = self._pace.load(demand.model)
-            self._ready_at[demand.model] = holder.granted_at + load
-            seconds += load
-        seconds = max(seconds, self._now - holder.granted_at)
-        return holder.granted_at + seconds, demand, seconds / demand.weight - holder.charged
-
-    def _move_on(self, ask_again_at: float | None) -> bool:
-        """To the next moment at which something changes; False if nothing ever does."""
-        at = min((end[0] for end in self._ends), default=inf)
-        at = at if ask_again_at is None else min(at, ask_again_at)
-        if at == inf:
+    def advance(self) -> bool:
+        """Move on to the next request of the queue. Returns False at its end."""
+        queued = next(self._rest, None)
+        if queued is None:
             return False
-        self._now = max(self._now, at)
-        over = [end for end in self._ends if end[0] <= self._now]
-        self._ends = [end for end in self._ends if end[0] > self._now]
-        for _, demand, owes in over:
-            self._occupancy.remove(demand)
-            self._shares.charge(demand.key, owes)
+        self.queued = queued
+        self.request = queued.request
+        self.arrived_at = queued.arrived_at
+        self.skipped_at = queued.skipped_at
+        self.due_at = queued.due_at
+        self.urgent_at = queued.urgent_at
+        self.not_before = queued.not_before
         return True
 
 
-def late(future: Future, part: float = 1.0) -> Mapping[Waits, float]:
-    """Those who are refused, or answered when they have left, and when.
+def simulate(
+    queues: Iterable[Iterable[QueuedRequest]],
+    active: Iterable[QueuedRequest],
+    state: SchedulerState,
+    policy: Policy,
+    statistics: Statistics,
+    *,
+    until: QueuedRequest | None = None,
+) -> Schedule:
+    """Run the policy forward until all requests have had their slot.
 
-    Or, with ``part`` below 1, who wait for more than that part of their time in the queue.
+    Args:
+        queues: the queued requests of every key and model, in their order; none is empty.
+        active: the requests that have a slot.
+        state: slots, accounts, GPU memory and the time. It is not changed.
+        policy: decides which request is next.
+        statistics: how long responses and loads take.
+        until: stop when this request has its slot.
     """
-    found = dict(future.refused)
-    for waiter, granted_at in future.granted_at.items():
-        line = waiter.arrived_at + part * (waiter.leaves_at - waiter.arrived_at)
-        if future.answered_at[waiter] > waiter.give_up_at or (part < 1 and granted_at > line):
-            found[waiter] = granted_at
-    return found
+    simulation = _Simulation(queues, active, state, statistics)
+    schedule, state = Schedule(), simulation.state
+    heads = simulation.heads
+    while heads and len(schedule.granted_at) < MAX_SIMULATED:
+        decision = policy(heads, state)
+        record_decision(decision, state.now)
+        head = decision.chosen
+        if head is None:
+            if not simulation.advance(decision.redispatch_at):
+                break
+            continue
+        queued = head.queued
+        schedule.granted_at[queued] = state.now
+        schedule.answered_at[queued] = simulation.grant(queued.request)
+        if queued is until:
+            break
+        if not head.advance():
+            heads.remove(head)
+    schedule.until = state.now
+    return schedule
+
+
+class _Simulation:
+    """The scheduler at a later time. Mutable state: all of it; nothing is shared with the real one.
+
+    ``state`` and ``heads`` are what the policy sees.
+    """
+
+    def __init__(
+        self,
+        queues: Iterable[Iterable[QueuedRequest]],
+        active: Iterable[QueuedRequest],
+        state: SchedulerState,
+        statistics: Statistics,
+    ) -> None:
+        self.heads = [_Head(requests) for requests in queues]
+        self.state = replace(state, usage=state.usage.copy(), shares=state.shares.copy())
+        self._statistics = statistics
+        # By model: seconds for a response, and in addition for a load.
+        self._seconds: dict[str, tuple[float, float]] = {}
+        # When each model that is being loaded is ready. Ollama loads one at a time.
+        self._ready_at: dict[str, float] = {}
+        self._loader_free_at = state.now
+        # When each active request ends, and what its key is then charged in addition.
+        self._ends: list[tuple[float, SlotRequest, float]] = []
+        for each in active:
+            request = each.request
+            seconds, load = self._seconds_of(request.model)
+            if not each.model_was_loaded:
+                seconds += load
+                self._ready_at[request.model] = each.granted_at + load
+            # A response that takes longer than the mean is about to end.
+            seconds = max(seconds, state.now - each.granted_at)
+            cost = seconds / request.weight - each.charged
+            self._ends.append((each.granted_at + seconds, request, cost))
+
+    def grant(self, request: SlotRequest) -> float:
+        """Give the request a slot. Returns when its response is complete."""
+        state, model = self.state, request.model
+        seconds, load = self._seconds_of(model)
+        begins_at = state.now
+        if request.local:
+            if model not in state.residency.resident:
+                if not state.residency.fits_without_eviction(model):
+                    state.swapped_at = state.now
+                state.residency = state.residency.after_load(model, state.usage.in_memory)
+                self._loader_free_at = max(self._loader_free_at, state.now) + load
+                self._ready_at[model] = self._loader_free_at
+            begins_at = max(begins_at, self._ready_at.get(model, begins_at))
+        ends_at, cost = begins_at + seconds, seconds / request.weight
+        state.usage.add(request)
+        state.shares.begin(request.key, cost, keeps_credit=not request.batch)
+        self._ends.append((ends_at, request, (ends_at - state.now) / request.weight - cost))
+        return ends_at
+
+    def advance(self, redispatch_at: float | None) -> bool:
+        """Go on to the next event. Returns False if there is none."""
+        state = self.state
+        at = min((end[0] for end in self._ends), default=inf)
+        if redispatch_at is not None:
+            at = min(at, redispatch_at)
+        if at == inf:
+            return False
+        now = state.now = max(state.now, at)
+        still_active = []
+        for end in self._ends:
+            if end[0] > now:
+                still_active.append(end)
+            else:
+                _, request, cost = end
+                state.usage.remove(request)
+                state.shares.charge(request.key, cost)
+        self._ends = still_active
+        return True
+
+    def _seconds_of(self, model: str) -> tuple[float, float]:
+        known = self._seconds.get(model)
+        if known is None:
+            if self._statistics.has_slot_time(model):
+                mean = self._statistics.slot_time(model).mean
+                cold = self._statistics.slot_time(model, loaded=False).mean
+                known = (mean, max(cold - mean, 0.0))
+            else:
+                known = (0.0, 0.0)
+            self._seconds[model] = known
+        return known
+
+
+def estimate_wait(
+    newcomer: QueuedRequest,
+    schedule: Schedule,
+    *,
+    now: float,
+    statistics: Statistics,
+) -> WaitEstimate:
+    """Return what a new request has to expect that is part of the simulated queues.
+
+    If the simulation ended before it got its slot, its wait is a lower bound.
+    """
+    model = newcomer.request.model
+    granted_at = schedule.granted_at.get(newcomer, schedule.until)
+    answered_at = schedule.answered_at.get(newcomer)
+    if answered_at is None:
+        answered_at = granted_at + statistics.slot_time(model).mean
+    return WaitEstimate(
+        position=len(schedule.granted_at) - (newcomer in schedule.granted_at),
+        wait=max(granted_at - now, 0.0),
+        finish=answered_at - now,
+        known=statistics.knows_slot_time(model),
+    )

@@ -13,8 +13,7 @@ from gateway.models.catalog import CachedList
 from gateway.models.listing import Listing, parse_listing
 from gateway.models.residency import Residency
 from gateway.models.statistics import ModelStats
-from gateway.scheduler import Snapshot
-from gateway.scheduler.snapshot import LaneState
+from gateway.scheduler import QueueSnapshot, Snapshot
 from gateway.settings import ModelRule, Settings, TimeoutsSettings, TunnelSettings
 from gateway.telemetry.recent import Recent
 from gateway.telemetry.record import FinishedRequest, Phase
@@ -70,7 +69,7 @@ def scheduler_snapshot(*, max_queued: int = 64, **counts: dict[str, int]) -> Sna
         max_active=1,
         max_queued=max_queued,
         active=counts.get("active", {}),
-        lanes=tuple(LaneState("laptop", model, count, 0.0) for model, count in queued.items()),
+        queues=tuple(QueueSnapshot("laptop", model, count, 0.0) for model, count in queued.items()),
     )
 
 

@@ -14,7 +14,7 @@ from gateway.models.catalog import CachedList
 from gateway.models.context_window import ContextWindows
 from gateway.models.residency import Residency
 from gateway.public.context import ActiveRequest
-from gateway.scheduler.snapshot import LaneState
+from gateway.scheduler import QueueSnapshot
 from gateway.settings import ModelRule
 from gateway.telemetry.record import Phase
 from tests.admin.fakes import (
@@ -144,10 +144,10 @@ def test_ollamas_memory_is_listed() -> None:
 def test_queues_are_sorted_by_their_oldest_wait() -> None:
     """An estimate of zero says nothing, and is null."""
     lanes = (
-        LaneState("laptop", MODEL, waiting=3, oldest_wait=1.25, expected_wait=40.04),
-        LaneState("agent", "qwen:7b", waiting=1, oldest_wait=61.04),
+        QueueSnapshot("laptop", MODEL, queued=3, oldest_wait=1.25, expected_wait=40.04),
+        QueueSnapshot("agent", "qwen:7b", queued=1, oldest_wait=61.04),
     )
-    scheduler = status(scheduler=replace(scheduler_snapshot(), lanes=lanes)).scheduler
+    scheduler = status(scheduler=replace(scheduler_snapshot(), queues=lanes)).scheduler
 
     assert scheduler.queues == [
         QueueStatus(key="agent", model="qwen:7b", queued=1, oldest_wait=61.0, expected_wait=None),

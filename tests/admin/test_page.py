@@ -11,8 +11,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.auth.keys import Scope
-from gateway.scheduler import Snapshot
-from gateway.scheduler.snapshot import LaneState
+from gateway.scheduler import QueueSnapshot, Snapshot
 from gateway.simulator import SimulatedModel, Simulator
 from tests.admin.fakes import failed_request, model_stats
 from tests.harness import Running, running
@@ -103,10 +102,10 @@ def make_busy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     queues = (
-        LaneState(HOSTILE, "llama3.2:3b", waiting=17, oldest_wait=61.0, expected_wait=250.0),
-        *(LaneState(f"key{n:02}", "qwen:7b", 1, float(n)) for n in range(32)),
+        QueueSnapshot(HOSTILE, "llama3.2:3b", queued=17, oldest_wait=61.0, expected_wait=250.0),
+        *(QueueSnapshot(f"key{n:02}", "qwen:7b", 1, float(n)) for n in range(32)),
     )
-    snapshot = Snapshot(max_active=2, max_queued=64, active={HOSTILE: 1}, lanes=queues)
+    snapshot = Snapshot(max_active=2, max_queued=64, active={HOSTILE: 1}, queues=queues)
     monkeypatch.setattr(gateway.scheduler, "snapshot", lambda: snapshot)
 
 

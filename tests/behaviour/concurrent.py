@@ -48,7 +48,7 @@ def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio
 async def in_house(gateway: Running, active: int, queued: int) -> None:
     """Wait until so many hold places, and so many wait."""
     limits = gateway.gateway.settings.scheduler
-    wanted = f"<Admission {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
+    wanted = f"<Scheduler {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
     await until(lambda: repr(gateway.gateway.scheduler) == wanted)
 
 

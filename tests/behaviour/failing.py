@@ -75,7 +75,7 @@ class Scene:
 def measured(gateway: Running, seconds: float, model: str = MODEL) -> None:
     """As if calls to ``model`` had held a place for so many seconds, time after time."""
     for _ in range(60):
-        gateway.gateway.scheduler._holders.service.record_slot_time(model, seconds, loaded=True)
+        gateway.gateway.host.statistics.record_slot_time(model, seconds, loaded=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:

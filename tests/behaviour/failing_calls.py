@@ -220,7 +220,7 @@ ROWS = (
         "own queue",
         "rate_limit_exceeded",
         too_many_of_one_key,
-        "Wait for answers before sending more",
+        "Wait for responses before sending more",
         settings={"scheduler": {"max_queued_per_key": 1}},
     ),
     Row(

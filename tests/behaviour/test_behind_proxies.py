@@ -280,7 +280,7 @@ async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Pa
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 second = group.create_task(says_complete(here, here.proxy.port))
                 await asyncio.sleep(LONG)
-                assert repr(here.gateway.gateway.scheduler) == "<Admission 1/1 active, 1/64 queued>"
+                assert repr(here.gateway.gateway.scheduler) == "<Scheduler 1/1 active, 1/64 queued>"
                 hold.end()
         lines = await here.gateway.finished(2)
 

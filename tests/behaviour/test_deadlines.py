@@ -124,7 +124,7 @@ async def test_who_has_waited_until_it_was_too_late_is_told_before_he_leaves(
             told = await _with_patience(scene, "2")
 
     assert (told.status, code_of(told)) == (503, "deadline_unreachable")
-    assert "No place came free in time" in told.json()["error"]["message"]
+    assert "No slot became free in time" in told.json()["error"]["message"]
     assert len(asked(scene.sim)) == 1
 
 

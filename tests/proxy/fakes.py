@@ -17,8 +17,7 @@ from gateway.models.listing import Model
 from gateway.models.statistics import Statistics
 from gateway.proxy.integrity import Headers, TruncationGuard
 from gateway.proxy.request import Fingerprint, InferenceRequest
-from gateway.scheduler import Place, Scheduler, SlotRequest
-from gateway.scheduler.slot import Slot
+from gateway.scheduler import QueuePosition, Scheduler, Slot, SlotRequest
 from gateway.settings import IntegritySettings
 from gateway.telemetry.record import RequestRecord
 from gateway.timeouts import Deadlines
@@ -158,8 +157,8 @@ class StepSlot(AbstractAsyncContextManager[Slot]):
     request: SlotRequest
     slot: Slot
 
-    def place(self) -> Place | None:
-        return self.slot.place()
+    def position(self) -> QueuePosition | None:
+        return self.slot.position()
 
     async def __aenter__(self) -> Slot:
         self.scheduler.requests.append(self.request)

@@ -27,12 +27,12 @@ from gateway.models.statistics import Statistics
 from gateway.proxy.background import BackgroundLearning
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.request import InferenceRequest
-from gateway.scheduler import Limits, Scheduler, SlotRequest
-from gateway.settings import Settings
+from gateway.scheduler import Scheduler, SlotRequest
+from gateway.settings import SchedulerSettings, Settings
 from gateway.telemetry.record import Phase, RequestRecord
 from gateway.upstream import Upstream
 from tests.models.virtual import now, virtual_time
-from tests.scheduler.requests import EverythingLoaded
+from tests.scheduler.helpers import EverythingLoaded
 
 from .fakes import (
     JSON,
@@ -107,7 +107,7 @@ class PipelineRun:
     async def perform(self, request: InferenceRequest | None = None) -> BaseException | None:
         """What it raised, if anything. Nothing may be held afterwards, however it ended."""
         now = asyncio.get_running_loop().time
-        limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
+        limits = SchedulerSettings(max_active=1, max_queued=4, max_queued_per_key=4)
         self.scheduler = StepScheduler(
             self.steps, Scheduler(limits, now=now, residency=EverythingLoaded())
         )
@@ -303,7 +303,7 @@ async def test_a_caller_of_a_whole_answer_who_leaves_at_any_step_leaves_nothing(
 async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothing() -> None:
     """And is noted with the time that he waited."""
     steps = Steps()
-    limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
+    limits = SchedulerSettings(max_active=1, max_queued=4, max_queued_per_key=4)
     now = asyncio.get_running_loop().time
     queue = StepScheduler(steps, Scheduler(limits, now=now, residency=EverythingLoaded()))
     upstream = StepUpstream(steps)
@@ -318,11 +318,11 @@ async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothin
         )
         for _ in range(5):
             await asyncio.sleep(0)
-        assert repr(queue.real) == "<Admission 1/1 active, 1/4 queued>"
+        assert repr(queue.real) == "<Scheduler 1/1 active, 1/4 queued>"
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 
-        assert repr(queue.real) == "<Admission 1/1 active, 0/4 queued>"
+        assert repr(queue.real) == "<Scheduler 1/1 active, 0/4 queued>"
     assert upstream.requests == []
     assert (record.phase, record.queue_wait is not None) == (Phase.QUEUE, True)
 
@@ -345,7 +345,7 @@ class BusyOllama:
     response: StepResponse = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = Limits(max_active=1, max_queued=4, max_queued_per_key=4)
+        limits = SchedulerSettings(max_active=1, max_queued=4, max_queued_per_key=4)
         self.scheduler = StepScheduler(
             self.steps, Scheduler(limits, now=now, residency=EverythingLoaded())
         )

@@ -1,4 +1,4 @@
-"""Who is next: the rules one by one."""
+"""Which request runs next: the rules of the policy one by one."""
 
 from dataclasses import dataclass, field
 from math import inf
@@ -8,286 +8,287 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.models.residency import Residency
-from gateway.scheduler.fair_share import Shares
-from gateway.scheduler.policy import Decision, Standing, decide, note
-from gateway.scheduler.request import Occupancy, SlotRequest
+from gateway.scheduler.fair_share import FairShare
+from gateway.scheduler.policy import (
+    MAX_BATCH_DELAY,
+    Decision,
+    SchedulerState,
+    Usage,
+    first_come,
+    record_decision,
+    select_next,
+)
+from gateway.scheduler.queue import SlotRequest
 
-from .requests import demand, limits
+from .helpers import settings, slot_request
 
-ONE = Residency(frozenset("m"), max_loaded=1)
+ONE_MODEL = Residency(frozenset("m"), max_loaded=1)
 
 
 @dataclass(eq=False)
-class Head:
-    demand: SlotRequest
+class Queued:
+    """The first request of one queue."""
+
+    request: SlotRequest
     arrived_at: float = 0.0
-    passed_over_at: float | None = None
-    turn_at: float | None = None
-    hurries_at: float = inf
-    doubtful_at: float = inf
+    skipped_at: float | None = None
+    due_at: float | None = None
+    urgent_at: float = inf
     not_before: float = field(default=-inf)
 
 
-def head(key: str = "a", model: str = "m", *, at: float = 0.0, **changes: Any) -> Head:
-    wish = {"batch", "model_max_active", "key_max_active", "retry", "fingerprint", "local"} & set(
-        changes
-    )
-    terms = {name: changes.pop(name) for name in wish}
-    return Head(demand(key, model, **terms), at, **changes)
+_OF_THE_REQUEST = {
+    "batch",
+    "model_max_active",
+    "key_max_active",
+    "retry",
+    "fingerprint",
+    "local",
+}
 
 
-def next_of(
-    *heads: Head,
-    at_work: tuple[SlotRequest, ...] = (),
-    view: Residency = ONE,
+def queued(key: str = "a", model: str = "m", *, at: float = 0.0, **changes: Any) -> Queued:
+    own = {name: changes.pop(name) for name in _OF_THE_REQUEST & set(changes)}
+    return Queued(slot_request(key, model, **own), at, **changes)
+
+
+def state_of(
+    *,
+    active: tuple[SlotRequest, ...] = (),
+    view: Residency = ONE_MODEL,
     accounts: dict[str, float] | None = None,
     now: float = 100.0,
-    **terms: Any,
-) -> Decision[Head]:
-    occupancy, shares = Occupancy(), Shares()
-    for one in at_work:
-        occupancy.add(one)
+    **changes: Any,
+) -> SchedulerState:
+    usage, shares = Usage(), FairShare()
+    for request in active:
+        usage.add(request)
     for key, account in (accounts or {}).items():
         shares.charge(key, account)
-    return decide(
-        heads,
-        Standing(
-            occupancy=occupancy,
-            limits=limits(**{"max_active": 2, **terms}),
-            residency=view,
-            shares=shares,
-            now=now,
-        ),
+    return SchedulerState(
+        settings=settings(**{"max_active": 2, **changes}),
+        usage=usage,
+        shares=shares,
+        residency=view,
+        now=now,
     )
 
 
-def made_way_for(one: Head, *, until: float | None = None) -> Decision[Head]:
-    """A place stays empty for his sake."""
-    return Decision(None, passed_over=one, overtaken=(one,), ask_again_at=until)
+def decide(*candidates: Queued, **state: Any) -> Decision[Queued]:
+    return select_next(candidates, state_of(**state))
 
 
-def test_nobody_is_next_where_nobody_waits() -> None:
-    """And there is no time to ask again: a place alone changes nothing."""
-    assert next_of() == Decision(None)
+def assert_waits_for(decision: Decision[Queued], urgent: Queued) -> None:
+    """A slot stays free until the model that is in its way is idle."""
+    assert decision.chosen is None
+    assert decision.skipped is urgent
+    assert list(decision.due) == [urgent]
 
 
-def test_nobody_goes_while_all_places_are_taken() -> None:
-    """Nor is anybody passed over by it."""
-    assert next_of(head(), at_work=(demand(), demand())) == Decision(None)
+# Rule 1: caps.
 
 
-def test_of_equals_the_first_to_come_goes() -> None:
-    """Accounts and classes alike, age decides."""
-    later, earlier = head("a", at=2.0), head("b", at=1.0)
-
-    assert next_of(later, earlier).waiter is earlier
+def test_without_queued_requests_nothing_runs() -> None:
+    """And time alone changes nothing."""
+    assert decide() == Decision(None)
 
 
-def test_the_lower_account_goes_first() -> None:
-    """However late he came."""
-    earlier, later = head("a", at=1.0), head("b", at=2.0)
-
-    assert next_of(earlier, later, accounts={"a": 5.0}).waiter is later
+def test_nothing_runs_while_all_slots_are_in_use() -> None:
+    """And nothing counts as skipped."""
+    assert decide(queued(), active=(slot_request(), slot_request())) == Decision(None)
 
 
-def test_one_at_a_cap_of_his_own_is_not_asked() -> None:
-    """A place that he could not use is not kept for him, and he is not passed over."""
-    capped = head("a", key_max_active=1)
-    same = head("b", model_max_active=1)
-    free = head("c", at=9.0)
-    decision = next_of(capped, same, free, at_work=(demand("a", "m"),))
+def test_a_request_at_its_cap_is_no_candidate() -> None:
+    """No slot is kept free for it, and it does not count as skipped."""
+    capped_key = queued("a", key_max_active=1)
+    capped_model = queued("b", model_max_active=1)
+    free = queued("c", at=9.0)
+
+    decision = decide(capped_key, capped_model, free, active=(slot_request("a", "m"),))
 
     assert decision == Decision(free)
 
 
-def test_one_whose_model_would_drive_out_work_waits() -> None:
-    """Nobody goes in his stead, so his patience has not begun."""
-    other = head("a", "n")
-
-    assert next_of(other, at_work=(demand("b", "m"),)) == Decision(None)
-
-
-def test_with_nothing_at_work_any_model_may_be_loaded() -> None:
-    """A loaded model that is idle is nobody's."""
-    other = head("a", "n")
-
-    assert next_of(other).waiter is other
-
-
-def test_a_loaded_model_goes_first_and_whose_turn_it_was_is_told() -> None:
-    """From then on his patience is counted."""
-    other, loaded = head("a", "n", at=1.0), head("b", "m", at=2.0)
-    decision = next_of(other, loaded)
-    note(decision, 100.0)
-    note(decision, 120.0)
-
-    assert decision == Decision(loaded, passed_over=other)
-    assert (other.passed_over_at, loaded.passed_over_at) == (100.0, None)
-
-
-def test_once_his_patience_has_ended_the_swap_happens() -> None:
-    """First the model in his way comes free, with a place empty; then he goes."""
-    other = head("a", "n", at=1.0, passed_over_at=70.0)
-    loaded = head("b", "m", at=0.0)
-
-    assert next_of(other, loaded, at_work=(demand("b", "m"),)) == made_way_for(other)
-    assert next_of(other, loaded) == Decision(other)
-
-
-def test_without_patience_nobody_is_passed_over() -> None:
-    """The order is then by fair share alone."""
-    other, loaded = head("a", "n", at=1.0), head("b", "m", at=2.0)
-
-    assert next_of(other, loaded, max_affinity_delay=0.0).waiter is other
-
-
-def test_of_two_whose_patience_has_ended_the_first_to_come_goes() -> None:
-    """Shares no longer count."""
-    one, two = (head(key, key, at=at, passed_over_at=0.0) for key, at in (("n", 2.0), ("o", 1.0)))
-
-    assert next_of(one, two, accounts={"o": 50.0}).waiter is two
-
-
-def test_only_what_is_in_his_way_comes_free() -> None:
-    """Two models are loaded and one must go: calls to the other go on."""
-    view = Residency(frozenset({"m", "n"}), max_loaded=2)
-    urgent = head("a", "o", passed_over_at=0.0)
-    stays, goes = head("b", "m"), head("c", "n")
-    at_work = (demand("b", "m"), demand("c", "n"))
-    decision = next_of(urgent, goes, stays, at_work=at_work, view=view, max_active=3)
-
-    assert decision.waiter is stays
-
-
-def test_nobody_is_passed_over_beyond_his_own_deadline() -> None:
-    """Once he can only just be in time, nobody goes before him who would be in his way."""
-    other = head("a", "n", at=1.0, hurries_at=105.0)
-    loaded = head("b", "m", at=2.0)
-
-    assert next_of(other, loaded).waiter is loaded
-    assert next_of(other, loaded, now=105.0).waiter is other
-    assert next_of(other, loaded, now=105.0, at_work=(demand("b", "m"),)) == made_way_for(other)
-
-
-def test_a_hurry_counts_from_when_the_keys_turn_has_come() -> None:
-    """However young the call is; and once it has come, it has come."""
-    hurried = head("a", "n", at=9.0, hurries_at=90.0)
-    loaded, same = head("b", "m", at=2.0), head("a", "m", at=1.0)
-
-    assert next_of(hurried, loaded, accounts={"a": 5.0}) == Decision(loaded)
-    assert next_of(hurried, loaded, same).waiter is hurried
-
-    hurried.turn_at = 50.0
-    assert next_of(hurried, loaded, accounts={"a": 5.0}).waiter is hurried
-
-
-def test_whose_keys_turn_it_was_is_noted_of_those_in_a_hurry() -> None:
-    """Of the same class, with no higher an account than the one that goes; not of the patient."""
-    hurried, patient = head("a", "n", at=9.0, hurries_at=200.0), head("b", "n", at=9.0)
-    poorer = head("c", "n", at=9.0, hurries_at=200.0)
-    loaded = head("b", "m", at=2.0)
-    decision = next_of(hurried, patient, poorer, loaded, accounts={"c": 5.0})
-    note(decision, 100.0)
-
-    assert decision == Decision(loaded, overtaken=(hurried,))
-    assert hurried.turn_at == 100.0
-
-
-def test_one_who_can_not_be_in_time_is_not_hurried() -> None:
-    """A swap for him would most likely be for nothing."""
-    late = head("a", "n", at=9.0, hurries_at=90.0, doubtful_at=99.0)
-    loaded = head("b", "m", at=2.0)
-
-    assert next_of(late, loaded).waiter is loaded
-
-
-def test_interactive_goes_before_batch() -> None:
-    """Whatever the accounts say, and though the other one's model is loaded."""
-    batch, other = head("a", "m", batch=True, at=90.0), head("b", "n", at=99.0)
-
-    assert next_of(batch, other, accounts={"b": 50.0}).waiter is other
-
-
-def test_batch_goes_where_no_interactive_call_can() -> None:
-    """A place is not kept for a class."""
-    batch, other = head("a", "m", batch=True, at=90.0), head("b", "n", at=99.0)
-
-    assert next_of(batch, other, at_work=(demand("c", "m"),)).waiter is batch
-
-
-def test_batch_that_has_waited_long_enough_counts_as_interactive() -> None:
-    """So it never starves."""
-    batch, other = head("a", batch=True), head("b", at=1.0)
-
-    assert next_of(batch, other, max_batch_delay=99.0).waiter is batch
-    assert next_of(batch, other, max_batch_delay=101.0).waiter is other
-
-
-def test_one_who_may_well_be_late_lets_others_go_first() -> None:
-    """And goes where there is nobody else."""
-    doubtful = head("a", doubtful_at=99.0)
-    hopeful = head("b", at=50.0, batch=True)
-
-    assert next_of(doubtful, hopeful).waiter is hopeful
-    assert next_of(doubtful).waiter is doubtful
-
-
-def test_nobody_makes_way_for_one_who_may_well_be_late() -> None:
-    """Until then they do, and that is when to ask again."""
-    urgent = head("a", "n", passed_over_at=0.0, doubtful_at=110.0)
-    loaded = head("b", "m")
-    at_work = (demand("b", "m"),)
-
-    assert next_of(urgent, loaded, at_work=at_work) == made_way_for(urgent, until=110.0)
-    assert next_of(urgent, loaded, at_work=at_work, now=110.0).waiter is loaded
-
-
-def test_what_runs_elsewhere_waits_for_no_model_and_keeps_none_waiting() -> None:
-    """It takes no part of this machine's memory, even while somebody else is waited for."""
-    elsewhere = head("a", "far", local=False)
-    urgent = head("b", "n", passed_over_at=0.0)
-    at_work = (demand("c", "m"),)
-
-    assert next_of(elsewhere, at_work=at_work) == Decision(elsewhere)
-    assert next_of(elsewhere, urgent, at_work=at_work).waiter is elsewhere
-    assert next_of(head("b", "n"), at_work=(demand("a", "far", local=False),)).waiter is not None
-
-
 def test_a_retry_waits_for_its_first_attempt_alone() -> None:
-    """The same call is still being stopped; any other one goes."""
-    retry = head("a", retry=True, fingerprint=b"x")
-    at_work = (demand("a", "m", fingerprint=b"x"),)
+    retry = queued("a", retry=True, fingerprint=b"x")
+    active = (slot_request("a", "m", fingerprint=b"x"),)
 
-    assert next_of(retry, at_work=at_work).waiter is None
-    assert next_of(retry, at_work=(demand("a", "m", fingerprint=b"y"),)).waiter is retry
-    assert next_of(head("a", fingerprint=b"x"), at_work=at_work).waiter is not None
-
-
-def test_nobody_goes_before_his_time() -> None:
-    """It is when to ask again, whoever else goes or waits."""
-    delayed = head("a", not_before=105.0)
-    other, loaded = head("b", "n"), head("c", "m")
-    at_work = (demand("c", "m"),)
-
-    assert next_of(delayed) == Decision(None, ask_again_at=105.0)
-    assert next_of(delayed, loaded) == Decision(loaded, ask_again_at=105.0)
-    assert next_of(delayed, other, at_work=at_work) == Decision(None, ask_again_at=105.0)
-    assert next_of(delayed, now=105.0).waiter is delayed
+    assert decide(retry, active=active).chosen is None
+    assert decide(retry, active=(slot_request("a", "m", fingerprint=b"y"),)).chosen is retry
+    assert decide(queued("a", fingerprint=b"x"), active=active).chosen is not None
 
 
-HEADS = st.lists(
+def test_a_delayed_request_does_not_run_before_its_time() -> None:
+    """The policy says when to decide again, whatever else runs or waits."""
+    delayed = queued("a", not_before=105.0)
+    other, loaded = queued("b", "n"), queued("c", "m")
+    active = (slot_request("c", "m"),)
+
+    assert decide(delayed) == Decision(None, redispatch_at=105.0)
+    assert decide(delayed, loaded) == Decision(loaded, redispatch_at=105.0)
+    assert decide(delayed, other, active=active) == Decision(None, redispatch_at=105.0)
+    assert decide(delayed, now=105.0).chosen is delayed
+
+
+# Rule 2: memory.
+
+
+def test_a_request_that_would_evict_a_model_in_use_waits() -> None:
+    """No other request runs instead, so it does not count as skipped."""
+    assert decide(queued("a", "n"), active=(slot_request("b", "m"),)) == Decision(None)
+
+
+def test_an_idle_model_may_be_evicted() -> None:
+    other = queued("a", "n")
+
+    assert decide(other).chosen is other
+
+
+def test_a_remote_model_waits_for_no_memory_and_blocks_none() -> None:
+    """Also while a slot is kept free for an urgent request."""
+    remote = queued("a", "far", local=False)
+    urgent = queued("b", "n", skipped_at=0.0)
+    active = (slot_request("c", "m"),)
+
+    assert decide(remote, active=active) == Decision(remote)
+    assert decide(remote, urgent, active=active).chosen is remote
+    assert decide(queued("b", "n"), active=(slot_request("a", "far", local=False),)).chosen
+
+
+# Rule 3: urgent requests.
+
+
+def test_a_request_is_urgent_once_it_was_skipped_for_long_enough() -> None:
+    """First the model in its way becomes idle, with a slot free; then it runs."""
+    other = queued("a", "n", at=1.0, skipped_at=70.0)
+    loaded = queued("b", "m", at=0.0)
+
+    assert_waits_for(decide(other, loaded, active=(slot_request("b", "m"),)), other)
+    assert decide(other, loaded) == Decision(other)
+
+
+def test_of_urgent_requests_the_oldest_runs_first() -> None:
+    """Accounts do not count."""
+    one, two = (queued(key, key, at=at, skipped_at=0.0) for key, at in (("n", 2.0), ("o", 1.0)))
+
+    assert decide(one, two, accounts={"o": 50.0}).chosen is two
+
+
+def test_only_what_is_in_the_way_of_an_urgent_request_must_become_idle() -> None:
+    """Of two loaded models one must be evicted: requests to the other go on."""
+    view = Residency(frozenset({"m", "n"}), max_loaded=2)
+    urgent = queued("a", "o", skipped_at=0.0)
+    stays, goes = queued("b", "m"), queued("c", "n")
+    active = (slot_request("b", "m"), slot_request("c", "n"))
+
+    assert decide(urgent, goes, stays, active=active, view=view, max_active=3).chosen is stays
+
+
+def test_a_request_is_not_skipped_past_its_deadline() -> None:
+    """Once it can only just be in time, nothing runs that would be in its way."""
+    other = queued("a", "n", at=1.0, urgent_at=105.0)
+    loaded = queued("b", "m", at=2.0)
+
+    assert decide(other, loaded).chosen is loaded
+    assert decide(other, loaded, now=105.0).chosen is other
+    assert_waits_for(decide(other, loaded, now=105.0, active=(slot_request("b", "m"),)), other)
+
+
+def test_a_deadline_counts_once_the_key_is_due() -> None:
+    """However young the request is; and a key that was due once stays so."""
+    hurried = queued("a", "n", at=9.0, urgent_at=90.0)
+    loaded, same_key = queued("b", "m", at=2.0), queued("a", "m", at=1.0)
+
+    assert decide(hurried, loaded, accounts={"a": 5.0}) == Decision(loaded)
+    assert decide(hurried, loaded, same_key).chosen is hurried
+
+    hurried.due_at = 50.0
+    assert decide(hurried, loaded, accounts={"a": 5.0}).chosen is hurried
+
+
+def test_a_request_with_a_deadline_is_due_at_the_same_class_and_account() -> None:
+    """Not one without a deadline, nor one of a key with a higher account."""
+    hurried, patient = queued("a", "n", at=9.0, urgent_at=200.0), queued("b", "n", at=9.0)
+    later_turn = queued("c", "n", at=9.0, urgent_at=200.0)
+    loaded = queued("b", "m", at=2.0)
+
+    decision = decide(hurried, patient, later_turn, loaded, accounts={"c": 5.0})
+    record_decision(decision, 100.0)
+
+    assert decision.chosen is loaded
+    assert list(decision.due) == [hurried]
+    assert hurried.due_at == 100.0
+
+
+# Rule 4: rank.
+
+
+def test_of_equal_requests_the_oldest_runs_first() -> None:
+    later, earlier = queued("a", at=2.0), queued("b", at=1.0)
+
+    assert decide(later, earlier).chosen is earlier
+
+
+def test_the_key_with_the_lower_account_runs_first() -> None:
+    """However late its request came."""
+    earlier, later = queued("a", at=1.0), queued("b", at=2.0)
+
+    assert decide(earlier, later, accounts={"a": 5.0}).chosen is later
+
+
+def test_interactive_requests_run_before_batch_requests() -> None:
+    """Whatever the accounts are, and although the batch request's model is loaded."""
+    batch, other = queued("a", "m", batch=True, at=90.0), queued("b", "n", at=99.0)
+
+    assert decide(batch, other, accounts={"b": 50.0}).chosen is other
+
+
+def test_a_batch_request_runs_if_no_interactive_one_can() -> None:
+    batch, other = queued("a", "m", batch=True, at=90.0), queued("b", "n", at=99.0)
+
+    assert decide(batch, other, active=(slot_request("c", "m"),)).chosen is batch
+
+
+def test_a_batch_request_ranks_as_interactive_after_a_while() -> None:
+    batch, other = queued("a", batch=True), queued("b", at=1.0)
+
+    assert decide(batch, other, now=MAX_BATCH_DELAY).chosen is batch
+    assert decide(batch, other, now=MAX_BATCH_DELAY - 1.0).chosen is other
+
+
+# Rule 5: affinity.
+
+
+def test_a_request_for_a_loaded_model_runs_first_and_the_other_is_skipped() -> None:
+    """The first time that it was skipped counts."""
+    other, loaded = queued("a", "n", at=1.0), queued("b", "m", at=2.0)
+
+    decision = decide(other, loaded)
+    record_decision(decision, 100.0)
+    record_decision(decision, 120.0)
+
+    assert decision == Decision(loaded, skipped=other)
+    assert (other.skipped_at, loaded.skipped_at) == (100.0, None)
+
+
+def test_with_an_affinity_delay_of_zero_nothing_is_skipped() -> None:
+    other, loaded = queued("a", "n", at=1.0), queued("b", "m", at=2.0)
+
+    assert decide(other, loaded, max_affinity_delay=0.0).chosen is other
+
+
+CANDIDATES = st.lists(
     st.builds(
-        head,
+        queued,
         st.sampled_from("abc"),
         st.sampled_from("mno"),
         at=st.floats(0.0, 100.0),
         batch=st.booleans(),
         key_max_active=st.none() | st.integers(1, 2),
         model_max_active=st.integers(1, 2),
-        passed_over_at=st.none() | st.floats(0.0, 100.0),
-        turn_at=st.none() | st.floats(0.0, 100.0),
-        hurries_at=st.floats(0.0, 300.0),
-        doubtful_at=st.floats(0.0, 300.0),
+        skipped_at=st.none() | st.floats(0.0, 100.0),
+        due_at=st.none() | st.floats(0.0, 100.0),
+        urgent_at=st.floats(0.0, 300.0),
         not_before=st.floats(0.0, 200.0),
     ),
     max_size=6,
@@ -297,24 +298,71 @@ VIEWS = st.builds(
     st.sets(st.sampled_from("mno"), max_size=2).map(frozenset),
     max_loaded=st.integers(1, 3),
 )
-AT_WORK = st.lists(st.builds(demand, st.sampled_from("abc"), st.sampled_from("mno")), max_size=3)
+ACTIVE = st.lists(
+    st.builds(slot_request, st.sampled_from("abc"), st.sampled_from("mno")), max_size=3
+)
 
 
-@given(HEADS, AT_WORK, VIEWS)
-def test_whoever_goes_fits_and_drives_nobody_out(
-    heads: list[Head], at_work: list[SlotRequest], view: Residency
+@given(CANDIDATES, ACTIVE, VIEWS)
+def test_what_runs_fits_and_evicts_no_model_in_use(
+    candidates: list[Queued], active: list[SlotRequest], view: Residency
 ) -> None:
-    """Whatever the state; and to ask again is never in the past."""
-    occupancy = Occupancy()
-    for one in at_work:
-        occupancy.add(one)
-    decision = next_of(*heads, at_work=tuple(at_work), view=view, max_active=3)
-    chosen = decision.waiter
+    """Whatever the state is; and the next decision is never in the past."""
+    state = state_of(active=tuple(active), view=view, max_active=3)
+    decision = select_next(candidates, state)
+    chosen = decision.chosen
 
-    assert decision.ask_again_at is None or decision.ask_again_at > 100.0
+    assert decision.redispatch_at is None or decision.redispatch_at > 100.0
     if chosen is not None:
-        assert occupancy.has_room(chosen.demand, limits(max_active=3))
-        assert view.can_load_now(chosen.demand.model, occupancy.by_model)
+        assert state.usage.has_room(chosen.request, state.settings)
+        assert view.can_load_now(chosen.request.model, state.usage.by_model)
         assert chosen.not_before <= 100.0
-        assert chosen is not decision.passed_over
-        assert chosen not in decision.overtaken
+        assert chosen is not decision.skipped
+        assert chosen not in decision.due
+
+
+def test_first_come_ignores_accounts_and_memory() -> None:
+    """But not the caps."""
+    first, loaded = queued("a", "n", at=1.0), queued("b", "m", at=2.0)
+    state = state_of(accounts={"a": 5.0})
+
+    assert first_come((loaded, first), state).chosen is first
+
+    state.usage.add(slot_request())
+    state.usage.add(slot_request())
+    assert first_come((loaded, first), state).chosen is None
+
+
+# Usage.
+
+
+def test_the_cap_of_a_model_is_for_that_model_alone() -> None:
+    usage = Usage()
+    usage.add(slot_request("a", "m"))
+
+    assert not usage.has_room(slot_request("b", "m", model_max_active=1), settings(max_active=9))
+    assert usage.has_room(slot_request("b", "n", model_max_active=1), settings(max_active=9))
+
+
+def test_the_cap_of_a_key_is_for_that_key_alone() -> None:
+    usage = Usage()
+    usage.add(slot_request("a", "m"))
+
+    assert not usage.has_room(slot_request("a", "n", key_max_active=1), settings(max_active=9))
+    assert usage.has_room(slot_request("b", "n", key_max_active=1), settings(max_active=9))
+    assert usage.has_room(slot_request("a", "n"), settings(max_active=9))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("mno"))))
+def test_usage_is_empty_after_all_slots_were_returned(pairs: list[tuple[str, str]]) -> None:
+    """Counters at zero are removed, in whatever order slots are returned."""
+    usage = Usage()
+    for key, model in pairs:
+        usage.add(slot_request(key, model))
+
+    assert usage.total == len(pairs) == sum(usage.by_model.values()) == sum(usage.by_key.values())
+
+    for key, model in sorted(pairs):
+        usage.remove(slot_request(key, model))
+
+    assert usage == Usage()

@@ -1,169 +1,132 @@
-"""Lanes, and who stands where in them."""
+"""The queues by key and model."""
 
 import asyncio
 from typing import Any
 
 from gateway.errors import QueueFull
-from gateway.scheduler.queue import Waiter, Waiting
+from gateway.scheduler.queue import QueuedRequest, RequestQueue, SlotRequest
 
-from .requests import demand
-
-
-def waiter(key: str = "a", model: str = "m", at: float = 0.0, **changes: Any) -> Waiter:
-    loop = asyncio.get_running_loop()
-    return Waiter(demand(key, model, **changes), arrived_at=at, future=loop.create_future())
+from .helpers import slot_request
 
 
-def queue(*waiters: Waiter) -> Waiting:
-    waiting = Waiting()
-    for one in waiters:
-        waiting.add(one)
-    return waiting
+def queued(key: str = "a", model: str = "m", at: float = 0.0, **changes: Any) -> QueuedRequest:
+    future = asyncio.get_running_loop().create_future()
+    return QueuedRequest(slot_request(key, model, **changes), arrived_at=at, future=future)
 
 
-def is_retry(one: Waiter) -> bool:
-    return one.demand.retry
+def queue_of(*requests: QueuedRequest) -> RequestQueue:
+    queue = RequestQueue()
+    for request in requests:
+        queue.add(request)
+    return queue
 
 
-def nobody(_one: Waiter) -> bool:
+def is_retry(request: SlotRequest) -> bool:
+    return request.retry
+
+
+def never(_request: SlotRequest) -> bool:
     return False
 
 
-async def test_there_is_a_lane_for_each_key_and_model() -> None:
-    """Of each only the first is asked about."""
-    first, second, other, third = waiter(), waiter(), waiter("b"), waiter(model="n")
-    waiting = queue(first, second, other, third)
+async def test_the_first_request_of_each_key_and_model_is_a_candidate() -> None:
+    first, second, other, third = queued(), queued(), queued("b"), queued(model="n")
+    queue = queue_of(first, second, other, third)
 
-    assert list(waiting.heads(nobody)) == [first, other, third]
-    assert (len(waiting), waiting.by_key) == (4, {"a": 3, "b": 1})
-
-
-async def test_a_lane_that_is_empty_is_forgotten() -> None:
-    """And so is its key."""
-    only = waiter()
-    waiting = queue(only)
-    waiting.remove(only)
-
-    assert (len(waiting), waiting.by_key, list(waiting.lanes())) == (0, {}, [])
-    assert only not in waiting
+    assert list(queue.candidates(never)) == [first, other, third]
+    assert (len(queue), queue.by_key) == (4, {"a": 3, "b": 1})
+    assert repr(queue) == "<RequestQueue 4 queued, 3 queues>"
 
 
-async def test_one_who_had_his_turn_goes_to_the_head() -> None:
-    """The latest of them first, and the others keep their order."""
-    first, second = waiter(), waiter()
-    back, again = waiter(first=True), waiter(first=True)
-    waiting = queue(first, second, back, again)
+async def test_an_empty_queue_is_forgotten_with_its_key() -> None:
+    only = queued()
+    queue = queue_of(only)
+    queue.remove(only)
 
-    assert list(waiting) == [again, back, first, second]
-
-
-async def test_a_lane_tells_how_many_go_before_one() -> None:
-    """Whoever leaves in between, or comes back."""
-    waiters = [waiter(at=float(at)) for at in range(5)]
-    waiting = queue(*waiters)
-    (lane,) = waiting.lanes()
-
-    assert [lane.before(one) for one in waiters] == [0, 1, 2, 3, 4]
-
-    waiting.remove(waiters[1])
-    waiting.remove(waiters[0])
-    back = waiter(at=9.0, first=True)
-    waiting.add(back)
-
-    assert [lane.before(one) for one in (back, waiters[2], waiters[4])] == [0, 1, 3]
-    assert (lane.head, lane.newest, lane.oldest) == (back, waiters[4], waiters[2])
-    assert waiters[0] not in waiting
+    assert (len(queue), queue.by_key, list(queue.queues())) == (0, {}, [])
+    assert only not in queue
 
 
-async def test_behind_one_who_is_held_back_the_next_may_go() -> None:
-    """He keeps his place; those behind him do not wait for him."""
-    retry, following, last = waiter(retry=True), waiter(), waiter()
-    waiting = queue(retry, following, last)
+async def test_a_request_that_had_its_slot_is_put_first() -> None:
+    """The latest of them before the others."""
+    first, second = queued(), queued()
+    returned, returned_later = queued(first=True), queued(first=True)
+    queue = queue_of(first, second, returned, returned_later)
 
-    assert list(waiting.heads(is_retry)) == [retry, following]
-    assert waiting.has_before(demand("a", "m"), is_retry)
-
-    waiting.remove(following)
-    waiting.remove(last)
-
-    assert not waiting.has_before(demand("a", "m"), is_retry)
-    assert waiting.has_before(demand("a", "m"), nobody)
-    assert not waiting.has_before(demand("b", "m"), nobody)
+    assert list(queue) == [returned_later, returned, first, second]
 
 
-async def test_one_who_comes_stands_behind_the_last_of_his_lane() -> None:
-    """Unless he had his turn already."""
-    first, last = waiter(), waiter()
-    waiting = queue(first, last, waiter("b"))
+async def test_a_queue_knows_the_index_of_each_request() -> None:
+    """Also after some have left or returned."""
+    requests = [queued(at=float(at)) for at in range(5)]
+    queue = queue_of(*requests)
+    (own,) = queue.queues()
 
-    assert waiting.last_before(demand("a", "m")) is last
-    assert waiting.last_before(demand("a", "m", first=True)) is None
-    assert waiting.last_before(demand("a", "n")) is None
+    assert [own.index(request) for request in requests] == [0, 1, 2, 3, 4]
 
+    queue.remove(requests[1])
+    queue.remove(requests[0])
+    returned = queued(at=9.0, first=True)
+    queue.add(returned)
 
-async def test_a_queue_lasts_in_which_somebody_has_waited_for_two_minutes() -> None:
-    """One or the other; a moment in which nobody waits begins it anew."""
-    first, second, third = waiter(at=0.0), waiter(at=100.0), waiter(at=130.0)
-    waiting = queue(first, second)
-    waiting.remove(first)
-
-    assert not waiting.is_lasting(120.0)
-    assert waiting.is_lasting(121.0)
-
-    waiting.remove(second)
-    assert not waiting.is_lasting(125.0)
-
-    waiting.add(third)
-    assert not waiting.is_lasting(250.0)
+    assert [own.index(request) for request in (returned, requests[2], requests[4])] == [0, 1, 3]
+    assert (own.newest, own.oldest) == (requests[4], requests[2])
+    assert requests[0] not in queue
 
 
-async def test_it_knows_until_when_all_stay() -> None:
-    """Also after the first who would have gone has left."""
-    short, long = waiter(client_timeout=60.0), waiter("b", queue_timeout=100.0)
-    waiting = queue(short, long)
+async def test_a_request_behind_a_held_back_retry_is_a_candidate_too() -> None:
+    retry, following, last = queued(retry=True), queued(), queued()
+    queue = queue_of(retry, following, last)
 
-    assert waiting.all_stay_until(60.0)
-    assert not waiting.all_stay_until(61.0)
+    assert list(queue.candidates(is_retry)) == [retry, following]
+    assert queue.is_behind(slot_request("a", "m"), is_retry)
 
-    waiting.remove(short)
-    assert waiting.all_stay_until(100.0)
-    assert not waiting.all_stay_until(101.0)
+    queue.remove(following)
+    queue.remove(last)
 
-    waiting.add(waiter(client_timeout=5.0))
-    assert not waiting.all_stay_until(6.0)
-
-
-async def test_the_greediest_has_the_most_waiting_for_its_weight() -> None:
-    """And of it, the last who came, in whichever lane."""
-    heavy = [waiter("heavy", at=float(at), weight=4.0) for at in range(5)]
-    light = [waiter("light", model, at=float(at)) for at, model in enumerate(("m", "n", "m"))]
-    waiting = queue(*heavy, *light)
-
-    assert waiting.newest_of_greediest() is light[2]
-    assert Waiting().newest_of_greediest() is None
-    assert queue(waiter(first=True)).newest_of_greediest() is None
+    assert not queue.is_behind(slot_request("a", "m"), is_retry)
+    assert queue.is_behind(slot_request("a", "m"), never)
+    assert not queue.is_behind(slot_request("b", "m"), never)
 
 
-async def test_a_key_is_greedier_that_has_more_waiting_for_its_weight() -> None:
-    """Than the other will have with one more."""
-    waiting = queue(*[waiter("heavy", weight=2.0) for _ in range(5)], waiter("light"))
+async def test_a_full_queue_drops_the_newest_request_of_the_key_with_most_queued() -> None:
+    """Most for its weight, for whichever model the newest is."""
+    heavy = [queued("heavy", at=float(at), weight=4.0) for at in range(5)]
+    light = [queued("light", model, at=float(at)) for at, model in enumerate(("m", "n", "m"))]
 
-    assert waiting.is_greedier(demand("heavy", weight=2.0), demand("light"))
-    assert not waiting.is_greedier(demand("heavy", weight=2.5), demand("light"))
-    assert not waiting.is_greedier(demand("heavy", weight=2.0), demand("heavy", weight=9.0))
-    assert not waiting.is_greedier(demand("light"), demand("new"))
+    assert queue_of(*heavy, *light).to_drop_for(slot_request("other")) is light[2]
 
 
-async def test_a_waiter_ends_once() -> None:
+async def test_a_full_queue_drops_nothing_for_a_key_that_would_have_as_much() -> None:
+    """By weight, counting the new request."""
+    heavy = [queued("heavy", weight=2.0) for _ in range(4)]
+
+    assert queue_of(*heavy, queued("light")).to_drop_for(slot_request("light")) is None
+    assert queue_of(*heavy, queued("light")).to_drop_for(slot_request("heavy", weight=2.0)) is None
+    assert queue_of(*heavy, queued("light")).to_drop_for(slot_request("new")) is heavy[3]
+
+
+async def test_a_full_queue_never_drops_a_request_that_had_its_slot() -> None:
+    assert queue_of(*[queued(first=True)] * 1).to_drop_for(slot_request("other")) is None
+    assert RequestQueue().to_drop_for(slot_request("other")) is None
+
+
+async def test_the_wait_of_a_request_ends_once() -> None:
     """Whatever comes second changes nothing."""
-    granted, failed, gone = waiter(), waiter(), waiter()
-    granted.end()
-    granted.end(QueueFull())
-    failed.end(QueueFull())
-    failed.end()
-    gone.future.cancel()
-    gone.end()
+    granted, failed, cancelled = queued(), queued(), queued()
+    granted.end_wait()
+    granted.end_wait(QueueFull())
+    failed.end_wait(QueueFull())
+    failed.end_wait()
+    assert cancelled.future is not None
+    cancelled.future.cancel()
+    cancelled.end_wait()
 
-    assert [one.was_granted() for one in (granted, failed, gone)] == [True, False, False]
-    assert not any(one.is_waiting() for one in (granted, failed, gone))
+    assert [request.was_granted() for request in (granted, failed, cancelled)] == [
+        True,
+        False,
+        False,
+    ]
+    assert not any(request.is_queued() for request in (granted, failed, cancelled))
+    assert failed.future is not None
     assert isinstance(failed.future.exception(), QueueFull)

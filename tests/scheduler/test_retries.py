@@ -1,108 +1,114 @@
-"""Calls that come again: retries, and those that Ollama had no room for."""
+"""Retries, and requests that Ollama was too busy for."""
 
 import asyncio
 
 from tests.models.virtual import now, virtual_time
 
-from .requests import come, demand, leave, measured, scheduler, settled
+from .helpers import arrive, finish, make_scheduler, measure, settle, slot_request
 
-FIRST = demand(fingerprint=b"one")
-RETRY = demand(fingerprint=b"one", retry=True)
+FIRST = slot_request(fingerprint=b"one")
+RETRY = slot_request(fingerprint=b"one", retry=True)
 
 
 @virtual_time
 async def test_a_retry_is_not_sent_beside_its_first_attempt() -> None:
-    """Though there is a place; it goes as soon as the first one has been stopped."""
-    queue = scheduler(max_active=3)
-    first, retry = await come(queue, FIRST, RETRY)
+    """Although there is a slot; it runs when the first attempt has ended."""
+    scheduler = make_scheduler(max_active=3)
+    first, retry = await arrive(scheduler, FIRST, RETRY)
 
     assert (first.granted, retry.granted) == (True, False)
 
     first.task.cancel()
-    await settled()
+    await settle()
 
     assert retry.granted
 
-    await leave(retry)
-    assert queue.idle
+    await finish(retry)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_nobody_waits_for_the_sake_of_a_retry() -> None:
-    """Calls of the same key for the same model pass it, those that come now and those behind it."""
-    queue = scheduler(max_active=2)
-    first, other, retry, behind = await come(queue, FIRST, demand(), RETRY, demand())
-    await leave(other)
+async def test_a_held_back_retry_blocks_no_request() -> None:
+    """Requests of the same key for the same model overtake it, new ones and queued ones."""
+    scheduler = make_scheduler(max_active=2)
+    first, other, retry, behind = await arrive(
+        scheduler, FIRST, slot_request(), RETRY, slot_request()
+    )
+    await finish(other)
 
     assert (retry.granted, behind.granted) == (False, True)
 
-    await leave(behind)
-    (late,) = await come(queue, demand())
+    await finish(behind)
+    (late,) = await arrive(scheduler, slot_request())
 
     assert (retry.granted, late.granted) == (False, True)
     assert late.waited == 0.0
 
-    await leave(first, retry, late)
-    assert queue.idle
+    await finish(first, retry, late)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_free_place_is_not_refused_to_one_behind_a_retry() -> None:
-    """The queue is full of those who cannot go; he can."""
-    queue = scheduler(max_active=2, max_queued=1)
-    first, retry, other = await come(queue, FIRST, RETRY, demand())
+async def test_a_request_behind_a_held_back_retry_gets_a_free_slot() -> None:
+    """Although the queue is full."""
+    scheduler = make_scheduler(max_active=2, max_queued=1)
+    first, retry, other = await arrive(scheduler, FIRST, RETRY, slot_request())
 
     assert (retry.granted, other.granted) == (False, True)
 
-    await leave(first, retry, other)
+    await finish(first, retry, other)
 
 
 @virtual_time
-async def test_one_who_had_his_turn_goes_to_the_head_of_his_lane() -> None:
-    """Before all that wait there, but not before his time."""
-    queue = scheduler()
-    holder, waiting = await come(queue, demand(), demand())
-    (back,) = await come(queue, demand(first=True, delay=5.0))
-    asked_at = now()
-    await leave(holder)
+async def test_a_request_that_had_its_slot_is_queued_first() -> None:
+    """Before the others of its queue, but not before its delay has passed."""
+    scheduler = make_scheduler()
+    active, waiting = await arrive(scheduler, slot_request(), slot_request())
+    (returned,) = await arrive(scheduler, slot_request(first=True, delay=5.0))
+    arrived_at = now()
+    await finish(active)
 
-    assert (back.granted, waiting.granted) == (False, False)
+    assert (returned.granted, waiting.granted) == (False, False)
 
     await asyncio.sleep(5.1)
 
-    assert back.granted
-    assert back.waited == 5.0
-    assert now() < asked_at + 6
+    assert returned.granted
+    assert returned.waited == 5.0
+    assert now() < arrived_at + 6
 
-    await leave(back, waiting)
-    assert queue.idle
+    await finish(returned, waiting)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_while_one_waits_for_his_time_another_lane_goes_on() -> None:
-    """Only his own lane waits with him."""
-    queue = scheduler()
-    back, other = await come(queue, demand(first=True, delay=5.0), demand("other"))
+async def test_a_delayed_request_blocks_only_its_own_queue() -> None:
+    """Another key's request runs."""
+    scheduler = make_scheduler()
+    returned, other = await arrive(
+        scheduler, slot_request(first=True, delay=5.0), slot_request("other")
+    )
 
-    assert (back.granted, other.granted) == (False, True)
+    assert (returned.granted, other.granted) == (False, True)
 
-    await leave(other)
+    await finish(other)
     await asyncio.sleep(5.1)
-    assert back.granted
+    assert returned.granted
 
-    await leave(back)
+    await finish(returned)
 
 
 @virtual_time
-async def test_one_who_had_his_turn_is_not_refused() -> None:
-    """The queue may be full, and long; he stands at its head."""
-    queue = scheduler(max_queued=2, max_queued_per_key=2)
-    await measured(queue, 10.0, 40)
-    holder, *waiting = await come(queue, *[demand()] * 3)
-    (back,) = await come(queue, demand(first=True, client_timeout=15.0, queue_timeout=15.0))
-    await leave(holder)
+async def test_one_who_had_his_turn_is_not_rejection() -> None:
+    """However full and long the queue is."""
+    scheduler = make_scheduler(max_queued=2, max_queued_per_key=2)
+    await measure(scheduler, 10.0, 40)
+    active, *waiting = await arrive(scheduler, *[slot_request()] * 3)
+    (returned,) = await arrive(
+        scheduler, slot_request(first=True, client_timeout=15.0, queue_timeout=15.0)
+    )
+    await finish(active)
 
-    assert back.granted
+    assert returned.granted
 
-    await leave(back, *waiting)
-    assert queue.idle
+    await finish(returned, *waiting)
+    assert scheduler.idle

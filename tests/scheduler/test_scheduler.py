@@ -1,4 +1,4 @@
-"""The queue: who gets a place, when, and what becomes of those who do not."""
+"""The scheduler: when a request gets a slot, and how it is rejected without one."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,397 +6,409 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import Draining, GatewayError, QueueFull, QueueTimeout, RateLimitExceeded
-from gateway.scheduler import Place, Snapshot
-from gateway.scheduler.snapshot import LaneState
+from gateway.scheduler import QueuePosition, QueueSnapshot, Snapshot
 from tests.models.virtual import now, virtual_time
 
-from .requests import Caller, come, demand, leave, measured, refused, scheduler, settled
+from .helpers import (
+    Client,
+    arrive,
+    finish,
+    make_scheduler,
+    measure,
+    rejection,
+    settle,
+    slot_request,
+)
 
-# Places.
+# Slots.
 
 
 @virtual_time
-async def test_a_free_place_is_had_at_once() -> None:
-    """Without a turn of the loop, and with no wait to tell of."""
-    queue = scheduler()
-    async with queue.slot(demand()) as slot:
+async def test_a_free_slot_is_granted_at_once() -> None:
+    """Without an iteration of the event loop, and without a wait."""
+    scheduler = make_scheduler()
+    async with scheduler.slot(slot_request()) as slot:
         assert slot.waited == 0.0
-        assert repr(queue) == "<Admission 1/1 active, 0/64 queued>"
+        assert repr(scheduler) == "<Scheduler 1/1 active, 0/64 queued>"
 
-    assert repr(queue) == "<Admission 0/1 active, 0/64 queued>"
-    assert queue.idle
-
-
-@virtual_time
-async def test_its_repr_tells_places_and_queue() -> None:
-    """What tests and people read: taken of all, waiting of most."""
-    queue = scheduler(max_active=2)
-    callers = await come(queue, *[demand()] * 7)
-
-    assert repr(queue) == "<Admission 2/2 active, 5/64 queued>"
-
-    await leave(*callers)
-
-    assert repr(queue) == "<Admission 0/2 active, 0/64 queued>"
+    assert repr(scheduler) == "<Scheduler 0/1 active, 0/64 queued>"
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_those_who_wait_go_in_the_order_in_which_they_came() -> None:
-    """One place, five callers: each gets it after the one before him."""
-    queue = scheduler()
-    callers = await come(queue, *[demand(key) for key in "abcde"])
-    for place, caller in enumerate(callers):
-        assert [one.granted for one in callers] == [i <= place for i in range(5)]
+async def test_repr_shows_slots_and_queue() -> None:
+    """What tests and logs read: used and all slots, queued and queueable requests."""
+    scheduler = make_scheduler(max_active=2)
+    clients = await arrive(scheduler, *[slot_request()] * 7)
 
-        await leave(caller)
+    assert repr(scheduler) == "<Scheduler 2/2 active, 5/64 queued>"
 
-    assert queue.idle
+    await finish(*clients)
+
+    assert repr(scheduler) == "<Scheduler 0/2 active, 0/64 queued>"
 
 
 @virtual_time
-async def test_one_at_his_models_cap_does_not_hold_up_others() -> None:
-    """Nothing is held while waiting: the place goes to whoever can use it."""
-    queue = scheduler(max_active=2)
-    first, same, other = await come(
-        queue,
-        demand("a", "m", model_max_active=1),
-        demand("b", "m", model_max_active=1),
-        demand("c", "n", model_max_active=1),
+async def test_queued_requests_run_in_the_order_of_arrival() -> None:
+    """One slot, five requests."""
+    scheduler = make_scheduler()
+    clients = await arrive(scheduler, *[slot_request(key) for key in "abcde"])
+    for place, client in enumerate(clients):
+        assert [one.granted for one in clients] == [i <= place for i in range(5)]
+
+        await finish(client)
+
+    assert scheduler.idle
+
+
+@virtual_time
+async def test_a_request_at_its_models_cap_does_not_block_others() -> None:
+    """A queued request occupies nothing: the slot goes to one that can use it."""
+    scheduler = make_scheduler(max_active=2)
+    first, same, other = await arrive(
+        scheduler,
+        slot_request("a", "m", model_max_active=1),
+        slot_request("b", "m", model_max_active=1),
+        slot_request("c", "n", model_max_active=1),
     )
 
     assert (first.granted, same.granted, other.granted) == (True, False, True)
 
-    await leave(other)
+    await finish(other)
     before = same.granted
-    await leave(first)
+    await finish(first)
 
     assert (before, same.granted) == (False, True)
 
-    await leave(same)
+    await finish(same)
 
 
 @virtual_time
-async def test_a_keys_own_cap_makes_its_calls_wait_and_refuses_none() -> None:
-    """Its second call waits although there is room; another key's does not."""
-    queue = scheduler(max_active=3)
-    mine = demand("mine", key_max_active=1)
-    first, second, other = await come(queue, mine, mine, demand("other"))
+async def test_requests_beyond_the_cap_of_a_key_are_queued() -> None:
+    """The second is queued although there is a slot; another key's is not."""
+    scheduler = make_scheduler(max_active=3)
+    mine = slot_request("mine", key_max_active=1)
+    first, second, other = await arrive(scheduler, mine, mine, slot_request("other"))
 
     assert (first.granted, second.granted, other.granted) == (True, False, True)
 
-    await leave(first, second, other)
+    await finish(first, second, other)
 
-    assert [await one.ended() for one in (first, second, other)] == [None] * 3
+    assert [await one.error() for one in (first, second, other)] == [None] * 3
 
 
 @virtual_time
-async def test_all_three_caps_are_looked_at_together() -> None:
-    """One who fits the model but not the key takes nothing of the model while he waits."""
-    queue = scheduler(max_active=3)
-    busy, waiting, passing = await come(
-        queue,
-        demand("a", "m", model_max_active=1, key_max_active=1),
-        demand("a", "n", model_max_active=1, key_max_active=1),
-        demand("b", "n", model_max_active=1, key_max_active=1),
+async def test_all_three_caps_are_checked_together() -> None:
+    """A request that fits the model but not the key occupies nothing of the model while queued."""
+    scheduler = make_scheduler(max_active=3)
+    busy, waiting, passing = await arrive(
+        scheduler,
+        slot_request("a", "m", model_max_active=1, key_max_active=1),
+        slot_request("a", "n", model_max_active=1, key_max_active=1),
+        slot_request("b", "n", model_max_active=1, key_max_active=1),
     )
 
     assert (busy.granted, waiting.granted, passing.granted) == (True, False, True)
 
-    await leave(passing, busy, waiting)
+    await finish(passing, busy, waiting)
 
 
 @virtual_time
-async def test_the_wait_is_told() -> None:
-    """From asking to the grant, in seconds."""
-    queue = scheduler()
-    first, second = await come(queue, demand(), demand())
+async def test_a_slot_tells_how_long_its_request_was_queued() -> None:
+    """In seconds."""
+    scheduler = make_scheduler()
+    first, second = await arrive(scheduler, slot_request(), slot_request())
     await asyncio.sleep(7)
-    await leave(first)
+    await finish(first)
 
     assert second.waited == 7.0
 
-    await leave(second)
+    await finish(second)
 
 
 @virtual_time
-async def test_a_call_that_fails_gives_its_place_back() -> None:
+async def test_a_failed_request_returns_its_slot() -> None:
     """However the block ends."""
-    queue = scheduler()
+    scheduler = make_scheduler()
     with pytest.raises(ZeroDivisionError):
-        async with queue.slot(demand()):
+        async with scheduler.slot(slot_request()):
             raise ZeroDivisionError
 
-    assert queue.idle
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_snapshot_tells_who_holds_and_who_waits() -> None:
-    """By model, and by lane with how long its first has waited."""
-    queue = scheduler(max_active=2)
-    callers = await come(queue, demand(model="m"), demand(model="n"), demand(model="m"))
+async def test_snapshot_counts_active_and_queued_requests() -> None:
+    """By model; queued ones by key and model, with the wait of the oldest."""
+    scheduler = make_scheduler(max_active=2)
+    clients = await arrive(
+        scheduler, slot_request(model="m"), slot_request(model="n"), slot_request(model="m")
+    )
     await asyncio.sleep(4)
 
-    assert queue.snapshot() == Snapshot(
+    assert scheduler.snapshot() == Snapshot(
         max_active=2,
         max_queued=64,
         active={"m": 1, "n": 1},
-        lanes=(LaneState("key", "m", 1, 4.0),),
+        queues=(QueueSnapshot("key", "m", 1, 4.0),),
     )
 
-    await leave(*callers)
+    await finish(*clients)
 
-    assert queue.snapshot() == Snapshot(max_active=2, max_queued=64, active={})
+    assert scheduler.snapshot() == Snapshot(max_active=2, max_queued=64, active={})
 
 
 @virtual_time
-async def test_one_who_waits_is_told_where_he_stands() -> None:
-    """Of two keys, the second call of one is the third to go; nothing before and after."""
-    queue = scheduler()
-    await measured(queue, 10.0, 40)
-    holder, *_ = callers = await come(queue, demand("a"), demand("b"), demand("c"))
-    slot = queue.slot(demand("b"))
-    before = slot.place()
+async def test_a_queued_request_knows_its_position() -> None:
+    """Of two keys, the second request of one runs third. Before and after there is no position."""
+    scheduler = make_scheduler()
+    await measure(scheduler, 10.0, 40)
+    active, *_ = clients = await arrive(
+        scheduler, slot_request("a"), slot_request("b"), slot_request("c")
+    )
+    slot = scheduler.slot(slot_request("b"))
+    before = slot.position()
     task = asyncio.get_running_loop().create_task(slot.__aenter__())
-    await settled()
+    await settle()
 
     assert before is None
-    assert slot.place() == Place(3, 30.0)
+    assert slot.position() == QueuePosition(3, 30.0)
 
     await asyncio.sleep(10.0)
-    await leave(holder)
-    assert slot.place() == Place(2, 20.0)
+    await finish(active)
+    assert slot.position() == QueuePosition(2, 20.0)
 
-    await leave(*callers[1:])
+    await finish(*clients[1:])
     await task
-    assert slot.place() is None
+    assert slot.position() is None
     await slot.__aexit__(None, None, None)
 
 
 @virtual_time
-async def test_one_who_was_refused_stands_nowhere() -> None:
-    """While he waited, too."""
-    queue = scheduler()
-    holder = await come(queue, demand())
-    slot = queue.slot(demand(queue_timeout=5.0))
+async def test_a_rejected_request_has_no_position() -> None:
+    """Also if it was queued before."""
+    scheduler = make_scheduler()
+    active = await arrive(scheduler, slot_request())
+    slot = scheduler.slot(slot_request(queue_timeout=5.0))
     with pytest.raises(QueueTimeout):
         await slot.__aenter__()
 
-    assert slot.place() is None
+    assert slot.position() is None
 
-    await leave(*holder)
-
-
-@virtual_time
-async def test_a_snapshot_tells_when_the_last_of_a_lane_will_go() -> None:
-    """Ten seconds each: the one at work, and two before him."""
-    queue = scheduler()
-    await measured(queue, 10.0, 40)
-    callers = await come(queue, *[demand("a")] * 4)
-
-    assert [lane.expected_wait for lane in queue.snapshot().lanes] == [30.0]
-
-    await leave(*callers)
-
-
-# Bounds of the queue.
+    await finish(*active)
 
 
 @virtual_time
-async def test_a_full_queue_refuses_with_503() -> None:
-    """The queue's bound is everybody's; the advice comes with it."""
-    queue = scheduler(max_queued=2, max_queued_per_key=2)
-    callers = await come(queue, demand("a"), demand("b"), demand("c"))
-    error = await refused(queue, demand("d"))
+async def test_snapshot_estimates_when_the_newest_request_runs() -> None:
+    """Ten seconds each: one active, two before it."""
+    scheduler = make_scheduler()
+    await measure(scheduler, 10.0, 40)
+    clients = await arrive(scheduler, *[slot_request("a")] * 4)
+
+    assert [each.expected_wait for each in scheduler.snapshot().queues] == [30.0]
+
+    await finish(*clients)
+
+
+# Bounds of the scheduler.
+
+
+@virtual_time
+async def test_a_full_queue_rejects_with_503() -> None:
+    """With advice when to retry."""
+    scheduler = make_scheduler(max_queued=2, max_queued_per_key=2)
+    clients = await arrive(scheduler, slot_request("a"), slot_request("b"), slot_request("c"))
+    error = await rejection(scheduler, slot_request("d"))
 
     assert isinstance(error, QueueFull)
-    assert "2 calls wait" in error.message
+    assert "2 requests" in error.message
     assert error.headers["Retry-After"] == "1"
 
-    await leave(*callers)
+    await finish(*clients)
 
 
 @virtual_time
-async def test_a_key_with_too_many_waiting_is_told_so_with_429() -> None:
-    """One key cannot fill the queue: others still find room in it."""
-    queue = scheduler(max_queued=64, max_queued_per_key=2)
-    callers = await come(queue, *[demand("greedy")] * 3)
-    error = await refused(queue, demand("greedy"))
+async def test_a_key_with_too_many_queued_requests_is_rejected_with_429() -> None:
+    """Other keys still find room in the queue."""
+    scheduler = make_scheduler(max_queued=64, max_queued_per_key=2)
+    clients = await arrive(scheduler, *[slot_request("busy")] * 3)
+    error = await rejection(scheduler, slot_request("busy"))
 
     assert isinstance(error, RateLimitExceeded)
-    assert "2 calls waiting" in error.message
+    assert "2 requests queued" in error.message
 
-    callers += await come(queue, demand("modest"))
-    assert repr(queue) == "<Admission 1/1 active, 3/64 queued>"
+    clients += await arrive(scheduler, slot_request("quiet"))
+    assert repr(scheduler) == "<Scheduler 1/1 active, 3/64 queued>"
 
-    await leave(*callers)
+    await finish(*clients)
 
 
 @virtual_time
-async def test_where_nobody_may_wait_a_free_place_is_still_had() -> None:
-    """``max_queued`` 0: now or never."""
-    queue = scheduler(max_queued=0, max_queued_per_key=0)
-    async with queue.slot(demand()):
-        assert isinstance(await refused(queue, demand()), GatewayError)
+async def test_without_a_queue_a_free_slot_is_granted() -> None:
+    """``max_queued`` is 0."""
+    scheduler = make_scheduler(max_queued=0, max_queued_per_key=0)
+    async with scheduler.slot(slot_request()):
+        assert isinstance(await rejection(scheduler, slot_request()), GatewayError)
 
-    async with queue.slot(demand()):
+    async with scheduler.slot(slot_request()):
         pass
 
 
 @virtual_time
-async def test_one_who_waited_makes_room_in_the_queue() -> None:
-    """Bounds count those who wait now, for all and for a key."""
-    queue = scheduler(max_queued=1, max_queued_per_key=1)
-    first, second = await come(queue, demand(), demand())
-    assert isinstance(await refused(queue, demand()), RateLimitExceeded)
+async def test_a_granted_request_makes_room_in_the_queue() -> None:
+    """The bounds count the queued requests, of all keys and of one."""
+    scheduler = make_scheduler(max_queued=1, max_queued_per_key=1)
+    first, second = await arrive(scheduler, slot_request(), slot_request())
+    assert isinstance(await rejection(scheduler, slot_request()), RateLimitExceeded)
 
-    await leave(first)
-    third = await come(queue, demand())
+    await finish(first)
+    third = await arrive(scheduler, slot_request())
 
-    await leave(second, *third)
-    assert queue.idle
+    await finish(second, *third)
+    assert scheduler.idle
 
 
-# The clock of the queue.
+# The clock of the scheduler.
 
 
 @virtual_time
-async def test_the_queue_timeout_is_kept_to_the_second() -> None:
-    """By a timer of the waiter's own: nothing else has to happen."""
-    queue = scheduler()
-    holder = await come(queue, demand())
-    asked_at = now()
-    error = await refused(queue, demand(queue_timeout=12.0))
+async def test_a_request_is_rejected_when_its_queue_timeout_ends() -> None:
+    """By its own timer: nothing else has to happen."""
+    scheduler = make_scheduler()
+    active = await arrive(scheduler, slot_request())
+    arrived_at = now()
+    error = await rejection(scheduler, slot_request(queue_timeout=12.0))
 
     assert isinstance(error, QueueTimeout)
-    assert now() - asked_at == 12.0
+    assert now() - arrived_at == 12.0
     assert "12 s" in error.message
-    assert repr(queue) == "<Admission 1/1 active, 0/64 queued>"
+    assert repr(scheduler) == "<Scheduler 1/1 active, 0/64 queued>"
 
-    await leave(*holder)
+    await finish(*active)
 
 
 @virtual_time
-async def test_one_who_got_his_place_is_not_timed_out_afterwards() -> None:
-    """The clock ends with the wait."""
-    queue = scheduler()
-    first, second = await come(queue, demand(), demand(queue_timeout=10.0))
-    await leave(first)
+async def test_an_active_request_has_no_queue_timeout() -> None:
+    """The timer ends with the wait."""
+    scheduler = make_scheduler()
+    first, second = await arrive(scheduler, slot_request(), slot_request(queue_timeout=10.0))
+    await finish(first)
     await asyncio.sleep(60)
 
     assert not second.task.done()
 
-    await leave(second)
-    assert await second.ended() is None
+    await finish(second)
+    assert await second.error() is None
 
 
 @virtual_time
-async def test_one_who_is_timed_out_does_not_hold_up_the_next() -> None:
-    """The place goes to the one behind him."""
-    queue = scheduler()
-    first, impatient, patient = await come(
-        queue, demand(), demand(queue_timeout=1.0), demand(queue_timeout=60.0)
+async def test_a_timed_out_request_does_not_block_the_next() -> None:
+    """The slot goes to the one behind it."""
+    scheduler = make_scheduler()
+    first, short, long = await arrive(
+        scheduler, slot_request(), slot_request(queue_timeout=1.0), slot_request(queue_timeout=60.0)
     )
     await asyncio.sleep(5)
-    await leave(first)
+    await finish(first)
 
-    assert isinstance(await impatient.ended(), QueueTimeout)
-    assert patient.granted
+    assert isinstance(await short.error(), QueueTimeout)
+    assert long.granted
 
-    await leave(patient)
+    await finish(long)
 
 
-# Refusal on arrival, and honest advice.
+# Rejection on arrival, and advice.
 
 
 @virtual_time
-async def test_a_wait_that_is_certainly_too_long_is_refused_on_arrival() -> None:
-    """Ten seconds each, nine ahead, thirty to wait: he is told now, not in thirty seconds."""
-    queue = scheduler()
-    await measured(queue, 10.0, 40)
-    callers = await come(queue, *[demand()] * 10)
-    asked_at = now()
-    error = await refused(queue, demand(queue_timeout=30.0))
+async def test_a_request_that_would_wait_too_long_is_rejected_on_arrival() -> None:
+    """Ten seconds each, nine ahead, and thirty to wait."""
+    scheduler = make_scheduler()
+    await measure(scheduler, 10.0, 40)
+    clients = await arrive(scheduler, *[slot_request()] * 10)
+    arrived_at = now()
+    error = await rejection(scheduler, slot_request(queue_timeout=30.0))
 
     assert isinstance(error, QueueTimeout)
-    assert now() == asked_at
+    assert now() == arrived_at
     assert "number 10" in error.message
     assert error.headers["Retry-After"] == "60"
 
-    await leave(*callers)
+    await finish(*clients)
 
 
 @virtual_time
-async def test_the_same_wait_is_not_refused_to_one_with_time() -> None:
-    """His own ``queue_timeout`` decides."""
-    queue = scheduler()
-    await measured(queue, 10.0, 40)
-    callers = await come(queue, *[demand()] * 10, demand(queue_timeout=200.0))
+async def test_a_request_with_a_longer_timeout_is_queued() -> None:
+    """Its own ``queue_timeout`` decides."""
+    scheduler = make_scheduler()
+    await measure(scheduler, 10.0, 40)
+    clients = await arrive(scheduler, *[slot_request()] * 10, slot_request(queue_timeout=200.0))
 
-    assert repr(queue) == "<Admission 1/1 active, 10/64 queued>"
+    assert repr(scheduler) == "<Scheduler 1/1 active, 10/64 queued>"
 
-    await leave(*callers)
+    await finish(*clients)
 
 
 @virtual_time
-async def test_those_whom_one_passes_over_do_not_count_as_before_him() -> None:
-    """Twelve wait for another model; he waits for one call alone and is not refused."""
-    queue = scheduler(max_active=2)
-    await measured(queue, 10.0, 40)
-    crowded = demand("crowd", "crowded", model_max_active=1)
-    mine = demand("mine", "quiet", model_max_active=1, queue_timeout=15.0)
-    holders = await come(queue, crowded, mine)
-    crowd = await come(queue, *[crowded] * 12)
-    (caller,) = await come(queue, mine)
+async def test_requests_that_run_later_do_not_count_in_the_estimate() -> None:
+    """Twelve are queued for another model; this one waits for one request alone."""
+    scheduler = make_scheduler(max_active=2)
+    await measure(scheduler, 10.0, 40)
+    other_model = slot_request("others", "other_model", model_max_active=1)
+    mine = slot_request("mine", "quiet", model_max_active=1, queue_timeout=15.0)
+    actives = await arrive(scheduler, other_model, mine)
+    others = await arrive(scheduler, *[other_model] * 12)
+    (client,) = await arrive(scheduler, mine)
     await asyncio.sleep(10)
-    await leave(holders[1])
+    await finish(actives[1])
 
-    assert caller.granted
+    assert client.granted
 
-    await leave(caller, holders[0], *crowd)
-    assert queue.idle
-
-
-@virtual_time
-async def test_retry_after_is_the_measured_lease_time_for_each_ahead() -> None:
-    """Four seconds each; one that has just begun, two waiting: twelve."""
-    queue = scheduler(max_queued=2)
-    await measured(queue, 4.0)
-    callers = await come(queue, demand("a"), demand("b"), demand("c"))
-    error = await refused(queue, demand("d"))
-
-    assert error.headers["Retry-After"] == "12"
-
-    await leave(*callers)
+    await finish(client, actives[0], *others)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_retry_after_knows_that_a_model_has_fewer_places_than_all_have() -> None:
-    """Four places, one for this model: those who wait for it wait one after another."""
-    queue = scheduler(max_active=4, max_queued=2)
-    await measured(queue, 4.0)
-    mine = demand(model="m", model_max_active=1)
-    callers = await come(queue, mine, mine, mine)
-    error = await refused(queue, mine)
+async def test_retry_after_is_the_sum_of_the_measured_times_ahead() -> None:
+    """Four seconds each; one has just begun, two are queued: twelve."""
+    scheduler = make_scheduler(max_queued=2)
+    await measure(scheduler, 4.0)
+    clients = await arrive(scheduler, slot_request("a"), slot_request("b"), slot_request("c"))
+    error = await rejection(scheduler, slot_request("d"))
 
     assert error.headers["Retry-After"] == "12"
 
-    await leave(*callers)
+    await finish(*clients)
+
+
+@virtual_time
+async def test_retry_after_considers_the_cap_of_the_model() -> None:
+    """Four slots, one for this model: its requests run one after another."""
+    scheduler = make_scheduler(max_active=4, max_queued=2)
+    await measure(scheduler, 4.0)
+    mine = slot_request(model_max_active=1)
+    clients = await arrive(scheduler, mine, mine, mine)
+    error = await rejection(scheduler, mine)
+
+    assert error.headers["Retry-After"] == "12"
+
+    await finish(*clients)
 
 
 @pytest.mark.parametrize(("slot", "advice"), [(0.001, "1"), (1000.0, "60")])
 def test_retry_after_stays_between_one_second_and_sixty(slot: float, advice: str) -> None:
-    """Below one nobody waits; above sixty SDKs do not come back at all."""
+    """Above sixty seconds SDKs ignore it."""
 
     @virtual_time
     async def run() -> None:
-        queue = scheduler(max_queued=1, max_queued_per_key=1)
-        await measured(queue, slot)
-        callers = await come(queue, demand("a"), demand("b"))
-        error = await refused(queue, demand("c"))
+        scheduler = make_scheduler(max_queued=1, max_queued_per_key=1)
+        await measure(scheduler, slot)
+        clients = await arrive(scheduler, slot_request("a"), slot_request("b"))
+        error = await rejection(scheduler, slot_request("c"))
 
         assert error.headers["Retry-After"] == advice
 
-        await leave(*callers)
+        await finish(*clients)
 
     run()
 
@@ -405,181 +417,183 @@ def test_retry_after_stays_between_one_second_and_sixty(slot: float, advice: str
 
 
 @virtual_time
-async def test_a_drain_refuses_those_who_wait_and_those_who_come() -> None:
-    """Those who hold places keep them."""
-    queue = scheduler()
-    holder, waiter = await come(queue, demand(), demand())
-    queue.drain()
+async def test_a_drain_refuses_those_who_wait_and_those_who_arrive() -> None:
+    """Active requests keep their slots."""
+    scheduler = make_scheduler()
+    active, queued = await arrive(scheduler, slot_request(), slot_request())
+    scheduler.drain()
 
-    assert isinstance(await waiter.ended(), Draining)
-    assert isinstance(await refused(queue, demand()), Draining)
-    assert repr(queue) == "<Admission 1/1 active, 0/64 queued>"
-    assert not holder.task.done()
+    assert isinstance(await queued.error(), Draining)
+    assert isinstance(await rejection(scheduler, slot_request()), Draining)
+    assert repr(scheduler) == "<Scheduler 1/1 active, 0/64 queued>"
+    assert not active.task.done()
 
-    await leave(holder)
-    assert isinstance(await refused(queue, demand()), Draining)
-    assert queue.idle
+    await finish(active)
+    assert isinstance(await rejection(scheduler, slot_request()), Draining)
+    assert scheduler.idle
 
 
 @virtual_time
 async def test_a_second_drain_changes_nothing() -> None:
-    """It may be asked for twice."""
-    queue = scheduler()
-    queue.drain()
-    queue.drain()
+    """Shutting down may begin twice."""
+    scheduler = make_scheduler()
+    scheduler.drain()
+    scheduler.drain()
 
-    assert queue.idle
+    assert scheduler.idle
 
 
-# Leaving, in every order in which things can meet in one turn of the loop.
+# Disconnects, in every order that is possible within one iteration of the event loop.
 
 
 @virtual_time
-async def test_one_who_leaves_the_queue_is_forgotten() -> None:
-    """He takes no place when his turn would have come."""
-    queue = scheduler()
-    first, gone, third = await come(queue, *[demand()] * 3)
-    gone.task.cancel()
-    await settled()
+async def test_client_disconnect_removes_the_queued_request() -> None:
+    """It gets no slot later."""
+    scheduler = make_scheduler()
+    first, leaving, third = await arrive(scheduler, *[slot_request()] * 3)
+    leaving.task.cancel()
+    await settle()
 
-    assert repr(queue) == "<Admission 1/1 active, 1/64 queued>"
+    assert repr(scheduler) == "<Scheduler 1/1 active, 1/64 queued>"
 
-    await leave(first)
+    await finish(first)
     assert third.granted
 
-    await leave(third)
-    assert queue.idle
+    await finish(third)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_place_granted_to_one_who_leaves_in_the_same_turn_is_handed_on() -> None:
-    """Granted, then cancelled before he could know: the next one gets it."""
-    queue = scheduler()
-    holder = queue.slot(demand())
-    await holder.__aenter__()
-    gone, following = await come(queue, demand(), demand())
-    await holder.__aexit__(None, None, None)
-    gone.task.cancel()
-    await settled()
+async def test_a_slot_granted_to_a_disconnected_client_goes_to_the_next() -> None:
+    """Granted, then cancelled before its task ran."""
+    scheduler = make_scheduler()
+    active = scheduler.slot(slot_request())
+    await active.__aenter__()
+    leaving, following = await arrive(scheduler, slot_request(), slot_request())
+    await active.__aexit__(None, None, None)
+    leaving.task.cancel()
+    await settle()
 
-    assert (gone.granted, following.granted) == (False, True)
+    assert (leaving.granted, following.granted) == (False, True)
 
-    await leave(following)
-    assert queue.idle
+    await finish(following)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_place_is_not_granted_to_one_who_has_just_left() -> None:
-    """Cancelled, then a place comes free before he could go: the next one gets it."""
-    queue = scheduler()
-    holder = queue.slot(demand())
-    await holder.__aenter__()
-    gone, following = await come(queue, demand(), demand())
-    gone.task.cancel()
-    await holder.__aexit__(None, None, None)
-    await settled()
+async def test_a_slot_is_not_granted_to_a_disconnected_client() -> None:
+    """Cancelled, then a slot becomes free before its task ran."""
+    scheduler = make_scheduler()
+    active = scheduler.slot(slot_request())
+    await active.__aenter__()
+    leaving, following = await arrive(scheduler, slot_request(), slot_request())
+    leaving.task.cancel()
+    await active.__aexit__(None, None, None)
+    await settle()
 
-    assert (gone.granted, following.granted) == (False, True)
+    assert (leaving.granted, following.granted) == (False, True)
 
-    await leave(following)
-    assert queue.idle
+    await finish(following)
+    assert scheduler.idle
 
 
 @pytest.mark.parametrize("cancel_first", [True, False])
-def test_a_drain_and_a_cancellation_in_the_same_turn_leave_nothing(cancel_first: bool) -> None:
-    """In either order, and the others are still told."""
+def test_drain_and_disconnect_together_leave_nothing(cancel_first: bool) -> None:
+    """In either order, and the others are still rejected."""
 
     @virtual_time
     async def run() -> None:
-        queue = scheduler()
-        holder, gone, other = await come(queue, *[demand()] * 3)
-        steps: list[Callable[[], object]] = [gone.task.cancel, queue.drain]
+        scheduler = make_scheduler()
+        active, leaving, other = await arrive(scheduler, *[slot_request()] * 3)
+        steps: list[Callable[[], object]] = [leaving.task.cancel, scheduler.drain]
         for step in steps if cancel_first else reversed(steps):
             step()
 
-        assert isinstance(await gone.ended(), asyncio.CancelledError)
-        assert isinstance(await other.ended(), Draining)
+        assert isinstance(await leaving.error(), asyncio.CancelledError)
+        assert isinstance(await other.error(), Draining)
 
-        await leave(holder)
-        assert queue.idle
+        await finish(active)
+        assert scheduler.idle
 
     run()
 
 
 @virtual_time
-async def test_a_timeout_and_a_cancellation_in_the_same_turn_leave_nothing() -> None:
-    """The timer finds one who is on his way out, and fails nobody."""
-    queue = scheduler()
+async def test_timeout_and_disconnect_together_leave_nothing() -> None:
+    """The timer finds a request that is being cancelled."""
+    scheduler = make_scheduler()
     failures: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failures.append(context))
-    (holder,) = await come(queue, demand())
-    (gone,) = await come(queue, demand(queue_timeout=5.0))
-    loop.call_at(now() + 5.0 - 1e-9, gone.task.cancel)
+    (active,) = await arrive(scheduler, slot_request())
+    (leaving,) = await arrive(scheduler, slot_request(queue_timeout=5.0))
+    loop.call_at(now() + 5.0 - 1e-9, leaving.task.cancel)
     await asyncio.sleep(6)
 
-    assert isinstance(await gone.ended(), asyncio.CancelledError)
+    assert isinstance(await leaving.error(), asyncio.CancelledError)
     assert failures == []
 
-    await leave(holder)
-    assert queue.idle
+    await finish(active)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_holder_who_is_cancelled_hands_his_place_on() -> None:
-    """Leaving while served is leaving."""
-    queue = scheduler()
-    first, second = await come(queue, demand(), demand())
+async def test_client_disconnect_releases_the_slot() -> None:
+    """The next request gets it."""
+    scheduler = make_scheduler()
+    first, second = await arrive(scheduler, slot_request(), slot_request())
     first.task.cancel()
-    await settled()
+    await settle()
 
     assert second.granted
 
-    await leave(second)
-    assert queue.idle
+    await finish(second)
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_cancellation_before_the_first_step_takes_nothing() -> None:
-    """A call that never began was never there."""
-    queue = scheduler()
-    caller = Caller(queue, demand())
-    caller.task.cancel()
-    await settled()
+async def test_a_request_cancelled_before_it_began_leaves_nothing() -> None:
+    """Its task never ran."""
+    scheduler = make_scheduler()
+    client = Client(scheduler, slot_request())
+    client.task.cancel()
+    await settle()
 
-    assert queue.idle
+    assert scheduler.idle
 
 
 @virtual_time
-async def test_a_grant_that_holds_one_back_lets_those_behind_him_go() -> None:
-    """A retry waits for its moment; then its first attempt begins, and it is not waited for."""
-    queue = scheduler(max_active=4)
-    retry = demand("a", "n", retry=True, first=True, delay=60.0, fingerprint=b"1")
-    callers = await come(queue, retry, demand("a", "n"), demand("b", "m", fingerprint=b"1"))
+async def test_a_grant_that_holds_back_a_retry_lets_the_next_run() -> None:
+    """The requests behind a delayed retry run once its first attempt is active."""
+    scheduler = make_scheduler(max_active=4)
+    retry = slot_request("a", "n", retry=True, first=True, delay=60.0, fingerprint=b"1")
+    clients = await arrive(
+        scheduler, retry, slot_request("a", "n"), slot_request("b", "m", fingerprint=b"1")
+    )
 
-    assert [one.granted for one in callers] == [False, True, True]
+    assert [one.granted for one in clients] == [False, True, True]
 
-    await leave(callers[2])
+    await finish(clients[2])
     await asyncio.sleep(60.0)
-    await leave(*callers)
+    await finish(*clients)
 
 
 @virtual_time
-async def test_in_a_long_queue_a_place_may_be_a_second_old() -> None:
-    """To foresee it takes longer than anybody should wait for the answer."""
-    queue = scheduler(max_queued=300, max_queued_per_key=300)
-    await measured(queue, 1.0)
-    callers = await come(queue, *[demand()] * 200)
-    waiters = list(queue._waiting)
-    before = queue.place(waiters[50])
-    await leave(callers[0])
+async def test_in_a_long_queue_positions_may_be_a_second_old() -> None:
+    """A simulation takes too long to repeat it after every change."""
+    scheduler = make_scheduler(max_queued=300, max_queued_per_key=300)
+    await measure(scheduler, 1.0)
+    clients = await arrive(scheduler, *[slot_request()] * 200)
+    queued = list(scheduler._queue)
+    before = scheduler.position(queued[50])
+    await finish(clients[0])
 
-    assert queue.place(waiters[50]) == before
+    assert scheduler.position(queued[50]) == before
 
     await asyncio.sleep(1.1)
-    after = queue.place(waiters[50])
+    after = scheduler.position(queued[50])
     assert before is not None
     assert after is not None
     assert after.position == before.position - 1
 
-    await leave(*callers)
+    await finish(*clients)

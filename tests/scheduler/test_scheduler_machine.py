@@ -1,7 +1,7 @@
-"""Any number of callers who come, go, leave and are cut off in any order, one turn at a time.
+"""A state machine: requests that arrive, end, disconnect and time out in any order.
 
-The machine moves the event loop by single turns, so that a grant, a cancellation, a timeout and a
-drain meet in every order that there is.
+The machine advances the event loop by single iterations, so that a grant, a cancellation, a timeout
+and a drain happen in every possible order.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from math import inf
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,20 +29,20 @@ from gateway.errors import (
 )
 from gateway.models.residency import Residency, ResidencyTracker
 from gateway.scheduler import Scheduler, SlotRequest
-from gateway.scheduler.queue import Waiter
-from gateway.scheduler.request import Occupancy
+from gateway.scheduler.policy import Usage
+from gateway.scheduler.queue import QueuedRequest
 from tests.models.virtual import VirtualLoop
 
-from .requests import Caller, EverythingLoaded, demand, limits
+from .helpers import Client, EverythingLoaded, settings, slot_request
 
-LIMITS = limits(max_active=3, max_queued=5, max_queued_per_key=3)
+SETTINGS = settings(max_active=3, max_queued=5, max_queued_per_key=3)
 MODELS = {"m": 1, "n": 2, "far": 1}
 KEYS = {"free": None, "capped": 1, "other": None}
 WEIGHTS = {"free": 1.0, "capped": 2.0, "other": 0.5}
 KINDS: dict[str, dict[str, Any]] = {
-    "usual": {},
+    "interactive": {},
     "batch": {"batch": True},
-    "impatient": {"client_timeout": 70.0},
+    "short timeout": {"client_timeout": 70.0},
     "retry": {"retry": True},
     "first": {"first": True},
     "later": {"first": True, "delay": 2.0, "retry": True},
@@ -57,8 +57,8 @@ ENDINGS = (
 )
 
 
-class LastOne(EverythingLoaded):
-    """Memory with room for one model: whatever was asked for last."""
+class OneModel(EverythingLoaded):
+    """A memory that holds one model: the last one that was used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,37 +72,40 @@ class LastOne(EverythingLoaded):
         return was_loaded
 
 
-class Fickle(LastOne):
-    """The same, but what it believes has nothing to do with what was asked for."""
+class WrongMemory(OneModel):
+    """The same, but what it believes is wrong."""
 
     def acquire(self, model: str) -> bool:
         self.loaded = "n" if self.loaded == "m" else "m"
         return self.loaded == model
 
 
-class Crowd(RuleBasedStateMachine):
+class Requests(RuleBasedStateMachine):
     residency_tracker: ClassVar[Callable[[], ResidencyTracker]] = EverythingLoaded
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.queue = Scheduler(
-            LIMITS, now=self.loop.time, residency=type(self).residency_tracker(), jitter=lambda: 0.0
+        self.scheduler = Scheduler(
+            SETTINGS,
+            now=self.loop.time,
+            residency=type(self).residency_tracker(),
+            jitter=lambda: 0.0,
         )
-        self.callers: list[Caller] = []
+        self.clients: list[Client] = []
         self.failures: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.failures.append(context))
 
     @property
-    def present(self) -> list[Caller]:
-        return [one for one in self.callers if not one.task.done()]
+    def present(self) -> list[Client]:
+        return [one for one in self.clients if not one.task.done()]
 
     @property
-    def holders(self) -> list[Caller]:
+    def active(self) -> list[Client]:
         return [one for one in self.present if one.granted]
 
     @property
-    def waiters(self) -> list[Caller]:
+    def queued(self) -> list[Client]:
         return [one for one in self.present if not one.granted]
 
     @rule(
@@ -115,7 +118,7 @@ class Crowd(RuleBasedStateMachine):
     def arrives(
         self, key: str, model: str, client_timeout: float, kind: str, fingerprint: bytes
     ) -> None:
-        wish = demand(
+        request = slot_request(
             key,
             model,
             model_max_active=MODELS[model],
@@ -126,35 +129,35 @@ class Crowd(RuleBasedStateMachine):
             local=model != "far",
             **KINDS[kind],
         )
-        self.loop.run_until_complete(self._arrive(wish))
+        self.loop.run_until_complete(self._arrive(request))
 
-    async def _arrive(self, wish: SlotRequest) -> None:
-        self.callers.append(Caller(self.queue, wish))
+    async def _arrive(self, request: SlotRequest) -> None:
+        self.clients.append(Client(self.scheduler, request))
 
-    @precondition(lambda self: self.holders)
+    @precondition(lambda self: self.active)
     @rule(data=st.data())
     def finishes(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.holders)).finish()
+        data.draw(st.sampled_from(self.active)).finish()
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())
-    def leaves(self, data: st.DataObject) -> None:
+    def disconnects(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.present)).task.cancel()
 
-    @precondition(lambda self: self.holders and self.waiters)
+    @precondition(lambda self: self.active and self.queued)
     @rule(data=st.data())
-    def leaves_as_a_place_comes_free(self, data: st.DataObject) -> None:
-        """Before he can know, in the very turn in which it may have been granted to him."""
-        holder = data.draw(st.sampled_from(self.holders))
-        holder.finish()
-        while not holder.task.done():
-            self.turns_pass(1)
-        if self.waiters:
-            data.draw(st.sampled_from(self.waiters)).task.cancel()
+    def disconnects_as_a_slot_becomes_free(self, data: st.DataObject) -> None:
+        """Before its task runs, in the iteration in which its slot may have been granted."""
+        active = data.draw(st.sampled_from(self.active))
+        active.finish()
+        while not active.task.done():
+            self.iterations_pass(1)
+        if self.queued:
+            data.draw(st.sampled_from(self.queued)).task.cancel()
 
-    @rule(turns=st.integers(1, 4))
-    def turns_pass(self, turns: int) -> None:
-        for _ in range(turns):
+    @rule(iterations=st.integers(1, 4))
+    def iterations_pass(self, iterations: int) -> None:
+        for _ in range(iterations):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
 
@@ -163,118 +166,122 @@ class Crowd(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
     @rule(seconds=st.sampled_from([40.0, 400.0]))
-    def the_machine_sleeps(self, seconds: float) -> None:
+    def computer_sleeps(self, seconds: float) -> None:
         """All timers are due at once."""
         self.loop._jumping.waited += seconds
-        self.turns_pass(2)
+        self.iterations_pass(2)
 
-    @precondition(lambda self: len(self.callers) > 12)
+    @precondition(lambda self: len(self.clients) > 12)
     @rule()
     def drains(self) -> None:
-        self.queue.drain()
+        self.scheduler.drain()
 
     @invariant()
     def no_cap_is_exceeded(self) -> None:
-        taken = self.queue._holders.occupancy
+        usage = self.scheduler._active.usage
 
-        assert taken.total == sum(taken.by_model.values()) == sum(taken.by_key.values())
-        assert 0 <= taken.total <= LIMITS.max_active
-        assert all(count <= MODELS[model] for model, count in taken.by_model.items())
-        assert all(count <= (KEYS[key] or 99) for key, count in taken.by_key.items())
-
-    @invariant()
-    def nobody_is_at_work_without_a_place(self) -> None:
-        assert len(self.holders) <= self.queue._holders.occupancy.total
+        assert usage.total == sum(usage.by_model.values()) == sum(usage.by_key.values())
+        assert 0 <= usage.total <= SETTINGS.max_active
+        assert all(count <= MODELS[model] for model, count in usage.by_model.items())
+        assert all(count <= (KEYS[key] or 99) for key, count in usage.by_key.items())
 
     @invariant()
-    def the_queue_is_bounded(self) -> None:
-        waiting = [one for one in self.queue._waiting if not one.demand.first]
-        by_key = [sum(one.demand.key == key for one in waiting) for key in KEYS]
-
-        assert len(waiting) <= LIMITS.max_queued
-        assert max(by_key) <= LIMITS.max_queued_per_key
-        assert sum(self.queue._waiting.by_key.values()) == len(self.queue._waiting)
+    def no_request_is_active_without_a_slot(self) -> None:
+        assert len(self.active) <= self.scheduler._active.usage.total
 
     @invariant()
-    def no_place_is_free_while_someone_could_use_it(self) -> None:
-        """But for the sake of one who has been passed over for long enough."""
-        taken = self.queue._holders.occupancy
-        able = [one for one in self.queue._waiting if taken.has_room(one.demand, LIMITS)]
-        # One who has just left, and could not yet say so, may still be the one who is waited for.
+    def queue_is_bounded(self) -> None:
+        waiting = [one for one in self.scheduler._queue if not one.request.first]
+        by_key = [sum(one.request.key == key for one in waiting) for key in KEYS]
+
+        assert len(waiting) <= SETTINGS.max_queued
+        assert max(by_key) <= SETTINGS.max_queued_per_key
+        assert sum(self.scheduler._queue.by_key.values()) == len(self.scheduler._queue)
+
+    @invariant()
+    def no_slot_is_free_that_a_request_could_use(self) -> None:
+        """Unless it is kept free for an urgent request."""
+        usage = self.scheduler._active.usage
+        able = [one for one in self.scheduler._queue if usage.has_room(one.request, SETTINGS)]
+        # An urgent request may have disconnected without its task having run.
         if not any(self._is_urgent(one) for one in able):
-            assert not [one for one in able if one.is_waiting() and self._is_eligible(one)]
+            assert not [one for one in able if one.is_queued() and self._is_eligible(one)]
 
-    def _is_eligible(self, one: Waiter) -> bool:
-        """His model can be loaded, and nobody in his lane waits for a later moment before him."""
-        lane = self.queue._waiting._lanes[one.demand.key, one.demand.model]
-        taken, now = self.queue._holders.occupancy, self.loop.time()
-        handler = list(lane)[: lane.before(one) + 1]
-        if any(each.not_before > now and not taken.holds_back(each.demand) for each in handler):
+    def _is_eligible(self, one: QueuedRequest) -> bool:
+        """Its model can be loaded, and no request before it in its queue is delayed."""
+        queue = self.scheduler._queue._queues[one.request.key, one.request.model]
+        usage, now = self.scheduler._active.usage, self.loop.time()
+        handler = list(queue)[: queue.index(one) + 1]
+        if any(
+            each.not_before > now and not usage.is_duplicate_in_flight(each.request)
+            for each in handler
+        ):
             return False
-        in_memory = taken.in_memory
-        residency = self.queue._residency.view()
-        return not one.demand.local or residency.can_load_now(one.demand.model, in_memory)
+        in_memory = usage.in_memory
+        residency = self.scheduler._residency.view()
+        return not one.request.local or residency.can_load_now(one.request.model, in_memory)
 
     @invariant()
-    def everybody_knows_where_he_stands(self) -> None:
-        for one in self.queue._waiting:
-            place = self.queue.place(one)
+    def every_queued_request_has_a_position(self) -> None:
+        for one in self.scheduler._queue:
+            position = self.scheduler.position(one)
 
-            assert place is not None
-            assert place.position >= 1
-            assert 0.0 <= place.wait < inf
+            assert position is not None
+            assert position.position >= 1
+            assert 0.0 <= position.wait < inf
 
-    def _is_urgent(self, one: Waiter) -> bool:
-        now, passed = self.loop.time(), one.passed_over_at
-        waited = passed is not None and now >= passed + LIMITS.max_affinity_delay
-        return waited or (one.turn_at is not None and now >= one.hurries_at)
+    def _is_urgent(self, one: QueuedRequest) -> bool:
+        now, skipped_at = self.loop.time(), one.skipped_at
+        skipped = skipped_at is not None and now >= skipped_at + SETTINGS.max_affinity_delay
+        return skipped or (one.due_at is not None and now >= one.urgent_at)
 
     @invariant()
-    def equals_go_in_the_order_in_which_they_came(self) -> None:
-        passed_over: set[tuple[str, str]] = set()
-        for caller in self.callers:
-            kind = (caller.wish.key, caller.wish.model)
-            if caller.wish.retry or caller.wish.first or caller.wish.client_timeout < inf:
+    def equal_requests_run_in_the_order_of_arrival(self) -> None:
+        still_queued: set[tuple[str, str]] = set()
+        for client in self.clients:
+            kind = (client.request.key, client.request.model)
+            if client.request.retry or client.request.first or client.request.client_timeout < inf:
                 continue
-            if caller.granted:
-                assert kind not in passed_over
-            elif not caller.task.done() and not caller.task.cancelling():
-                passed_over.add(kind)
+            if client.granted:
+                assert kind not in still_queued
+            elif not client.task.done() and not client.task.cancelling():
+                still_queued.add(kind)
 
     @invariant()
-    def nothing_fails_behind_the_scenes(self) -> None:
+    def no_background_failure(self) -> None:
         assert self.failures == []
 
     def teardown(self) -> None:
-        """Everybody is answered, and the house is empty."""
-        for caller in self.callers:
-            caller.finish()
+        """Every request ends, and nothing is left."""
+        for client in self.clients:
+            client.finish()
         ends = self.loop.run_until_complete(self._ends())
         self.loop.close()
 
         assert all(end is None or isinstance(end, ENDINGS) for end in ends)
-        assert repr(self.queue) == "<Admission 0/3 active, 0/5 queued>"
-        assert self.queue._holders.occupancy == Occupancy()
-        assert self.queue._waiting.by_key == {}
-        assert self.queue._waiting._lanes == {}
-        assert self.queue._ask_again is None
+        assert repr(self.scheduler) == "<Scheduler 0/3 active, 0/5 queued>"
+        assert self.scheduler._active.usage == Usage()
+        assert self.scheduler._queue.by_key == {}
+        assert self.scheduler._queue._queues == {}
+        assert self.scheduler._redispatch is None
         assert self.failures == []
 
     async def _ends(self) -> list[BaseException | None]:
-        return [await caller.ended() for caller in self.callers]
+        return [await client.error() for client in self.clients]
 
 
-class SwappingCrowd(Crowd):
-    residency_tracker = LastOne
+class RequestsWithSwaps(Requests):
+    residency_tracker = OneModel
 
 
-class MistakenCrowd(Crowd):
-    residency_tracker = Fickle
+class RequestsWithWrongMemory(Requests):
+    residency_tracker = WrongMemory
 
 
-@pytest.mark.parametrize("crowd", [Crowd, SwappingCrowd, MistakenCrowd])
-def test_no_place_is_lost_or_given_twice_whatever_happens(crowd: type[Crowd]) -> None:
-    """The promises of the queue, held after every single turn of the loop."""
+@pytest.mark.parametrize("requests", [Requests, RequestsWithSwaps, RequestsWithWrongMemory])
+def test_no_slot_is_lost_or_granted_twice(requests: type[Requests]) -> None:
+    """Checked after every iteration of the event loop."""
     run_state_machine_as_test(
-        crowd, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
+        requests,
+        settings=hypothesis_settings(max_examples=100, stateful_step_count=40, deadline=None),
     )

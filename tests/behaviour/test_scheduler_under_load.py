@@ -1,4 +1,4 @@
-"""More callers than places: everybody is served in turn, or told truthfully why not."""
+"""More requests than slots: each gets its slot in turn, or an error that says why not."""
 
 import asyncio
 import random
@@ -13,11 +13,11 @@ from .concurrent import OTHER, code_of, house, in_house, say, started, text_of
 from .dialect_specs import OPENAI
 from .failing import measured
 
-# Everybody gets his answer.
+# All requests are answered.
 
 
-async def test_thirty_callers_are_answered_one_after_another(tmp_path: Path) -> None:
-    """One place: each gets his own answer, in the order of arrival, and Ollama sees one at once."""
+async def test_thirty_requests_run_one_after_another(tmp_path: Path) -> None:
+    """One slot: each gets its own response, in the order of arrival."""
     scheduler = {"max_queued_per_key": 64}
     async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
@@ -35,8 +35,8 @@ async def test_thirty_callers_are_answered_one_after_another(tmp_path: Path) -> 
         assert sim.stats.peak_active == 1
 
 
-async def test_the_wait_is_told_in_answer_and_log(tmp_path: Path) -> None:
-    """``Server-Timing`` and ``queue_wait`` know of it."""
+async def test_the_wait_is_in_response_and_log(tmp_path: Path) -> None:
+    """As ``Server-Timing`` and ``queue_wait``."""
     async with house(tmp_path) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
@@ -54,8 +54,8 @@ async def test_the_wait_is_told_in_answer_and_log(tmp_path: Path) -> None:
         assert sorted(line["queue_wait"] >= 0.09 for line in lines) == [False, True]
 
 
-async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> None:
-    """Many callers, one connection, used again and again."""
+async def test_there_are_no_more_connections_to_ollama_than_slots(tmp_path: Path) -> None:
+    """Many requests, one connection."""
     async with house(tmp_path, scheduler={"max_queued_per_key": 64}) as (sim, gateway):
         before = sim.stats.connections
         answers = await asyncio.gather(*[say(gateway) for _ in range(20)])
@@ -67,8 +67,8 @@ async def test_connections_to_ollama_are_as_few_as_places(tmp_path: Path) -> Non
 # Caps.
 
 
-async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
-    """Three places, two per model: the third call for one waits, a call for another does not."""
+async def test_a_model_uses_no_more_slots_than_its_cap(tmp_path: Path) -> None:
+    """Three slots, two per model: the third request for one is queued, one for another is not."""
     scheduler = {"max_active": 3, "max_active_per_model": 2, "max_loaded_models": 2}
     async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
@@ -84,8 +84,8 @@ async def test_a_model_has_no_more_places_than_its_own(tmp_path: Path) -> None:
         assert [call.result().status for call in calls] == [200] * 4
 
 
-async def test_a_model_can_have_a_number_of_its_own(tmp_path: Path) -> None:
-    """``[[models]] max_active`` stands above ``max_active_per_model``."""
+async def test_a_model_can_have_a_cap_of_its_own(tmp_path: Path) -> None:
+    """``[[models]] max_active`` overrides ``max_active_per_model``."""
     tables: dict[str, Any] = {
         "scheduler": {"max_active": 4, "max_active_per_model": 1},
         "models": [{"match": "llama3.2*", "max_active": 3}],
@@ -100,8 +100,8 @@ async def test_a_model_can_have_a_number_of_its_own(tmp_path: Path) -> None:
         assert [call.result().status for call in calls] == [200] * 4
 
 
-async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
-    """Nobody is refused for it, and other keys pass."""
+async def test_requests_beyond_the_cap_of_a_key_are_queued(tmp_path: Path) -> None:
+    """None is rejected, and other keys are not affected."""
     scheduler = {"max_active": 4, "max_active_per_model": 4}
     async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         capped = gateway.new_key("capped", max_active=1)
@@ -119,8 +119,8 @@ async def test_a_keys_own_cap_makes_its_calls_wait(tmp_path: Path) -> None:
 # Bounds.
 
 
-async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
-    """503 ``queue_full``; those who wait are not touched where none has more than the new one."""
+async def test_a_full_queue_rejects_at_once(tmp_path: Path) -> None:
+    """503 ``queue_full``; no queued request is dropped if no key has more than the new one."""
     scheduler = {"max_queued": 2, "max_queued_per_key": 2}
     async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         one, two = gateway.new_key("one"), gateway.new_key("two")
@@ -130,16 +130,16 @@ async def test_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
                 await in_house(gateway, 1, 0)
                 calls += [started(group, gateway, key=key) for key in (one, two)]
                 await in_house(gateway, 1, 2)
-                refused = await say(gateway, key=gateway.new_key("three"))
+                rejected = await say(gateway, key=gateway.new_key("three"))
                 hold.end()
 
-        assert (refused.status, code_of(refused)) == (503, "queue_full")
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert (rejected.status, code_of(rejected)) == (503, "queue_full")
+        assert 1 <= int(rejected.headers["retry-after"]) <= 60
         assert [call.result().status for call in calls] == [200] * 3
 
 
-async def test_of_a_full_queue_the_one_with_most_waiting_makes_room(tmp_path: Path) -> None:
-    """His newest call is told 503 ``queue_full``; a modest key's first call takes its room."""
+async def test_a_full_queue_drops_the_newest_request_of_the_heaviest_key(tmp_path: Path) -> None:
+    """With 503 ``queue_full``; the first request of another key is queued instead."""
     scheduler = {"max_queued": 2, "max_queued_per_key": 2}
     async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
@@ -148,35 +148,35 @@ async def test_of_a_full_queue_the_one_with_most_waiting_makes_room(tmp_path: Pa
                 for number in range(3):
                     calls.append(started(group, gateway))
                     await in_house(gateway, 1, number)
-                modest = started(group, gateway, key=gateway.new_key("modest"))
-                refused = await calls.pop()
+                quiet = started(group, gateway, key=gateway.new_key("quiet"))
+                rejected = await calls.pop()
                 hold.end()
 
-        assert (refused.status, code_of(refused)) == (503, "queue_full")
-        assert "made room for another key" in refused.json()["error"]["message"]
-        assert [call.result().status for call in (*calls, modest)] == [200] * 3
+        assert (rejected.status, code_of(rejected)) == (503, "queue_full")
+        assert "in favour of another key" in rejected.json()["error"]["message"]
+        assert [call.result().status for call in (*calls, quiet)] == [200] * 3
 
 
 async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
-    """429 ``rate_limit_exceeded`` for it, room for the others."""
+    """429 ``rate_limit_exceeded``, and other keys still find room."""
     async with house(tmp_path, scheduler={"max_queued_per_key": 2}) as (sim, gateway):
         other = gateway.new_key("other")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(3)]
                 await in_house(gateway, 1, 2)
-                refused = await say(gateway)
-                modest = started(group, gateway, key=other)
+                rejected = await say(gateway)
+                quiet = started(group, gateway, key=other)
                 await in_house(gateway, 1, 3)
                 hold.end()
 
-        assert (refused.status, code_of(refused)) == (429, "rate_limit_exceeded")
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert [call.result().status for call in (*calls, modest)] == [200] * 4
+        assert (rejected.status, code_of(rejected)) == (429, "rate_limit_exceeded")
+        assert 1 <= int(rejected.headers["retry-after"]) <= 60
+        assert [call.result().status for call in (*calls, quiet)] == [200] * 4
 
 
-async def test_who_waits_too_long_is_told_so(tmp_path: Path) -> None:
-    """503 ``queue_timeout``, by its own timer, while nothing else happens."""
+async def test_a_request_is_rejected_when_its_queue_timeout_ends(tmp_path: Path) -> None:
+    """503 ``queue_timeout``, by its own timer."""
     timeouts = {"queue_timeout": 0.2}
     async with house(tmp_path, timeouts=timeouts) as (sim, gateway):
         with sim.hold() as hold:
@@ -192,31 +192,29 @@ async def test_who_waits_too_long_is_told_so(tmp_path: Path) -> None:
         assert len(asked(sim)) == 1
 
 
-async def test_who_would_certainly_wait_too_long_is_told_on_arrival(tmp_path: Path) -> None:
-    """Before his clock has run, from what leases were measured to take."""
+async def test_a_request_that_would_wait_too_long_is_rejected_on_arrival(tmp_path: Path) -> None:
+    """By how long requests were measured to use their slots."""
     tables: dict[str, Any] = {
         "scheduler": {"max_queued_per_key": 64},
         "timeouts": {"queue_timeout": 50.0},
     }
     async with house(tmp_path, **tables) as (sim, gateway):
-        measured(gateway, 20.0)
+        measured(gateway, 34.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                calls = [started(group, gateway) for _ in range(3)]
-                await in_house(gateway, 1, 2)
-                refused = await say(gateway)
+                calls = [started(group, gateway) for _ in range(2)]
+                await in_house(gateway, 1, 1)
+                rejected = await say(gateway)
                 hold.end()
 
-        assert (refused.status, code_of(refused)) == (503, "queue_timeout")
-        assert 50 <= int(refused.headers["retry-after"]) <= 60
-        assert "certainly" in refused.json()["error"]["message"]
-        assert [call.result().status for call in calls] == [200] * 3
+        assert (rejected.status, code_of(rejected)) == (503, "queue_timeout")
+        assert 50 <= int(rejected.headers["retry-after"]) <= 60
+        assert "The queue is too long" in rejected.json()["error"]["message"]
+        assert [call.result().status for call in calls] == [200] * 2
 
 
-async def test_the_advice_grows_with_the_queue(tmp_path: Path) -> None:
-    """The lease time that was measured, for each who is before him and the one who is served;
-    ``Retry-After`` is that and up to half of it more, so that the refused come back apart.
-    """
+async def test_retry_after_grows_with_the_queue(tmp_path: Path) -> None:
+    """It is the measured time of active and queued requests, and up to half as much more."""
     tables: dict[str, Any] = {"scheduler": {"max_queued": 3, "max_queued_per_key": 3}}
     async with house(tmp_path, **tables) as (sim, gateway):
         keys = [gateway.new_key(f"number{n}") for n in range(4)]
@@ -227,23 +225,23 @@ async def test_the_advice_grows_with_the_queue(tmp_path: Path) -> None:
                 await in_house(gateway, 1, 0)
                 calls += [started(group, gateway, key=key) for key in keys[:3]]
                 await in_house(gateway, 1, 3)
-                refused = await say(gateway, key=keys[3])
+                rejected = await say(gateway, key=keys[3])
                 hold.end()
 
         assert [call.result().status for call in calls] == [200] * 4
-        assert refused.headers["x-gateway-queue-position"] == "4"
-        assert 15.0 < float(refused.headers["x-gateway-expected-wait"]) <= 20.0
-        assert 15 <= int(refused.headers["retry-after"]) <= 31
-        assert "number 4 and waits about" in refused.json()["error"]["message"]
+        assert rejected.headers["x-gateway-queue-position"] == "4"
+        assert 15.0 < float(rejected.headers["x-gateway-expected-wait"]) <= 20.0
+        assert 15 <= int(rejected.headers["retry-after"]) <= 31
+        assert "would be number 4 in the queue, about" in rejected.json()["error"]["message"]
 
 
-# Two hundred, and some of them leave.
+# Two hundred, some of which disconnect.
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_two_hundred_callers_of_whom_some_leave(tmp_path: Path, seed: int) -> None:
-    """At any moment of their calls: those who stay are answered, and no place is lost."""
-    dice = random.Random(seed)  # noqa: S311  - a crowd, not a secret
+async def test_two_hundred_requests_of_which_some_disconnect(tmp_path: Path, seed: int) -> None:
+    """At any moment: the others are answered, and no slot is lost."""
+    rng = random.Random(seed)  # noqa: S311  - reproducible, not secret
     tables: dict[str, Any] = {
         "scheduler": {
             "max_active": 3,
@@ -253,28 +251,28 @@ async def test_two_hundred_callers_of_whom_some_leave(tmp_path: Path, seed: int)
         }
     }
     async with house(tmp_path, **tables) as (sim, gateway):
-        leaving = 0
+        disconnecting = 0
         async with httpx.AsyncClient(
             headers=gateway.bearer, timeout=30, limits=httpx.Limits(max_connections=None)
         ) as client:
             tasks = []
             for _ in range(200):
-                body = OPENAI.body(dice.choice([OPENAI.body()["model"], OTHER]))
-                body["stream"] = dice.random() < 0.5
+                body = OPENAI.body(rng.choice([OPENAI.body()["model"], OTHER]))
+                body["stream"] = rng.random() < 0.5
                 task = asyncio.get_running_loop().create_task(
                     client.post(gateway.url + OPENAI.path, json=body)
                 )
                 tasks.append(task)
-                if dice.random() < 0.4:
-                    leaving += 1
-                    asyncio.get_running_loop().call_later(dice.random() * 0.5, task.cancel)
+                if rng.random() < 0.4:
+                    disconnecting += 1
+                    asyncio.get_running_loop().call_later(rng.random() * 0.5, task.cancel)
             ends = await asyncio.gather(*tasks, return_exceptions=True)
-            stay = [end for end in ends if isinstance(end, httpx.Response)]
+            rest = [end for end in ends if isinstance(end, httpx.Response)]
             gone = [end for end in ends if isinstance(end, asyncio.CancelledError)]
 
-            assert {answer.status_code for answer in stay} == {200}
-            assert len(stay) + len(gone) == 200
-            assert len(stay) >= 200 - leaving
+            assert {answer.status_code for answer in rest} == {200}
+            assert len(rest) + len(gone) == 200
+            assert len(rest) >= 200 - disconnecting
             assert gone
             assert sim.stats.peak_active <= 3
             assert (await client.post(gateway.url + OPENAI.path, json=OPENAI.body())).is_success
