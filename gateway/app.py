@@ -43,10 +43,6 @@ class Gateway:
     recent: Recent
     log: Logger
 
-    @property
-    def scheduler(self) -> Scheduler:
-        return self.host.scheduler
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the background tasks inside the block."""

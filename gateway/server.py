@@ -85,7 +85,7 @@ async def drain(gateway: Gateway) -> None:
     """
     handler = gateway.handler
     handler.drain()
-    gateway.scheduler.drain()
+    gateway.host.scheduler.drain()
     with suppress(TimeoutError):
         async with asyncio.timeout(gateway.settings.timeouts.drain_timeout):
             await handler.idle.wait()

@@ -37,7 +37,7 @@ async def left_empty(gateway: Running) -> None:
             await asyncio.sleep(0.005)
     limits = gateway.gateway.settings.scheduler
 
-    assert repr(gateway.gateway.scheduler) == (
+    assert repr(gateway.gateway.host.scheduler) == (
         f"<Scheduler 0/{limits.max_active} active, 0/{limits.max_queued} queued>"
     )
     assert "0 in use" in repr(gateway.gateway.host.upstream)

@@ -241,7 +241,7 @@ class _Admin:
                 upstream_up=gateway.host.catalog.up,
                 model_list=model_list,
                 model_list_error=error,
-                scheduler=gateway.scheduler.snapshot(),
+                scheduler=gateway.host.scheduler.snapshot(),
                 keys=gateway.keys.keys,
                 key_file_error=gateway.keys.broken,
                 settings=gateway.settings,

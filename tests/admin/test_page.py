@@ -106,7 +106,7 @@ def make_busy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
         *(QueueSnapshot(f"key{n:02}", "qwen:7b", 1, float(n)) for n in range(32)),
     )
     snapshot = Snapshot(max_active=2, max_queued=64, active={HOSTILE: 1}, queues=queues)
-    monkeypatch.setattr(gateway.scheduler, "snapshot", lambda: snapshot)
+    monkeypatch.setattr(gateway.host.scheduler, "snapshot", lambda: snapshot)
 
 
 async def rendered(url: str, folder: Path) -> str:
@@ -175,7 +175,7 @@ async def test_the_page_says_why_it_has_no_status(
     def broken() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(gateway.gateway.scheduler, "snapshot", broken)
+    monkeypatch.setattr(gateway.gateway.host.scheduler, "snapshot", broken)
     page = Elements(await rendered(f"{gateway.admin_url}/status", tmp_path))
 
     assert "The status could not be read: The gateway could not make this page." in page.text

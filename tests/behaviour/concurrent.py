@@ -49,7 +49,7 @@ async def in_house(gateway: Running, active: int, queued: int) -> None:
     """Wait until so many hold places, and so many wait."""
     limits = gateway.gateway.settings.scheduler
     wanted = f"<Scheduler {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
-    await until(lambda: repr(gateway.gateway.scheduler) == wanted)
+    await until(lambda: repr(gateway.gateway.host.scheduler) == wanted)
 
 
 def code_of(told: RawResponse) -> str:

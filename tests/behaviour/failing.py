@@ -68,7 +68,7 @@ class Scene:
 
     async def queued(self, count: int) -> None:
         """Wait until so many calls wait for a place."""
-        scheduler = self.gateway.gateway.scheduler
+        scheduler = self.gateway.gateway.host.scheduler
         await until(lambda: sum(scheduler.snapshot().queued.values()) == count)
 
 

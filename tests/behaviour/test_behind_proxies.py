@@ -144,7 +144,7 @@ async def test_a_caller_who_leaves_frees_the_model(
                 one.send(request("/v1/chat/completions", body, headers=here.gateway.bearer))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
             await here.sim.wait_for(lambda: here.sim.stats.generations_abandoned == 1)
-        await until(lambda: here.gateway.gateway.scheduler.idle)
+        await until(lambda: here.gateway.gateway.host.scheduler.idle)
         line = (await here.gateway.finished())[-1]
 
     assert line["outcome"] == "client_disconnected"
@@ -280,7 +280,10 @@ async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Pa
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 second = group.create_task(says_complete(here, here.proxy.port))
                 await asyncio.sleep(LONG)
-                assert repr(here.gateway.gateway.scheduler) == "<Scheduler 1/1 active, 1/64 queued>"
+                assert (
+                    repr(here.gateway.gateway.host.scheduler)
+                    == "<Scheduler 1/1 active, 1/64 queued>"
+                )
                 hold.end()
         lines = await here.gateway.finished(2)
 

@@ -125,7 +125,7 @@ async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) ->
         await here.sim.wait_for(lambda: len(asked(here.sim)) == 1)
         leave(client)
         await assert_disconnect_logged(here, "first_byte")
-        await until(lambda: here.gateway.gateway.scheduler.idle)
+        await until(lambda: here.gateway.gateway.host.scheduler.idle)
 
         assert repr(here.gateway.gateway.host.upstream).startswith("<Upstream 0 in use")
 
@@ -197,7 +197,7 @@ async def test_disconnect_while_the_rest_is_sent(tmp_path: Path, leave: Leave) -
         async with raw_client(here.gateway.port, limit=1 << 16) as client:
             client.send(request(OPENAI.path, OPENAI.body(), headers=here.gateway.bearer))
             await here.sim.wait_for(lambda: here.sim.stats.generations_finished == 1)
-            await until(lambda: here.gateway.gateway.scheduler.idle)
+            await until(lambda: here.gateway.gateway.host.scheduler.idle)
             still = repr(here.gateway.gateway.handler)
             leave(client)
             await assert_disconnect_logged(here, "relay")

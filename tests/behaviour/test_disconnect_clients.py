@@ -96,7 +96,7 @@ async def test_thirty_disconnects_at_once_leave_nothing(sim: Simulator, tmp_path
                     for _ in range(30)
                 ]
                 await sim.wait_for(lambda: hold.waiting == 1)
-                await until(lambda: "29/64 queued" in repr(gateway.gateway.scheduler))
+                await until(lambda: "29/64 queued" in repr(gateway.gateway.host.scheduler))
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)

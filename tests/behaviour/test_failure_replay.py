@@ -297,7 +297,7 @@ async def test_failure_to_an_http_1_0_client_is_not_replayed(tmp_path: Path) -> 
         with scene.sim.hold():
             async with open_post(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
                 await old.head()
-        await until(lambda: scene.gateway.gateway.scheduler.idle)
+        await until(lambda: scene.gateway.gateway.host.scheduler.idle)
         again = await next_status(scene, NOBODY)
 
     assert old.status.split()[1] == "504"

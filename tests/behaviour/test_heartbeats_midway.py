@@ -139,7 +139,7 @@ async def test_disconnect_after_heartbeats_is_no_failure_to_replay(tmp_path: Pat
                 await assert_heartbeats(client, OPENAI, stream=False)
                 reset_connection(client)
                 await assert_ollama_stopped(scene)
-        await until(lambda: scene.gateway.gateway.scheduler.idle)
+        await until(lambda: scene.gateway.gateway.host.scheduler.idle)
         again = await scene.fetch(headers={"x-stainless-retry-count": "1"})
 
     assert again.status == 200

@@ -46,7 +46,7 @@ async def slow_client(port: int) -> AsyncIterator[RawClient]:
 async def until_idle(gateway: Running) -> None:
     """Wait until no slot is used, whichever client still reads."""
     async with asyncio.timeout(5):
-        while not gateway.gateway.scheduler.idle:  # noqa: ASYNC110  - no event for tests
+        while not gateway.gateway.host.scheduler.idle:  # noqa: ASYNC110  - no event for tests
             await asyncio.sleep(0.002)
 
 
@@ -187,7 +187,7 @@ async def test_without_memory_ollama_waits_for_a_slow_client(tmp_path: Path, roo
         if room:
             await until_idle(gateway)
         else:
-            assert not gateway.gateway.scheduler.idle
+            assert not gateway.gateway.host.scheduler.idle
         body, ended = await slow._body(headers, "POST")
 
     assert (body == text, ended) == (True, True)

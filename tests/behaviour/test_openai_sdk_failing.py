@@ -161,7 +161,7 @@ async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path:
                 served = group.create_task(chat()(client))
                 await sim.wait_for(lambda: hold.waiting == 1)
                 waits = group.create_task(chat()(client))
-                while not gateway.gateway.scheduler.snapshot().queued:  # noqa: ASYNC110
+                while not gateway.gateway.host.scheduler.snapshot().queued:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 refused_at = time.monotonic()
                 comes_back = group.create_task(chat()(late))

@@ -77,7 +77,7 @@ async def test_a_model_uses_no_more_slots_than_its_cap(tmp_path: Path) -> None:
                 await in_house(gateway, 2, 1)
                 calls.append(started(group, gateway, model=OTHER))
                 await in_house(gateway, 3, 1)
-                held = gateway.gateway.scheduler.snapshot().active
+                held = gateway.gateway.host.scheduler.snapshot().active
                 hold.end()
 
         assert sorted(held.values()) == [1, 2]

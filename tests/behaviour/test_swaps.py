@@ -74,7 +74,7 @@ async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: P
                 await say(gateway)
 
         others = [asyncio.get_running_loop().create_task(flood()) for _ in range(6)]
-        await until(lambda: gateway.gateway.scheduler.snapshot().queued.get(MODEL, 0) >= 3)
+        await until(lambda: gateway.gateway.host.scheduler.snapshot().queued.get(MODEL, 0) >= 3)
         async with asyncio.timeout(5):
             told = await say(gateway, key=modest, model=OTHER)
         line = next(line for line in await gateway.finished() if line["model"] == OTHER)

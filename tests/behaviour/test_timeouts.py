@@ -44,7 +44,7 @@ async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
         told = await scene.fetch()
 
         assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
-        assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.scheduler)
+        assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.host.scheduler)
         hold.end()
         assert (await first.response()).status == 200
 

@@ -132,7 +132,7 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
                 line = (await scene.gateway.finished())[0]
                 assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
                 assert line["bytes_out"] < 32 * MIB
-                assert scene.gateway.gateway.scheduler.idle
+                assert scene.gateway.gateway.host.scheduler.idle
                 assert (await scene.fetch()).status == 200
                 assert await drained(deaf) < 32 * MIB
 
