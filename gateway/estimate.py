@@ -6,7 +6,6 @@ few samples weigh as in a plain average, so that the very first one, often a col
 linger.
 """
 
-from math import sqrt
 from typing import Final
 
 from msgspec import Struct
@@ -20,18 +19,13 @@ KNOWN_AFTER: Final = 3
 LARGEST: Final = 1e7
 """No time in seconds and no token count of one request is larger than this."""
 
-_SIGMAS: Final = 1.25
-"""Standard deviations in a mean absolute deviation, for a normal distribution."""
-
-_OUTLIER: Final = 4 * _SIGMAS
-"""Mean deviations above the mean at which a sample is clipped, because it may be the only one.
+_OUTLIER: Final = 5.0
+"""Mean deviations above the mean at which a sample is clipped, because it may be the only one: four
+standard deviations of a normal distribution.
 
 The limit is at least twice the mean, so that a model that did become slower is known to be so after
 a few samples.
 """
-
-P10: Final = 1.2816
-"""Standard deviations between the mean and the 10th percentile of a normal distribution."""
 
 
 def is_plausible(value: float | None) -> bool:
@@ -51,7 +45,8 @@ class Estimate(Struct, frozen=True):
         if self.count == 0:
             return Estimate(value, value / 2, 1)
         limit = self.mean + max(_OUTLIER * self.deviation, self.mean)
-        return self._moved_to(min(value, limit))
+        # Without a limit above zero, an estimate that began with zeros could never rise.
+        return self._moved_to(min(value, limit) if limit > 0.0 else value)
 
     def with_lower_bound(self, value: float) -> "Estimate":
         """Return the estimate after something took longer than ``value``, for example a timeout.
@@ -79,30 +74,6 @@ class Estimate(Struct, frozen=True):
     def known(self) -> bool:
         """Whether there are enough samples to reject a request because of this estimate."""
         return self.count >= KNOWN_AFTER
-
-    @property
-    def variance(self) -> float:
-        """Variance of one sample."""
-        return (self.deviation * _SIGMAS) ** 2
-
-    def variance_of(self, samples: float) -> float:
-        """Return the variance of the sum of so many samples.
-
-        Samples vary independently, so that part grows with their number. The error of the mean is
-        the same in all of them, so that part grows with the square.
-        """
-        mean_error = max(1 / self.count, GAIN / (2 - GAIN)) if self.count else 1.0
-        return self.variance * (samples + samples**2 * mean_error)
-
-    @property
-    def p10(self) -> float:
-        """What nine of ten samples exceed."""
-        return max(self.mean - P10 * sqrt(self.variance_of(1)), 0.0)
-
-    @property
-    def p90(self) -> float:
-        """What nine of ten samples do not exceed."""
-        return self.mean + P10 * sqrt(self.variance_of(1))
 
     def _moved_to(self, value: float) -> "Estimate":
         count = self.count + 1

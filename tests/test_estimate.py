@@ -89,35 +89,11 @@ def test_an_outlier_is_clipped() -> None:
     assert over(*[5.0] * 20, *[50.0] * 12).mean == pytest.approx(50.0, rel=0.25)
 
 
-def test_equal_samples_have_no_variance() -> None:
-    """The initial deviation fades."""
-    assert over(*[10.0] * 60).variance == pytest.approx(0.0, abs=1e-6)
+def test_an_estimate_that_began_with_zeros_can_rise() -> None:
+    """Twice nothing is no limit."""
+    assert over(0.0, 0.0, *[4.0] * 30).mean == pytest.approx(4.0, rel=0.05)
 
 
-@given(st.lists(VALUES, min_size=1, max_size=40), st.integers(1, 100))
-def test_the_error_of_the_mean_grows_with_the_number_of_samples(
-    seconds: list[float], samples: int
-) -> None:
-    """It is the same in each of them, so it does not average out."""
-    estimate = over(*seconds)
-
-    assert estimate.variance_of(samples) >= estimate.variance * samples
-    assert estimate.variance_of(samples) >= estimate.variance * samples**2 / 9 - 1e-6
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [float(n % 10 + 1) for n in range(0, 700, 7)],
-        [math.log(100 / (100 - n * 37 % 100)) for n in range(100)],
-        [1.0, 60.0] * 50,
-        [5.0] * 100,
-    ],
-    ids=["even", "exponential", "short and long", "steady"],
-)
-def test_the_tenth_percentile_is_conservative(values: list[float]) -> None:
-    """At most two of ten are below it, for any shape of times."""
-    p10 = over(*values).p10
-    quicker = sum(value < p10 - 1e-6 for value in values)
-
-    assert quicker <= 0.2 * len(values)
+def test_an_estimate_that_began_far_too_small_rises_within_a_dozen_samples() -> None:
+    """The limit grows with the deviation."""
+    assert over(0.001, *[2.0] * 12).mean > 1.5
