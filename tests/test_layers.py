@@ -1,4 +1,4 @@
-"""Imports run downward only: each folder knows what is below it and nothing beside or above."""
+"""Imports run downward only: each part imports parts below it, and none beside or above it."""
 
 import ast
 from collections.abc import Iterator
@@ -79,8 +79,8 @@ def test_a_file_imports_only_what_is_below_it(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_only_the_edge_sees_aiohttp(file: Path) -> None:
-    """Neither the call, nor the queue, nor the catalogue knows which framework carries HTTP."""
+def test_only_the_listeners_import_aiohttp(file: Path) -> None:
+    """The pipeline, the scheduler and the catalog do not depend on the HTTP framework."""
     part = parts_of(file)
     if part in AIOHTTP_SERVER | {"simulator"}:
         return
@@ -88,8 +88,8 @@ def test_only_the_edge_sees_aiohttp(file: Path) -> None:
     assert [name for name in imports_of(file) if name.split(".")[0] == "aiohttp"] == []
 
 
-def test_nobody_uses_an_http_client_but_upstream() -> None:
-    """The way to Ollama is in one folder, and can be replaced there."""
+def test_only_upstream_sends_requests() -> None:
+    """The client of Ollama is in one folder, and can be replaced there."""
     clients = ("aiohttp.client", "aiohttp.ClientSession", "httpx", "requests", "urllib.request")
     users = {
         parts_of(file)
@@ -101,8 +101,8 @@ def test_nobody_uses_an_http_client_but_upstream() -> None:
     assert users == set()
 
 
-def test_every_part_has_its_layer() -> None:
-    """A new folder says where it stands before it is imported by anybody."""
+def test_every_part_is_in_the_graph() -> None:
+    """A new folder is added to the graph before anything imports it."""
     parts = {parts_of(file) for file in FILES} - {"__init__"}
 
     assert parts - set(ALLOWED) == set()
