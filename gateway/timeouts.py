@@ -65,15 +65,18 @@ def _declared_seconds(text: str) -> float | None:
 # What was measured.
 
 
-class LearnedTimes(Struct, frozen=True):
-    """What requests to one model took on this machine, in seconds from when they were sent.
+class LearnedTimes(Struct, frozen=True, kw_only=True):
+    """What requests to one model took on this machine, in seconds.
 
-    ``first_byte`` (of a stream) and ``total`` are those of a loaded model; ``load`` comes on top.
+    Args:
+        load: loading the model, which comes on top of the others.
+        first_byte: from sent to the first byte of a stream, without the load.
+        service: from sent to the last byte, without the load.
     """
 
     load: Estimate = Estimate()
     first_byte: Estimate = Estimate()
-    total: Estimate = Estimate()
+    service: Estimate = Estimate()
 
 
 _NOT_MEASURED: Final = LearnedTimes()
@@ -249,7 +252,7 @@ def deadlines_for(
             (rule.total_timeout, in_rule),
             (settings.total_timeout, "timeouts.total_timeout"),
         )
-        usual = _longest(_measured_or(by_size, learned.load, learned.total, settings), client)
+        usual = _longest(_measured_or(by_size, learned.load, learned.service, settings), client)
         silence = fixed or usual
         total = silence
         if extended and fixed is None and ceiling > usual.seconds:

@@ -25,10 +25,12 @@ SETTINGS = TimeoutsSettings()
 FLOOR_10 = TimeoutsSettings(learned_floor=10.0)
 
 SLOW = LearnedTimes(
-    load=Estimate(60.0, 5.0, 6), first_byte=Estimate(40.0, 5.0, 20), total=Estimate(140.0, 12.0, 37)
+    load=Estimate(60.0, 5.0, 6),
+    first_byte=Estimate(40.0, 5.0, 20),
+    service=Estimate(140.0, 12.0, 37),
 )
 QUICK = LearnedTimes(
-    load=Estimate(4.0, 0.5, 6), first_byte=Estimate(1.0, 0.25, 20), total=Estimate(5.0, 1.0, 37)
+    load=Estimate(4.0, 0.5, 6), first_byte=Estimate(1.0, 0.25, 20), service=Estimate(5.0, 1.0, 37)
 )
 
 
@@ -336,7 +338,7 @@ def test_learned_floor_needs_measured_loads() -> None:
 @pytest.mark.parametrize(("count", "seconds"), [(4, 120.0), (5, 188.0)])
 def test_five_observations_are_needed(count: int, seconds: float) -> None:
     """Fewer say too little."""
-    times = LearnedTimes(total=Estimate(140.0, 12.0, count))
+    times = LearnedTimes(service=Estimate(140.0, 12.0, count))
 
     assert deadlines(times).total == seconds
 
@@ -416,7 +418,7 @@ def test_statistics_do_not_change_what_is_set() -> None:
 
 
 ESTIMATES = st.builds(Estimate, st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.integers(0, 10))
-TIMES = st.builds(LearnedTimes, ESTIMATES, ESTIMATES, ESTIMATES)
+TIMES = st.builds(LearnedTimes, load=ESTIMATES, first_byte=ESTIMATES, service=ESTIMATES)
 CEILINGS = st.floats(1.0, 4000.0)
 CLIENT_TIMEOUTS = st.one_of(st.none(), st.floats(1.0, 86_400.0))
 

@@ -33,7 +33,7 @@ from gateway.public.context import ActiveRequest
 from gateway.public.heartbeat import deadlines_extended, heartbeat_schedule
 from gateway.scheduler import Snapshot
 from gateway.settings import Settings
-from gateway.timeouts import Deadlines, LearnedTimes, deadlines_for, rule_for
+from gateway.timeouts import Deadlines, deadlines_for, rule_for
 
 _DIGITS: Final = 3
 """Of a second; no estimate is more exact than a millisecond."""
@@ -287,7 +287,7 @@ def _timeout(seconds: float, reason: str) -> Timeout:
 
 
 def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) -> Deadlines:
-    settings, known = inputs.settings, inputs.statistics.get(model.name, ModelStats())
+    settings = inputs.settings
     deadlines = deadlines_for(
         settings.timeouts,
         rule_for(model.name, settings.models),
@@ -297,7 +297,7 @@ def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) ->
         extended=deadlines_extended(
             settings.tunnel, None, heartbeat_schedule({}, None, settings.tunnel)
         ),
-        learned=LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service),
+        learned=inputs.statistics.get(model.name),
     )
     loaded = model.name in inputs.residency.confirmed
     return deadlines.when_loaded() if loaded else deadlines

@@ -77,23 +77,18 @@ class Observation(Struct, frozen=True, kw_only=True):
     timed_out: bool = False
 
 
-class ModelStats(Struct, frozen=True, kw_only=True):
+class ModelStats(LearnedTimes, frozen=True, kw_only=True):
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
-    Times are in seconds, rates in tokens per second.
+    The times on which timeouts depend are those of ``LearnedTimes``. Times are in seconds, rates in
+    tokens per second.
 
     Args:
-        load: loading the model.
-        first_byte: from sent to the first byte of a stream, without the load.
-        service: from sent to the last byte, without the load.
         slot_time: how long a successful request used its slot, if the model was loaded.
         slot_time_cold: the same if it was not.
         bytes_per_token: of the text of prompts that were read completely.
     """
 
-    load: Estimate = _NO_ESTIMATE
-    first_byte: Estimate = _NO_ESTIMATE
-    service: Estimate = _NO_ESTIMATE
     slot_time: Estimate = _NO_ESTIMATE
     slot_time_cold: Estimate = _NO_ESTIMATE
     prompt_rate: Estimate = _NO_ESTIMATE
@@ -164,13 +159,6 @@ class Statistics:
         if is_plausible(seen.service):
             known = self._models.get(seen.model, _NO_STATS)
             self._keep(seen.model, _learn(known, _credible(seen)))
-
-    def times(self, model: str) -> LearnedTimes | None:
-        """Return the times that timeouts depend on."""
-        known = self._models.get(model)
-        if known is None:
-            return None
-        return LearnedTimes(load=known.load, first_byte=known.first_byte, total=known.service)
 
     def observe_bytes_per_token(self, model: str, bytes_per_token: float) -> None:
         """Learn from one prompt how many bytes of text a token stands for."""

@@ -85,7 +85,7 @@ class Pipeline:
             streaming=request.streaming,
             client_timeout=request.client_timeout,
             extended=request.extended,
-            learned=self._statistics.times(model.name),
+            learned=self._statistics.get(model.name),
         )
         max_active = settings.scheduler.max_active_per_model
         if rule is not None and rule.max_active is not None:

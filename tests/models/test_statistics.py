@@ -20,7 +20,6 @@ from gateway.models.statistics import (
     Statistics,
     StatisticsFile,
 )
-from gateway.timeouts import LearnedTimes
 from tests.models.virtual import virtual_time
 
 MODEL = "llama3.1:8b"
@@ -85,7 +84,6 @@ def test_an_unknown_model_has_no_statistics() -> None:
     statistics = Statistics()
 
     assert statistics.get(MODEL) is None
-    assert statistics.times(MODEL) is None
     assert not statistics.has_slot_time(MODEL)
 
 
@@ -244,14 +242,18 @@ def test_a_timeout_below_the_mean_changes_nothing() -> None:
     assert before == after
 
 
-def test_timeouts_see_load_first_byte_and_service() -> None:
-    """Each is an estimate of its own: the timeouts add them up."""
+def test_load_first_byte_and_service_are_estimated_separately() -> None:
+    """The timeouts add them up."""
     statistics = Statistics()
     for one in (stream(2.0, 6.0), stream(12.0, 16.0, resident=False)):
         statistics.observe(one)
+    stats = statistics.get(MODEL)
 
-    assert statistics.times(MODEL) == LearnedTimes(
-        load=Estimate(10.0, 5.0, 1), first_byte=Estimate(2.0, 1.0, 1), total=Estimate(6.0, 1.5, 2)
+    assert stats is not None
+    assert (stats.load, stats.first_byte, stats.service) == (
+        Estimate(10.0, 5.0, 1),
+        Estimate(2.0, 1.0, 1),
+        Estimate(6.0, 1.5, 2),
     )
 
 
