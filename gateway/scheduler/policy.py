@@ -24,10 +24,10 @@ queue only the first request is a candidate; the others wait for it, also while 
 ``not_before``. Nothing counts as skipped while no request can run.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gateway.models.residency import Residency
 from gateway.scheduler.fair_share import FairShare
@@ -40,8 +40,6 @@ MAX_BATCH_DELAY: Final = 120.0
 DEADLINE_SWAP_INTERVAL: Final = 60.0
 """Seconds between two swaps that a deadline may bring forward. Clients with short timeouts would
 otherwise make Ollama spend its time on loading models."""
-
-_INTERACTIVE, _BATCH = 0, 1
 
 
 @dataclass(slots=True)
@@ -158,6 +156,9 @@ class Decision(Generic[C]):
     redispatch_at: float | None = None
 
 
+_NOTHING: Final[Decision[Any]] = Decision(None)
+
+
 class MarkedCandidate(Candidate, Protocol):
     """A candidate on which decisions are recorded."""
 
@@ -201,7 +202,7 @@ def select_next(candidates: Iterable[C], state: SchedulerState) -> Decision[C]:
     settings, usage, now = state.settings, state.usage, state.now
     # Rule 1.
     if usage.total >= settings.max_active:
-        return Decision(None)
+        return _NOTHING
     has_room = usage.has_room
     able = [each for each in candidates if has_room(each.request, settings)]
     ready = [each for each in able if each.not_before <= now]
@@ -212,9 +213,14 @@ def select_next(candidates: Iterable[C], state: SchedulerState) -> Decision[C]:
         return Decision(None, redispatch_at=redispatch_at)
     # Rule 4.
     if len(ready) > 1:
-        ready.sort(key=lambda each: _rank(each, state))
-    # Rule 3.
-    urgent = [each for each in ready if _is_urgent(each, state)]
+        account = state.shares.account
+        ready.sort(key=lambda each: (*_class_and_account(each, now, account), each.arrived_at))
+    # Rule 3. Most requests were never skipped nor due, and need no closer look.
+    urgent = [
+        each
+        for each in ready
+        if (each.skipped_at is not None or each.due_at is not None) and _is_urgent(each, state)
+    ]
     decision = _select_urgent(urgent, ready, state) if urgent else _select_by_rank(ready, state)
     return decision if redispatch_at is None else replace(decision, redispatch_at=redispatch_at)
 
@@ -254,7 +260,7 @@ def _first_without_swap(ranked: Iterable[C], state: SchedulerState) -> C | None:
     for each in ranked:
         if not _can_run(each, state):  # Rule 2.
             continue
-        if able is not None and _class_of(each, state.now) != _class_of(able, state.now):
+        if able is not None and _is_batch(each, state.now) != _is_batch(able, state.now):
             break
         if not _needs_swap(each, state):
             return each
@@ -268,13 +274,15 @@ def _due(chosen: C, ranked: Iterable[C], state: SchedulerState) -> Sequence[C]:
     Their age does not count: a request with a short timeout is always younger than those with a
     long one, and would never be due.
     """
-    hurried = [each for each in ranked if each.urgent_at < inf and each.due_at is None]
-    if not hurried:
-        return ()
-    rank = _rank(chosen, state)[:2]
-    return tuple(
-        each for each in hurried if _needs_swap(each, state) and _rank(each, state)[:2] <= rank
-    )
+    now, account = state.now, state.shares.account
+    limit = _class_and_account(chosen, now, account)
+    found = []
+    for each in ranked:
+        if _class_and_account(each, now, account) > limit:
+            break  # So are all behind it.
+        if each.urgent_at < inf and each.due_at is None and _needs_swap(each, state):
+            found.append(each)
+    return tuple(found)
 
 
 def _is_urgent(candidate: Candidate, state: SchedulerState) -> bool:
@@ -288,15 +296,17 @@ def _deadline_is_near(candidate: Candidate, state: SchedulerState) -> bool:
     return max(candidate.urgent_at, state.swapped_at + DEADLINE_SWAP_INTERVAL) <= state.now
 
 
-def _rank(candidate: Candidate, state: SchedulerState) -> tuple[int, float, float]:
-    request, arrived_at = candidate.request, candidate.arrived_at
-    return (_class_of(candidate, state.now), state.shares.account(request.key), arrived_at)
+def _class_and_account(
+    candidate: Candidate, now: float, account: Callable[[str], float]
+) -> tuple[bool, float]:
+    request = candidate.request
+    is_batch = request.batch and now - candidate.arrived_at < MAX_BATCH_DELAY
+    return (is_batch, account(request.key))
 
 
-def _class_of(candidate: Candidate, now: float) -> int:
-    if candidate.request.batch and now - candidate.arrived_at < MAX_BATCH_DELAY:
-        return _BATCH
-    return _INTERACTIVE
+def _is_batch(candidate: Candidate, now: float) -> bool:
+    """Return True if it ranks as a batch request."""
+    return candidate.request.batch and now - candidate.arrived_at < MAX_BATCH_DELAY
 
 
 def _needs_swap(candidate: Candidate, state: SchedulerState) -> bool:

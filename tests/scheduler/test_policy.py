@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gateway.models.residency import Residency
 from gateway.scheduler.fair_share import FairShare
 from gateway.scheduler.policy import (
+    DEADLINE_SWAP_INTERVAL,
     MAX_BATCH_DELAY,
     Decision,
     SchedulerState,
@@ -58,6 +59,7 @@ def state_of(
     view: Residency = ONE_MODEL,
     accounts: dict[str, float] | None = None,
     now: float = 100.0,
+    swapped_at: float = -inf,
     **changes: Any,
 ) -> SchedulerState:
     usage, shares = Usage(), FairShare()
@@ -71,6 +73,7 @@ def state_of(
         shares=shares,
         residency=view,
         now=now,
+        swapped_at=swapped_at,
     )
 
 
@@ -204,6 +207,16 @@ def test_a_deadline_counts_once_the_key_is_due() -> None:
 
     hurried.due_at = 50.0
     assert decide(hurried, loaded, accounts={"a": 5.0}).chosen is hurried
+
+
+def test_a_deadline_brings_no_swap_forward_soon_after_the_last_one() -> None:
+    """Clients with short timeouts would make Ollama do little else than load models."""
+    hurried = queued("a", "n", at=1.0, urgent_at=90.0)
+    loaded = queued("b", "m", at=2.0)
+    swapped_at = 100.0 - DEADLINE_SWAP_INTERVAL
+
+    assert decide(hurried, loaded, swapped_at=swapped_at + 1.0).chosen is loaded
+    assert decide(hurried, loaded, swapped_at=swapped_at).chosen is hurried
 
 
 def test_a_request_with_a_deadline_is_due_at_the_same_class_and_account() -> None:

@@ -1,24 +1,35 @@
 """The scheduler: when a request gets a slot, and how it is rejected without one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import pytest
 
 from gateway.errors import Draining, GatewayError, QueueFull, QueueTimeout, RateLimitExceeded
-from gateway.scheduler import QueuePosition, QueueSnapshot, Snapshot
+from gateway.models.residency import Residency
+from gateway.models.statistics import Statistics
+from gateway.scheduler import QueuePosition, QueueSnapshot, Scheduler, Snapshot, select_next
+from gateway.scheduler.policy import Candidate, Decision, SchedulerState, Usage
+from gateway.scheduler.queue import QueuedRequest
+from gateway.scheduler.scheduler import ActiveSlots
 from tests.models.virtual import now, virtual_time
 
 from .helpers import (
     Client,
+    EverythingLoaded,
     arrive,
     finish,
     make_scheduler,
     measure,
     rejection,
+    settings,
     settle,
     slot_request,
 )
+from .simulated_ollama import SimulatedOllama
+
+C = TypeVar("C", bound=Candidate)
 
 # Slots.
 
@@ -597,3 +608,108 @@ async def test_in_a_long_queue_positions_may_be_a_second_old() -> None:
     assert after.position == before.position - 1
 
     await finish(*clients)
+
+
+# Estimates, and the fast path.
+
+
+class CountingPolicy:
+    """The policy; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.decisions = 0
+
+    def __call__(self, candidates: Iterable[C], state: SchedulerState, /) -> Decision[C]:
+        self.decisions += 1
+        return select_next(candidates, state)
+
+
+@virtual_time
+async def test_an_idle_scheduler_with_a_loaded_model_asks_no_policy() -> None:
+    """A request passes in constant time: no decision, no estimate, no timer."""
+    policy = CountingPolicy()
+    ollama = SimulatedOllama(Residency(max_loaded=1), load_seconds=0.0)
+    await ollama.generate("model", 1.0)
+    scheduler = Scheduler(settings(), now=now, residency=ollama, policy=policy)
+    async with scheduler.slot(slot_request(client_timeout=60.0)) as slot:
+        assert policy.decisions == 0
+        assert slot.waited == 0.0
+        assert slot.model_was_loaded
+
+    assert policy.decisions == 0
+    assert scheduler.idle
+
+
+@virtual_time
+async def test_the_same_rejection_is_not_simulated_twice() -> None:
+    """While nothing changes, requests that differ in nothing get the same estimate."""
+    policy = CountingPolicy()
+    scheduler = Scheduler(
+        settings(), now=now, residency=EverythingLoaded(), policy=policy, jitter=lambda: 0.0
+    )
+    await measure(scheduler, 10.0, 60)
+    clients = await arrive(scheduler, *[slot_request("a", queue_timeout=100.0)] * 7)
+    decisions = list[int]()
+    for key in ("a", "a", "b"):
+        before = policy.decisions
+        await rejection(scheduler, slot_request(key, queue_timeout=9.0))
+        decisions.append(policy.decisions - before)
+
+    assert min(decisions[0], decisions[2]) > 2
+    assert decisions[1] <= 1  # Whether it can run at once is decided each time.
+
+    await finish(*clients)
+
+
+@virtual_time
+async def test_a_slot_tells_the_expected_time() -> None:
+    """Of queue and response together, if the model is known."""
+    scheduler = make_scheduler()
+    async with scheduler.slot(slot_request()) as unknown:
+        assert unknown.expected is None
+
+    await measure(scheduler, 10.0, 60)
+    async with scheduler.slot(slot_request()) as at_once:
+        assert at_once.expected == pytest.approx(10.0)
+        behind = scheduler.slot(slot_request())
+        task = asyncio.get_running_loop().create_task(behind.__aenter__())
+        await settle()
+        assert behind.expected == pytest.approx(20.0)
+
+    await task
+    await behind.__aexit__(None, None, None)
+
+
+@virtual_time
+async def test_slots_are_charged_and_measured() -> None:
+    """By weight; only an answered request shows how long a response takes."""
+    statistics = Statistics(now=now)
+    slots = ActiveSlots(now=now, statistics=statistics)
+    for seconds, answered in ((10.0, True), (4.0, False)):
+        granted = QueuedRequest(slot_request("a", "m", weight=2.0), arrived_at=now())
+        slots.add(granted, model_was_loaded=True)
+        await asyncio.sleep(seconds)
+        slots.remove(granted, answered=answered)
+
+    assert slots.shares.account("a") == 7.0
+    assert statistics.slot_time("m").mean == 10.0
+    assert (slots.usage, len(slots)) == (Usage(), 0)
+
+
+@virtual_time
+async def test_a_long_request_is_charged_while_it_lasts() -> None:
+    """Otherwise its key would have credit first, and a large debt later."""
+    slots = ActiveSlots(now=now, statistics=Statistics(now=now))
+    granted = QueuedRequest(slot_request("a", "m"), arrived_at=now())
+    slots.add(granted, model_was_loaded=True)
+    await asyncio.sleep(100.0)
+    slots.charge_elapsed()
+
+    assert slots.shares.account("a") == 100.0
+
+    await asyncio.sleep(20.0)
+    slots.charge_elapsed()
+    slots.charge_elapsed()
+    slots.remove(granted, answered=True)
+
+    assert slots.shares.account("a") == 120.0
