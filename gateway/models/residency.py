@@ -88,7 +88,9 @@ class Residency:
         if not active or model in active:
             return True
         in_use = frozenset(active)
-        if model in self.resident and in_use <= self.resident:
+        # Resident is not enough: a model in use that has not responded yet may be loading, and
+        # evict ``model`` although the last /api/ps still listed it.
+        if in_use | {model} <= self.confirmed:
             return True
         return self.can_coexist(in_use | {model})
 

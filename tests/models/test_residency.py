@@ -77,8 +77,8 @@ def test_a_model_fits_without_eviction_if_loaded_or_if_there_is_room() -> None:
 
 
 def test_a_model_can_load_now_if_it_evicts_no_active_model() -> None:
-    """Nothing is active, or the model itself, or all are loaded, or all are known to fit."""
-    view = Residency(frozenset("ab"), max_loaded=1)
+    """Nothing is active, or the model itself, or all are confirmed, or all are known to fit."""
+    view = Residency(frozenset("ab"), max_loaded=1, confirmed=frozenset("ab"))
 
     assert view.can_load_now("c", {})
     assert view.can_load_now("c", {"c": 1})
@@ -92,6 +92,18 @@ def test_as_many_active_models_stay_as_fit() -> None:
     assert Residency(max_loaded=2).can_coexist_with("c", {"b": 1, "a": 1}) == frozenset("a")
     assert Residency(max_loaded=1).can_coexist_with("c", {"a": 1}) == frozenset()
     assert seen("bc").can_coexist_with("c", {"a": 1, "b": 1}) == frozenset("b")
+
+
+def test_a_model_cannot_load_beside_one_that_may_be_loading() -> None:
+    """The last /api/ps was asked before the load began, and still listed what it evicts."""
+    memory = ResidencyTracker(max_loaded=None, now=lambda: 10.0)
+    memory.acquire("a")
+    memory.release("a", answered=True)
+    memory.acquire("b")
+    memory.update({"a": 300.0}, 10.0)
+
+    assert memory.view().resident == frozenset("ab")
+    assert not memory.view().can_load_now("a", {"b": 1})
 
 
 @given(VIEWS, NAMES, st.sampled_from("abcd"))

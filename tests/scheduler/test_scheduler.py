@@ -665,7 +665,7 @@ async def test_the_same_rejection_is_not_simulated_twice() -> None:
 async def test_a_slot_tells_the_expected_time() -> None:
     """Of queue and response together, if the model is known."""
     scheduler = make_scheduler()
-    async with scheduler.slot(slot_request()) as unknown:
+    async with scheduler.slot(slot_request(model="new")) as unknown:
         assert unknown.expected is None
 
     await measure(scheduler, 10.0, 60)
