@@ -99,7 +99,7 @@ async def _run_all(specs: Sequence[Spec], parallel: int) -> list[Result]:
         )
         for spec in specs
     ]
-    return [msgspec.json.decode(told, type=Result) for told in await all_of(runs, parallel)]
+    return [msgspec.json.decode(result, type=Result) for result in await all_of(runs, parallel)]
 
 
 def _load(spec: Spec) -> str:

@@ -37,13 +37,13 @@ class Call:
     tokens: int = 0
 
 
-CUT: Final = "cut"
-"""Of an answer that ended without its end: what a gateway does that has begun to answer."""
+ABORTED: Final = "aborted"
+"""Of a response that ended without its end: how a gateway fails that has sent heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error status, or ``CUT``, ``after`` so many seconds from its request.
+    """An error status, or ``ABORTED``, ``after`` so many seconds from its request.
 
     One for each request: what a logical call waits between its requests does not count.
     """
@@ -69,7 +69,7 @@ class Journal:
 
 
 class Engramia:
-    """One tenant: a base URL and a key."""
+    """One client: a base URL and a key."""
 
     def __init__(self, client: AsyncOpenAI, journal: Journal) -> None:
         self._client = client
@@ -119,32 +119,35 @@ class Engramia:
 
 @asynccontextmanager
 async def engramia(port: int, key: str, journal: Journal) -> AsyncIterator[Engramia]:
-    """One that calls this port, with its connections."""
+    """A client of this port, with its connections."""
     now = asyncio.get_running_loop().time
 
-    async def asked(request: Any) -> None:
-        request.extensions["asked_at"] = now()
+    async def on_request(request: Any) -> None:
+        request.extensions["sent_at"] = now()
         journal.requests += 1
 
-    async def answered(reply: Any) -> None:
-        asked_at = reply.request.extensions["asked_at"]
+    async def on_response(reply: Any) -> None:
+        sent_at = reply.request.extensions["sent_at"]
         if reply.status_code < 400:
-            reply.aread = partial(read, reply.aread, asked_at)
+            reply.aread = partial(read, reply.aread, sent_at)
             return
-        after = now() - asked_at
+        after = now() - sent_at
         await reply.aread()
         journal.refusals.append(Refusal(_code(reply), after))
 
-    async def read(whole: Callable[[], Awaitable[bytes]], asked_at: float) -> bytes:
+    async def read(aread: Callable[[], Awaitable[bytes]], sent_at: float) -> bytes:
         try:
-            return await whole()
+            return await aread()
         except Exception as error:
             # By name: newer SDKs bring another httpx along.
             if type(error).__name__ == "RemoteProtocolError":
-                journal.refusals.append(Refusal(CUT, now() - asked_at))
+                journal.refusals.append(Refusal(ABORTED, now() - sent_at))
             raise
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [asked], "response": [answered]}
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": [on_request],
+        "response": [on_response],
+    }
     async with (
         DefaultAsyncHttpxClient(event_hooks=hooks) as http,
         AsyncOpenAI(

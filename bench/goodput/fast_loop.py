@@ -2,10 +2,10 @@
 
 Callers, proxies and the gateway run on it as they are, unpatched and at their own settings: every
 sleep, timeout and deadline that goes through the loop is shorter by one factor, so a `Retry-After`
-of 7, a patience of 60 and the SDK's backoff of 0.5 mean on this loop what they mean outside. (To
+of 7, a timeout of 60 and the SDK's backoff of 0.5 mean on this loop what they mean outside. (To
 divide all settings instead would distort: `Retry-After` counts whole seconds, at least 1 of them,
 and the SDK's own sleeps cannot be set at all.) What is not faster is the machine: a millisecond of
-work counts as ``1 / scale`` milliseconds, against whoever did it.
+work counts as ``1 / scale`` milliseconds.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits ``scale`` times as long as it is told."""
+    """Waits ``scale`` times as long as the loop asks for."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -46,6 +46,6 @@ def run(main: Coroutine[object, object, T], *, scale: float) -> T:
 
 
 def serve(main: Coroutine[object, object, None], *, scale: float) -> None:
-    """The same for one that is ended by Ctrl-C, quietly: whoever started it got it, too."""
+    """Run a program that Ctrl-C ends quietly."""
     with suppress(KeyboardInterrupt):
         run(main, scale=scale)

@@ -2,9 +2,9 @@
 
     python -m bench.goodput.gateway UPSTREAM_PORT SCALE [--first-come PLACES] [--respect]
 
-It is at its default settings, but for the addresses. ``--first-come`` puts the order of arrival in
-place of the gateway's own order, and so many places, as in a plain cap; all the rest is the same.
-With ``--respect`` a caller's read timeout is his deadline, and heartbeats do not extend it.
+It has the default settings, except for the addresses. ``--first-come`` replaces the policy by the
+order of arrival, with so many slots, like a plain cap.
+With ``--respect`` a client's read timeout is its deadline, and heartbeats do not extend it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.goodput.fast_loop import serve
 from bench.goodput.processes import tell, until_alone
-from bench.goodput.world import TENANTS
+from bench.goodput.world import KEYS
 from gateway.admin.app import admin_app
 from gateway.app import build
 from gateway.auth.keyfile import create_key
@@ -47,7 +47,7 @@ client_timeout = "respect"
 def _made_keys(folder: Path) -> list[str]:
     now = datetime.now(UTC)
     file = folder / "keys.toml"
-    return [create_key(file, KeySpec(name=f"tenant-{one}"), now) for one in range(TENANTS)]
+    return [create_key(file, KeySpec(name=f"key-{number}"), now) for number in range(KEYS)]
 
 
 async def _serve(folder: Path, config: Path, policy: Policy) -> None:

@@ -16,11 +16,11 @@ _STOP_TIMEOUT = 5.0
 
 
 class Process:
-    """One that was started, and has told a fact about itself."""
+    """A process that was started. ``first`` is the first line that it printed."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
-        self.told = self._hear()
+        self.first = self._hear()
 
     def ask(self, command: str) -> Any:
         """Say a word and wait for what comes back."""
@@ -68,12 +68,12 @@ def started(module: str, *arguments: str) -> Iterator[Process]:
 
 
 def tell(fact: object) -> None:
-    """What a process says to the one that started it."""
+    """Print a line for the process that started this one."""
     print(json.dumps(fact), flush=True)
 
 
 async def commands() -> AsyncIterator[str]:
-    """What is said to this process, until the one that started it goes."""
+    """Yield the commands to this process until the one that started it ends."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

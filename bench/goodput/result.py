@@ -8,8 +8,8 @@ from typing import Any, Final
 from bench.goodput.engramia import Call, Journal, Refusal
 from bench.goodput.world import TOKENS, Model, Spec
 
-EARLY: Final = 1.0
-"""Seconds in which a refusal is worth something: the caller still has time to do otherwise."""
+LATE: Final = 1.0
+"""Seconds after which a rejection is late, in addition to what the machine itself was late by."""
 
 
 COUNTED: Final = (
@@ -19,7 +19,7 @@ COUNTED: Final = (
     "loading_seconds",
     "loads",
 )
-"""What is asked of the GPU's counters."""
+"""The GPU's counters that are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class PerModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """How often, how often later than ``EARLY``, and how many seconds after the request."""
+    """How often, how often late, and how many seconds after the request."""
 
     count: int
     late: int
@@ -53,7 +53,7 @@ class Result:
     """Shares are of the GPU's time, seconds simulated ones.
 
     ``useful`` went into answers that reached a caller, ``loading`` into models, ``wasted`` into
-    answers that reached nobody. ``goodput`` is the share of all tokens computed that reached a
+    responses that reached no client. ``goodput`` is the share of all tokens computed that reached a
     caller. ``median`` and ``worst`` are from the first request of a logical call to its answer.
     ``refusals`` are the requests that ended with an error status or a cut, by their code.
     """
@@ -86,7 +86,7 @@ class Result:
 
     @property
     def late(self) -> float:
-        """The share of the refused requests that were refused later than ``EARLY``."""
+        """The part of the rejected requests that was rejected late."""
         return sum(one.late for one in self.refusals.values()) / max(1, self.refused)
 
     @property
@@ -105,7 +105,8 @@ def result(
     answered = [call for call in journal.calls if call.tokens]
     waits = [call.ended_at - call.began_at for call in answered if call.ended_at is not None]
     delivered = sum(call.tokens for call in answered)
-    # An answer under way at the end is in neither count.
+    lag = sorted(lags)[int(len(lags) * 0.99)] if lags else 0.0
+    # A response under way at the end is in neither count.
     computed = gpu["tokens_delivered"] + gpu["tokens_abandoned"]
     useful = sum(call.model.answer_seconds * call.tokens / TOKENS for call in answered)
     return Result(
@@ -119,23 +120,23 @@ def result(
         models=tuple(_per_model(model, journal.calls) for model in spec.models),
         median=statistics.median(waits) if waits else 0.0,
         worst=max(waits, default=0.0),
-        refusals=_by_code(journal.refusals),
+        refusals=_by_code(journal.refusals, late=LATE + lag),
         requests=journal.requests,
         unreachable=journal.unreachable,
         loads=gpu["loads"],
-        lag=sorted(lags)[int(len(lags) * 0.99)] if lags else 0.0,
+        lag=lag,
         worst_lag=max(lags, default=0.0),
     )
 
 
-def _by_code(refusals: Iterable[Refusal]) -> dict[str, Refused]:
+def _by_code(refusals: Iterable[Refusal], *, late: float) -> dict[str, Refused]:
     after: dict[str, list[float]] = {}
     for refusal in refusals:
         after.setdefault(refusal.code, []).append(refusal.after)
     return {
         code: Refused(
             count=len(times),
-            late=sum(time > EARLY for time in times),
+            late=sum(time > late for time in times),
             median=statistics.median(times),
             worst=max(times),
         )

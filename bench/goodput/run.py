@@ -20,7 +20,7 @@ import msgspec
 from bench.goodput.engramia import Engramia, Journal, engramia
 from bench.goodput.processes import Process, started
 from bench.goodput.result import COUNTED, Result, result
-from bench.goodput.world import TENANTS, Contender, Spec, arrivals
+from bench.goodput.world import KEYS, Contender, Spec, arrivals
 from bench.runs import tell_result
 
 _SETTLE: Final = 0.15
@@ -34,42 +34,42 @@ Caller = Coroutine[object, object, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Where callers come in, and what they show."""
+class Entrance:
+    """Where clients connect, and their keys."""
 
     port: int
     keys: list[str]
 
 
 @contextmanager
-def _door(spec: Spec, upstream: int) -> Iterator[Door]:
+def _entrance(spec: Spec, upstream: int) -> Iterator[Entrance]:
     place = (str(upstream), str(spec.scale))
     match spec.contender:
         case Contender.DIRECT:
-            yield Door(upstream, ["not-needed"] * TENANTS)
+            yield Entrance(upstream, ["not-needed"] * KEYS)
         case Contender.PROXY:
             with started("bench.goodput.proxy", *place) as proxy:
-                yield Door(proxy.told, ["not-needed"] * TENANTS)
+                yield Entrance(proxy.first, ["not-needed"] * KEYS)
         case Contender.FIFO:
             # As many places as models fit: the best that an owner can choose for a plain cap.
             cap = ("--first-come", str(spec.max_loaded))
             with started("bench.goodput.gateway", *place, *cap) as gateway:
-                yield Door(**gateway.told)
+                yield Entrance(**gateway.first)
         case Contender.RESPECT:
             with started("bench.goodput.gateway", *place, "--respect") as gateway:
-                yield Door(**gateway.told)
+                yield Entrance(**gateway.first)
         case Contender.GATEWAY:
             with started("bench.goodput.gateway", *place) as gateway:
-                yield Door(**gateway.told)
+                yield Entrance(**gateway.first)
 
 
 class Run:
-    """Callers at a door, until the end of the run."""
+    """Clients and their requests, until the end of the run."""
 
-    def __init__(self, spec: Spec, gpu: Process, tenants: list[Engramia], journal: Journal) -> None:
+    def __init__(self, spec: Spec, gpu: Process, clients: list[Engramia], journal: Journal) -> None:
         self._spec = spec
         self._gpu = gpu
-        self._tenants = tenants
+        self._clients = clients
         self._journal = journal
         self._now = asyncio.get_running_loop().time
         self._lags: list[float] = []
@@ -89,31 +89,31 @@ class Run:
         return seen
 
     async def _warm_up(self) -> None:
-        """Some calls, one after the other: a GPU is not asked for the first time in its life.
+        """Send some requests, one after the other, so that the models are known.
 
-        The first model comes last and stays loaded: who has no order of his own fares best if it is
-        the one whose callers are patient.
+        The first model comes last and stays loaded: first come, first served does best if that is
+        the model with the long client timeout.
         """
         for model in reversed(self._spec.models):
             for number in range(self._spec.statistics):
-                await self._tenants[0].ask(model, f"Before all others, {number}")
+                await self._clients[0].ask(model, f"Before all others, {number}")
         self._journal.clear()
 
     async def _open(self, began_at: float) -> AsyncIterator[Caller]:
-        """Whoever comes, when he comes."""
+        """Send each request when it arrives."""
         for number, arrival in enumerate(arrivals(self._spec)):
             await self._until(began_at + arrival.at)
-            yield self._tenants[arrival.tenant].ask(arrival.model, f"Call {number}")
+            yield self._clients[arrival.client].ask(arrival.model, f"Call {number}")
 
     async def _closed(self) -> AsyncIterator[Caller]:
-        """So many of one tenant, each with his next call as soon as the last one has ended."""
+        """So many clients of one key, each with its next request as soon as the last has ended."""
         for number in range(self._spec.callers):
-            yield self._alternate(self._tenants[0], number)
+            yield self._alternate(self._clients[0], number)
 
-    async def _alternate(self, tenant: Engramia, number: int) -> None:
+    async def _alternate(self, client: Engramia, number: int) -> None:
         models = self._spec.models
         for turn in count(number):
-            await tenant.ask(models[turn % len(models)], f"Caller {number}, turn {turn}")
+            await client.ask(models[turn % len(models)], f"Caller {number}, turn {turn}")
 
     async def _counted(self, seconds: float, before: Mapping[str, Any]) -> Result:
         now = self._gpu.ask("freeze")
@@ -134,10 +134,11 @@ class Run:
 
 
 @asynccontextmanager
-async def _tenants(door: Door, journal: Journal) -> AsyncIterator[list[Engramia]]:
+async def _clients(entrance: Entrance, journal: Journal) -> AsyncIterator[list[Engramia]]:
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(engramia(door.port, key, journal)) for key in door.keys
+            await stack.enter_async_context(engramia(entrance.port, key, journal))
+            for key in entrance.keys
         ]
 
 
@@ -145,10 +146,10 @@ async def _performed(spec: Spec) -> Result:
     journal = Journal()
     with (
         started("bench.goodput.gpu", msgspec.json.encode(spec).decode()) as gpu,
-        _door(spec, gpu.told) as door,
+        _entrance(spec, gpu.first) as entrance,
     ):
-        async with _tenants(door, journal) as tenants:
-            return await Run(spec, gpu, tenants, journal).result()
+        async with _clients(entrance, journal) as clients:
+            return await Run(spec, gpu, clients, journal).result()
 
 
 def main() -> int:

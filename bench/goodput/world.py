@@ -1,8 +1,8 @@
-"""What is simulated: the GPU's models, who asks for them and how often. All seconds are simulated.
+"""What is simulated: the models and the arrivals of requests. All seconds are simulated.
 
 **Capacity** is the answers per second of a GPU that never loads: one over the mean length of an
-answer. No order of calls can reach it, as somebody has to swap the models; a better order only
-comes closer. At 1x, therefore, not every call can be answered.
+answer. No policy can reach it, because the models must be swapped; a better policy only comes
+closer. At 1x, therefore, not every request can be answered.
 """
 
 import random
@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Final
 
 TOKENS: Final = 60
-"""Every answer is as long, so that a token lost weighs the same whosever it was."""
+"""Every response is as long, so that every lost token weighs the same."""
 
-TENANTS: Final = 4
-"""Callers hold one of so many keys: what a gateway at its defaults lets wait for one key is a
-quarter of what it lets wait at all."""
+KEYS: Final = 4
+"""Clients have one of so many keys: by default a gateway queues a quarter as many requests of
+one key as of all together."""
 
 
 class Contender(StrEnum):
@@ -29,7 +29,7 @@ class Contender(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """``patience`` is the read timeout of its callers."""
+    """``client_timeout`` is the read timeout of its clients, in seconds."""
 
     name: str
     parameter_size: str
@@ -61,7 +61,7 @@ class Spec:
 class Arrival:
     at: float
     model: Model
-    tenant: int
+    client: int
 
 
 MIXED: Final = (
@@ -82,7 +82,7 @@ def capacity(models: tuple[Model, ...]) -> float:
 
 
 def arrivals(spec: Spec) -> list[Arrival]:
-    """Who comes when: a Poisson process that knows nothing of answers, the same for everybody.
+    """Return when each request arrives: a Poisson process, the same for all contenders.
 
     Of each model there are as many calls, in random order.
     """
@@ -91,7 +91,7 @@ def arrivals(spec: Spec) -> list[Arrival]:
     models = [spec.models[index % len(spec.models)] for index in range(len(moments))]
     rng.shuffle(models)
     return [
-        Arrival(at, model, index % TENANTS)
+        Arrival(at, model, index % KEYS)
         for index, (at, model) in enumerate(zip(moments, models, strict=True))
     ]
 

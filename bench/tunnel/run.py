@@ -29,10 +29,10 @@ def _behind_the_tunnel(spec: Spec, ollama: int) -> Iterator[tuple[int, str]]:
             yield ollama, "not-needed"
         case Way.PROXY:
             with started("bench.tunnel.proxy", *place) as proxy:
-                yield proxy.told, "not-needed"
+                yield proxy.first, "not-needed"
         case Way.GATEWAY:
             with started("bench.goodput.gateway", *place) as gateway:
-                yield gateway.told["port"], gateway.told["keys"][0]
+                yield gateway.first["port"], gateway.first["keys"][0]
 
 
 async def _performed(spec: Spec) -> Result:
@@ -40,10 +40,10 @@ async def _performed(spec: Spec) -> Result:
     journal = Journal()
     with (
         started("bench.tunnel.ollama", msgspec.json.encode(spec).decode()) as ollama,
-        _behind_the_tunnel(spec, ollama.told) as (port, key),
+        _behind_the_tunnel(spec, ollama.first) as (port, key),
         started("bench.tunnel.cloudflare", str(port), str(spec.scale), *rewrite) as tunnel,
     ):
-        async with engramia(tunnel.told, key, journal) as caller:
+        async with engramia(tunnel.first, key, journal) as caller:
             lag = await _all_calls(spec, caller)
         return result(spec, journal, ollama.ask("count"), cut=tunnel.ask("count"), lag=lag)
 

@@ -28,7 +28,7 @@ def _answered(began_at: float, ended_at: float) -> Call:
 
 
 class TestFastLoop:
-    def test_time_and_sleeps(self) -> None:
+    def test_sleeps_take_a_part_of_real_time(self) -> None:
         """On it, a second of sleep is a second, and takes a part of a real one."""
 
         async def slept() -> float:
@@ -48,13 +48,13 @@ class TestFastLoop:
 
 
 class TestArrivals:
-    def test_same_for_every_contender(self) -> None:
+    def test_arrivals_are_the_same_for_every_contender(self) -> None:
         """Who comes when depends on load and seed alone."""
 
         assert arrivals(_spec()) == arrivals(_spec(contender=Contender.GATEWAY))
         assert arrivals(_spec()) != arrivals(_spec(seed=2))
 
-    def test_as_many_as_offered(self) -> None:
+    def test_arrivals_match_the_offered_load(self) -> None:
         """There are about load times capacity of them, half for each model, in order of time."""
         found = arrivals(_spec())
         wanted = 2.0 * capacity(MIXED) * 1000.0
@@ -64,7 +64,7 @@ class TestArrivals:
         assert judged == len(found) // 2
         assert [one.at for one in found] == sorted(one.at for one in found)
 
-    def test_capacity(self) -> None:
+    def test_capacity_is_that_of_a_gpu_that_never_loads(self) -> None:
         """It is what a GPU that never loads could answer."""
 
         assert capacity(MIXED) == 1 / 9
@@ -72,7 +72,7 @@ class TestArrivals:
 
 
 class TestResult:
-    def test_counted_at_the_callers(self) -> None:
+    def test_responses_are_counted_at_the_clients(self) -> None:
         """What the GPU delivered to a proxy whose caller had gone is wasted."""
         journal = Journal(calls=[_answered(0.0, 20.0), Call(WRITER, 0.0, 600.0)])
 
@@ -91,7 +91,7 @@ class TestResult:
         assert found.loading == 0.16
         assert found.failed == 1
 
-    def test_per_model(self) -> None:
+    def test_requests_are_counted_by_model(self) -> None:
         """Each model has its own calls, and those without an end are open."""
         calls = [_answered(0.0, 20.0), _answered(5.0, 45.0), Call(JUDGE, 0.0)]
 
@@ -102,12 +102,13 @@ class TestResult:
         assert (judge.rate, judge.open) == (0.0, 1)
         assert (found.median, found.worst) == (30.0, 40.0)
 
-    def test_refusals_by_code(self) -> None:
-        """Refusals are counted by their code, late ones apart."""
+    def test_rejections_are_counted_by_code(self) -> None:
+        """Late ones apart: later than a second, and than the machine was late."""
         refusals = [Refusal("queue_full", 0.2), Refusal("queue_full", 30.0)]
 
         found = result(_spec(), Journal(refusals=refusals), _gpu(), seconds=100.0, lags=[])
+        slow = result(_spec(), Journal(refusals=refusals), _gpu(), seconds=100.0, lags=[40.0])
 
         assert found.refused == 2
-        assert found.refusals["queue_full"].late == 1
+        assert (found.refusals["queue_full"].late, slow.refusals["queue_full"].late) == (1, 0)
         assert found.refusals["queue_full"].worst == 30.0
