@@ -1,7 +1,7 @@
-"""How often prompts near the limit of the context are told wrongly: `python -m bench.truncated`.
+"""How often prompts near the context window are reported wrongly: `python -m bench.truncated`.
 
-A thousand prompts of each route and version, a tenth longer or shorter than the context, through
-a whole gateway in front of the simulated Ollama; which were cut is known from the simulator's rule.
+A thousand prompts of each route and version, a tenth longer or shorter than the window, through a
+complete gateway in front of the simulated Ollama. The simulator's rule tells which were truncated.
 """
 
 import argparse
@@ -37,19 +37,19 @@ ALPHABETS = (
 """Plain words, and what is escaped in JSON in one way or another."""
 
 Found = Counter[tuple[str, bool]]
-"""How often each: `cut`, `whole`, or whole with `exactly` the context; and whether it was told."""
+"""Counts by `truncated`, `complete`, or `exactly` the window, and by whether it was reported."""
 
 
-def text_of(chance: random.Random, size: int) -> str:
+def text_of(rng: random.Random, size: int) -> str:
     """About ``size`` bytes of text."""
-    words, made = chance.choice(ALPHABETS).split(" "), ""
+    words, made = rng.choice(ALPHABETS).split(" "), ""
     while len(made.encode()) < size:
-        made += " ".join(chance.choices(words, k=20)) + " "
+        made += " ".join(rng.choices(words, k=20)) + " "
     return made.encode()[:size].decode(errors="ignore")
 
 
 def messages_of(path: str, text: str) -> list[Message]:
-    """What the model is given: one text, or a conversation."""
+    """Return what the model is given: one text, or a conversation."""
     if path == "/v1/completions":
         return [Message("user", text)]
     half = len(text) // 2
@@ -64,14 +64,14 @@ def body_of(path: str, messages: list[Message]) -> dict[str, Any]:
 
 
 def tokens_of(messages: list[Message]) -> int:
-    """By the simulator's rule, before anything is cut."""
+    """Count by the simulator's rule, before anything is truncated."""
     return TEMPLATE_TOKENS + prompt_tokens("".join(f"{one.role} {one.text} " for one in messages))
 
 
 async def count(version: str, path: str, number: int, folder: Path) -> Found:
-    """Prompts by what became of them."""
+    """Count prompts by what became of them."""
     found: Found = Counter()
-    chance = random.Random(3)
+    rng = random.Random(3)
     async with Simulator(version=version, time_scale=0, context=CONTEXT) as ollama:
         listen = {"public": "127.0.0.1:0", "admin": "127.0.0.1:0"}
         settings = Settings.model_validate({"listen": listen, "ollama": {"url": ollama.url}})
@@ -83,17 +83,19 @@ async def count(version: str, path: str, number: int, folder: Path) -> Found:
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as client,
         ):
             for _ in range(number):
-                size = int(4 * CONTEXT * chance.uniform(0.9, 1.1))
-                messages = messages_of(path, text_of(chance, size))
+                size = int(4 * CONTEXT * rng.uniform(0.9, 1.1))
+                messages = messages_of(path, text_of(rng, size))
                 body = {"model": "llama3.2:1b", **body_of(path, messages)}
-                data = json.dumps(body, ensure_ascii=chance.random() < 0.5)
+                data = json.dumps(body, ensure_ascii=rng.random() < 0.5)
                 url = f"http://{listening.public}{path}"
                 async with client.post(url, data=data.encode()) as response:
                     await response.read()
-                    told = "x-gateway-prompt-truncated" in response.headers
+                    reported = "x-gateway-prompt-truncated" in response.headers
                 tokens = tokens_of(messages)
-                was = "cut" if tokens > CONTEXT else "exactly" if tokens == CONTEXT else "whole"
-                found[was, told] += 1
+                was = "truncated" if tokens > CONTEXT else "exactly"
+                if tokens < CONTEXT:
+                    was = "complete"
+                found[was, reported] += 1
     return found
 
 
@@ -103,15 +105,16 @@ async def main(number: int) -> None:
             for path in ("/v1/chat/completions", "/v1/completions"):
                 found = await count(version, path, number, Path(folder))
                 print(
-                    f"{version} {path}: {number} prompts, {found['cut', True]} cut and told, "
-                    f"{found['cut', False]} cut and not told, {found['whole', True]} false alarms, "
+                    f"{version} {path}: {number} prompts, {found['truncated', True]} truncated and "
+                    f"reported, {found['truncated', False]} truncated and not reported, "
+                    f"{found['complete', True]} false alarms, "
                     f"and {found['exactly', True]} of exactly {CONTEXT} tokens"
                 )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="bench.truncated", description="How often prompts near the limit are told wrongly."
+        prog="bench.truncated", description="How often prompts near the limit are reported wrongly."
     )
     parser.add_argument("number", nargs="?", type=int, default=1000, help="prompts of each kind")
     asyncio.run(main(parser.parse_args().number))

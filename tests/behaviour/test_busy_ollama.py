@@ -1,4 +1,4 @@
-"""Somebody else uses the same Ollama, and it has no room: the call waits instead of failing."""
+"""Another client uses the same Ollama, and it has no room: the request waits instead of failing."""
 
 import asyncio
 from pathlib import Path
@@ -32,10 +32,10 @@ BUSY["responses"] = BUSY["openai"]
     [(OPENAI, False), (OPENAI, True), (RESPONSES, True), (ANTHROPIC, False), (NATIVE, True)],
     ids=["openai", "openai stream", "responses stream", "anthropic", "native stream"],
 )
-async def test_a_call_waits_until_ollama_has_room(
+async def test_request_waits_until_ollama_has_room(
     spec: DialectSpec, stream: bool, tmp_path: Path
 ) -> None:
-    """It is sent again as it was, and its caller only sees that it took a moment."""
+    """It is sent again unchanged."""
     async with scene_of(tmp_path, spec) as scene:
         told = await scene.provoked(Fault.status(503, BUSY[spec.name]), stream=stream)
         (line,) = await scene.gateway.finished()
@@ -48,8 +48,8 @@ async def test_a_call_waits_until_ollama_has_room(
     assert line["queue_wait"] >= 0.9
 
 
-async def test_those_behind_it_in_its_lane_wait_with_it(tmp_path: Path) -> None:
-    """It keeps its turn: Ollama would have had no room for them either."""
+async def test_later_requests_of_its_key_and_model_wait_behind_it(tmp_path: Path) -> None:
+    """Ollama would have no room for them either."""
     async with house(tmp_path) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]))
         async with asyncio.TaskGroup() as group:
@@ -62,8 +62,8 @@ async def test_those_behind_it_in_its_lane_wait_with_it(tmp_path: Path) -> None:
         assert [b"first" in body for body in came] == [True, True, False]
 
 
-async def test_another_model_need_not_wait_for_it(tmp_path: Path) -> None:
-    """The place is free meanwhile."""
+async def test_other_models_do_not_wait_for_it(tmp_path: Path) -> None:
+    """The slot is free meanwhile."""
     async with house(tmp_path, scheduler={"max_active": 1}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]))
         async with asyncio.TaskGroup() as group:
@@ -77,8 +77,8 @@ async def test_another_model_need_not_wait_for_it(tmp_path: Path) -> None:
         assert waits.result().status == 200
 
 
-async def test_where_it_lasts_the_caller_is_told_the_truth(tmp_path: Path) -> None:
-    """503 ``queue_timeout`` when its clock leaves no time for another attempt."""
+async def test_lasting_busy_ollama_ends_in_a_queue_timeout(tmp_path: Path) -> None:
+    """503 when no time is left for another attempt."""
     async with house(tmp_path, timeouts={"queue_timeout": 1.5}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]), times=100)
         told = await say(gateway)
@@ -92,8 +92,8 @@ async def test_where_it_lasts_the_caller_is_told_the_truth(tmp_path: Path) -> No
         assert len(asked(sim)) == 2
 
 
-async def test_a_caller_who_leaves_meanwhile_is_not_sent_again(tmp_path: Path) -> None:
-    """His place in the queue is given up with him."""
+async def test_client_disconnect_ends_the_attempts(tmp_path: Path) -> None:
+    """Its place in the queue is free."""
     async with scene_of(tmp_path, OPENAI) as scene:
         scene.sim.fault(Fault.status(503, BUSY["openai"]))
         async with scene.waiting():
@@ -115,8 +115,8 @@ async def test_a_caller_who_leaves_meanwhile_is_not_sent_again(tmp_path: Path) -
     ],
     ids=["other 503", "500", "429", "200"],
 )
-async def test_nothing_else_is_ever_sent_twice(status: int, body: bytes, tmp_path: Path) -> None:
-    """Ollama may have done the work; whether it is done again is for the caller to say."""
+async def test_no_other_failure_is_sent_again(status: int, body: bytes, tmp_path: Path) -> None:
+    """Ollama may have done the work; the client decides about a retry."""
     async with scene_of(tmp_path, OPENAI) as scene:
         told = await scene.provoked(Fault.status(status, body))
 

@@ -22,7 +22,7 @@ from tests.harness import Running, running
 from .clients import INFERENCE
 from .scripted import Ending, Script, ScriptedOllama, StreamedResponse, open_post
 
-IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 
@@ -85,7 +85,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Environment:
     ollama: ScriptedOllama
     gateway: Running
 
@@ -142,17 +142,17 @@ STREAMS = [case for case in CASES if case.streamed]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def environment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Environment]:
     """One gateway for all cases: they follow each other on the connections that are kept."""
     ollama = ScriptedOllama(["tiny:latest"])
     folder = tmp_path_factory.mktemp("recorded")
     async with ollama.listening(), running(ollama.url, folder) as gateway:
-        yield House(ollama, gateway)
+        yield Environment(ollama, gateway)
         await left_empty(gateway)
 
 
-def test_the_recordings_hold_what_these_tests_are_about() -> None:
-    """Both versions, every route, and each of the endings that have to be told apart."""
+def test_recordings_have_every_version_route_and_ending() -> None:
+    """Otherwise the tests below prove nothing."""
     names = {case.name for case in CASES}
 
     assert {case.path for case in CASES} == INFERENCE
@@ -161,14 +161,14 @@ def test_the_recordings_hold_what_these_tests_are_about() -> None:
     assert len(CASES) > 150
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("case", WHOLE, ids=str)
-async def test_a_whole_answer_passes_byte_for_byte(case: Case, house: House) -> None:
-    """Good or bad, with its status and headers, and a length of our own that is true."""
-    async with house.open_post(case, replace(case.script, at_once=True)) as answer:
+async def test_complete_response_passes_byte_for_byte(case: Case, environment: Environment) -> None:
+    """With status and headers, and a correct length."""
+    async with environment.open_post(case, replace(case.script, at_once=True)) as answer:
         await answer.head()
         body = await answer.body()
-    line = await house.line(answer)
+    line = await environment.line(answer)
 
     ours = ("server-timing", "x-request-id", "retry-after", "x-should-retry")
     assert answer.status == case.script.status
@@ -177,22 +177,22 @@ async def test_a_whole_answer_passes_byte_for_byte(case: Case, house: House) -> 
     assert (line["phase"], line["bytes_out"]) == ("done", len(case.body))
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("case", STREAMS, ids=str)
-async def test_a_stream_passes_chunk_by_chunk(case: Case, house: House) -> None:
-    """Each chunk alone, when it comes; a stream that has its final event ends as it did."""
-    async with house.open_post(case, case.script) as answer:
-        house.ollama.proceed()
+async def test_stream_passes_chunk_by_chunk(case: Case, environment: Environment) -> None:
+    """Each chunk when it comes."""
+    async with environment.open_post(case, case.script) as answer:
+        environment.ollama.proceed()
         await answer.head()
         for number, piece in enumerate(case.script.pieces):
             if number:
-                house.ollama.proceed()
+                environment.ollama.proceed()
 
             assert await answer.chunk() == piece
-        house.ollama.proceed()
+        environment.ollama.proceed()
         last = await answer.chunk()
         after = await answer.chunk() if last else last
-    line = await house.line(answer)
+    line = await environment.line(answer)
 
     ours = ("server-timing", "x-request-id", "cache-control", "x-accel-buffering")
     assert answer.status == case.script.status
@@ -208,14 +208,14 @@ async def test_a_stream_passes_chunk_by_chunk(case: Case, house: House) -> None:
         assert last == b""  # ended
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("case", STREAMS, ids=str)
-async def test_a_stream_sent_at_once_is_the_same_bytes(case: Case, house: House) -> None:
-    """However the network joins what Ollama sent apart."""
-    async with house.open_post(case, replace(case.script, at_once=True)) as answer:
+async def test_stream_sent_at_once_is_the_same_bytes(case: Case, environment: Environment) -> None:
+    """However the network joins chunks."""
+    async with environment.open_post(case, replace(case.script, at_once=True)) as answer:
         await answer.head()
         chunks, end = await answer.chunks()
-    line = await house.line(answer)
+    line = await environment.line(answer)
 
     passed = b"".join(chunks)
     assert passed.startswith(case.body)
@@ -259,8 +259,8 @@ def assert_tells(last: bytes | None, case: Case, line: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", BUSY, ids=str)
-async def test_a_busy_ollamas_words_reach_nobody(case: Case, tmp_path: Path) -> None:
-    """The call waits; where its clock leaves no time for that, it is told so in our words."""
+async def test_busy_response_of_ollama_reaches_no_client(case: Case, tmp_path: Path) -> None:
+    """The request waits, or ends in the gateway's own error."""
     ollama = ScriptedOllama(["tiny:latest"], replace(case.script, at_once=True))
     async with (
         ollama.listening(),

@@ -1,4 +1,4 @@
-"""What we pass on is what Ollama says, byte for byte, and what we add is what we promise."""
+"""Responses are relayed byte for byte; the gateway adds only documented headers."""
 
 import asyncio
 import re
@@ -80,10 +80,10 @@ async def client(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize(("path", "body"), WHOLE)
-async def test_a_whole_answer_is_ollamas_byte_for_byte(
+async def test_complete_response_is_unchanged(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    """Status, body and headers; ours are an id and the times, nothing else."""
+    """Status, body and headers; added are an id and the times."""
     direct = await fetch(client, sim.url + path, body)
     through = await fetch(client, gateway.url + path, body)
 
@@ -96,10 +96,10 @@ async def test_a_whole_answer_is_ollamas_byte_for_byte(
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMED)
-async def test_a_stream_is_ollamas_byte_for_byte(
+async def test_stream_is_unchanged(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    """And it says to everything in between: do not keep, do not change, do not collect."""
+    """Added are headers that forbid caching and buffering."""
     direct = await fetch(client, sim.url + path, body)
     through = await fetch(client, gateway.url + path, body)
 
@@ -115,10 +115,10 @@ async def test_a_stream_is_ollamas_byte_for_byte(
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMED)
-async def test_each_event_arrives_when_ollama_says_it(
+async def test_each_event_arrives_when_ollama_sends_it(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    """While Ollama stands before its next token, the caller has all that came before."""
+    """While Ollama pauses, the client has all that came before."""
     said = bytearray()
     with sim.hold() as hold:
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -139,10 +139,10 @@ async def test_each_event_arrives_when_ollama_says_it(
     assert sim.stats.generations_finished == 1
 
 
-async def test_ollamas_own_errors_keep_status_body_and_type(
+async def test_errors_of_ollama_keep_status_body_and_type(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient
 ) -> None:
-    """Whatever they look like; only the advice is ours, where Ollama gave none."""
+    """Only advice is added, where Ollama gave none."""
     sim.fault(Fault.status(418, b"short and stout", headers=[("Content-Type", "text/plain")]))
     answer = await client.post(gateway.url + "/api/chat", json=CHAT)
 
@@ -151,10 +151,10 @@ async def test_ollamas_own_errors_keep_status_body_and_type(
     assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_headers_that_promise_something_are_never_ollamas(
+async def test_headers_of_the_gateway_are_never_taken_from_ollama(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient
 ) -> None:
-    """What Ollama, or whatever sits at its place, says in our name is left out."""
+    """Whatever listens at its address."""
     theirs = [
         ("Content-Type", "application/json"),
         ("X-Request-Id", "theirs"),
@@ -174,10 +174,10 @@ async def test_headers_that_promise_something_are_never_ollamas(
     assert {"x-gateway-stale", "set-cookie", "x-hop"}.isdisjoint(answer.headers)
 
 
-async def test_nothing_of_the_callers_head_reaches_ollama(
+async def test_no_header_of_the_client_reaches_ollama(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient
 ) -> None:
-    """No credential, cookie, origin or address of his; ``Host`` is Ollama's own."""
+    """No credential, cookie, origin or address; ``Host`` is Ollama's own."""
     await client.post(
         gateway.url + "/api/chat",
         json=CHAT,
@@ -202,10 +202,8 @@ async def test_nothing_of_the_callers_head_reaches_ollama(
     }
 
 
-async def test_what_we_say_does_not_name_what_we_are_made_of(
-    gateway: Running, client: httpx.AsyncClient
-) -> None:
-    """Versions in ``Server`` help nobody but whoever looks for holes."""
+async def test_server_header_names_no_versions(gateway: Running, client: httpx.AsyncClient) -> None:
+    """They help only attackers."""
     answer = await client.get(gateway.url + "/api/version")
 
     assert "aiohttp" not in answer.headers.get("server", "")

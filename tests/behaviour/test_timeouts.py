@@ -1,4 +1,4 @@
-"""Every clock between us and Ollama, and that of the queue: each rings, and frees what it held."""
+"""Every timeout of a request at Ollama and in the queue: each ends it and frees what it used."""
 
 import asyncio
 import socket
@@ -35,8 +35,8 @@ def timeouts(**settings: float) -> dict[str, Any]:
 # The queue.
 
 
-async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
-    """``queue_timeout`` rings by itself, whatever the call that holds the place does."""
+async def test_queue_timeout_ends_the_wait(tmp_path: Path) -> None:
+    """Whatever the request does that has the slot."""
     async with (
         scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
@@ -49,8 +49,8 @@ async def test_a_place_in_the_queue_is_given_up_in_time(tmp_path: Path) -> None:
         assert (await first.response()).status == 200
 
 
-async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
-    """A call that got its place in time keeps it, however long its answer takes."""
+async def test_queue_timeout_stops_with_the_slot(tmp_path: Path) -> None:
+    """However long the response takes then."""
     async with (
         scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
@@ -68,8 +68,8 @@ async def test_the_queues_clock_stops_with_the_grant(tmp_path: Path) -> None:
     assert (refused.status, told.status) == (503, 200)
 
 
-async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> None:
-    """The queue is left when the caller would leave it himself, if no heartbeat keeps him."""
+async def test_queue_wait_ends_with_the_client_timeout(tmp_path: Path) -> None:
+    """If no heartbeat extends the deadline."""
     settings = {**timeouts(queue_timeout=300), "tunnel": {"profile": "none"}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
         told = await scene.fetch(headers={"x-stainless-read-timeout": "1"})
@@ -81,8 +81,8 @@ async def test_nobody_waits_past_the_patience_he_declares(tmp_path: Path) -> Non
 # Connecting.
 
 
-async def test_an_ollama_that_takes_no_connection(tmp_path: Path) -> None:
-    """``connect_timeout``: 502, long before any clock of an answer."""
+async def test_connect_timeout_ends_in_502(tmp_path: Path) -> None:
+    """Long before any timeout of a response."""
     async with scene_of(tmp_path, OPENAI, timeouts(connect_timeout=SHORT)) as scene:
         await scene.fetch()
         await scene.sim.stop()
@@ -120,8 +120,10 @@ def deaf(port: int) -> Iterator[None]:
 
 
 @every_spec
-async def test_a_stream_that_does_not_begin(spec: DialectSpec, tmp_path: Path) -> None:
-    """``first_byte_timeout``: 504, do not try again, and Ollama stops working for it."""
+async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(
+    spec: DialectSpec, tmp_path: Path
+) -> None:
+    """504, no retry, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(first_byte_timeout=SHORT)) as scene:
         with scene.sim.hold():
             told = await scene.fetch(stream=True)
@@ -133,8 +135,8 @@ async def test_a_stream_that_does_not_begin(spec: DialectSpec, tmp_path: Path) -
     assert scene.sim.stats.generations_abandoned == 1
 
 
-async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> None:
-    """An answer in one piece has no first byte before its last one."""
+async def test_first_byte_timeout_is_for_streams_only(tmp_path: Path) -> None:
+    """A complete response has no first byte before its last."""
     settings = {**timeouts(first_byte_timeout=SHORT), **_two_at_once()}
     async with _in_parallel(tmp_path, settings) as scene:
         with scene.sim.hold() as hold:
@@ -148,8 +150,10 @@ async def test_the_first_bytes_clock_is_for_streams_alone(tmp_path: Path) -> Non
 
 
 @every_spec
-async def test_an_answer_that_is_never_finished(spec: DialectSpec, tmp_path: Path) -> None:
-    """``total_timeout``: 504, do not try again, and Ollama stops working for it."""
+async def test_total_timeout_ends_a_response_that_never_ends(
+    spec: DialectSpec, tmp_path: Path
+) -> None:
+    """504, no retry, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(total_timeout=SHORT)) as scene:
         with scene.sim.hold():
             told = await scene.fetch()
@@ -165,8 +169,8 @@ async def test_an_answer_that_is_never_finished(spec: DialectSpec, tmp_path: Pat
 
 
 @every_spec
-async def test_a_stream_that_falls_silent(spec: DialectSpec, tmp_path: Path) -> None:
-    """``idle_timeout``: an error event, a cut, and Ollama stops working for it."""
+async def test_idle_timeout_aborts_a_silent_stream(spec: DialectSpec, tmp_path: Path) -> None:
+    """An error event, an abort, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(idle_timeout=SHORT)) as scene:
         told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
@@ -178,7 +182,7 @@ async def test_a_stream_that_falls_silent(spec: DialectSpec, tmp_path: Path) -> 
     assert scene.sim.stats.generations_abandoned == 1
 
 
-async def test_silence_is_measured_by_the_first_bytes_clock_unless_it_has_its_own(
+async def test_first_byte_timeout_is_the_default_idle_timeout(
     tmp_path: Path,
 ) -> None:
     """Ollama is as silent while it builds a tool call as before its first token."""
@@ -188,8 +192,8 @@ async def test_silence_is_measured_by_the_first_bytes_clock_unless_it_has_its_ow
     assert OPENAI.late_failure(told.body).code == "upstream_idle_timeout"
 
 
-async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
-    """The idle clock begins anew with every byte."""
+async def test_each_byte_restarts_the_idle_timeout(tmp_path: Path) -> None:
+    """A stream that sends bytes is not idle."""
     models = [model.at_speed(load_time=0.0, tokens_per_second=20.0) for model in USUAL_MODELS]
     async with (
         Simulator(models, output_tokens=16) as sim,
@@ -204,8 +208,10 @@ async def test_a_stream_that_speaks_is_not_idle(tmp_path: Path) -> None:
 
 
 @every_spec
-async def test_a_stream_that_goes_on_for_ever(spec: DialectSpec, tmp_path: Path) -> None:
-    """``stream_total_timeout``: an error event and a cut, even if its bytes never pause."""
+async def test_stream_total_timeout_aborts_an_endless_stream(
+    spec: DialectSpec, tmp_path: Path
+) -> None:
+    """Even if its bytes never pause."""
     settings = timeouts(stream_total_timeout=0.2, first_byte_timeout=0.2)
     async with scene_of(tmp_path, spec, settings) as scene:
         with scene.sim.hold() as hold:
@@ -219,10 +225,10 @@ async def test_a_stream_that_goes_on_for_ever(spec: DialectSpec, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("sent", "status", "complete"), [(100, 504, True), (8192, 200, False)])
-async def test_an_answer_in_one_piece_that_stops_in_the_middle(
+async def test_total_timeout_of_a_complete_response_that_stops_midway(
     sent: int, status: int, complete: bool, tmp_path: Path
 ) -> None:
-    """As long as nothing of it was passed on it is an honest 504; after that it is cut."""
+    """504 as long as nothing was relayed; an abort after that."""
     settings = {**timeouts(total_timeout=SHORT), "limits": {"read_ahead_bytes": 4096}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         await scene.gateway.gateway.host.catalog.get()
@@ -258,8 +264,8 @@ async def _stopping_after(size: int, port: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_owner_sets_for_a_model_holds(stream: bool, tmp_path: Path) -> None:
-    """Neither the general settings nor a caller's patience raise it."""
+async def test_timeouts_of_a_model_rule_are_final(stream: bool, tmp_path: Path) -> None:
+    """Neither the table nor a client raises them."""
     rule = {"match": "llama3.2:*", "total_timeout": 0.2, "first_byte_timeout": SHORT}
     settings = {**timeouts(total_timeout=60, first_byte_timeout=60), "models": [rule]}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
@@ -271,8 +277,8 @@ async def test_what_the_owner_sets_for_a_model_holds(stream: bool, tmp_path: Pat
     assert f"within {seconds:g} s" in told.json()["error"]["message"]
 
 
-async def test_a_rule_for_one_model_is_not_for_another(tmp_path: Path) -> None:
-    """The call to the other model goes on while that to the first is given up."""
+async def test_model_rule_does_not_change_other_models(tmp_path: Path) -> None:
+    """Their requests go on."""
     rule = {"match": "llama3.2:*", "total_timeout": SHORT}
     async with _in_parallel(tmp_path, {"models": [rule], **_two_at_once()}) as scene:
         with scene.sim.hold() as hold:
@@ -285,8 +291,8 @@ async def test_a_rule_for_one_model_is_not_for_another(tmp_path: Path) -> None:
     assert (late.status, told.status) == (504, 200)
 
 
-async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path) -> None:
-    """A 1.2B model has 60 s; a caller who waits longer gets longer, within reason."""
+async def test_client_timeout_raises_the_total_up_to_the_ceiling(tmp_path: Path) -> None:
+    """A 1.2B model has 60 s by its size."""
     asked = []
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
@@ -296,8 +302,8 @@ async def test_patience_raises_the_models_clock_up_to_the_ceiling(tmp_path: Path
     assert [one.total for one in asked] == [60, 300, 1800, 60]
 
 
-async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
-    """Whatever he declares for the silence between two bytes; a limit for all of it stays one."""
+async def test_extended_deadline_is_the_ceiling(tmp_path: Path) -> None:
+    """Unless the client limits the full response."""
     async with scene_of(tmp_path, OPENAI) as scene:
         asked = _clocks_of(scene)
         for header in ("x-stainless-read-timeout", "x-request-timeout"):
@@ -306,8 +312,8 @@ async def test_one_whom_heartbeats_keep_has_the_ceiling(tmp_path: Path) -> None:
     assert [one.total for one in asked] == [1800, 300]
 
 
-async def test_patience_is_what_the_openai_client_is_told(tmp_path: Path) -> None:
-    """Its ``timeout`` is the clock of the call, streaming or not."""
+async def test_timeout_of_the_openai_client_is_the_client_timeout(tmp_path: Path) -> None:
+    """Streaming or not."""
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         asked = _clocks_of(scene)
         async with openai.AsyncOpenAI(

@@ -1,4 +1,4 @@
-"""A prompt that Ollama cuts to fit the context is told, or refused if the owner wants that.
+"""A prompt that Ollama truncates is reported, or refused if the settings say so.
 
 Ollama answers it with 200 and says nothing. Both versions, every route, with the clients that
 people use.
@@ -133,7 +133,7 @@ def ids(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Environment:
     """An Ollama of one version, a gateway in front of it, and its clients."""
 
     sim: Simulator
@@ -152,46 +152,50 @@ class House:
 
 
 @asynccontextmanager
-async def a_house(version: str, folder: Path, **integrity: str) -> AsyncIterator[House]:
+async def environment_of(
+    version: str, folder: Path, **integrity: str
+) -> AsyncIterator[Environment]:
     async with (
         Simulator(time_scale=0, version=version) as sim,
         running(sim.url, folder, integrity=integrity) as gateway,
         clients_of(gateway) as clients,
     ):
-        yield House(sim, gateway, clients)
+        yield Environment(sim, gateway, clients)
         await left_empty(gateway)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=VERSIONS)
 async def passing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Environment]:
     """At the defaults."""
-    async with a_house(request.param, tmp_path_factory.mktemp("passing")) as house:
-        yield house
+    async with environment_of(request.param, tmp_path_factory.mktemp("passing")) as environment:
+        yield environment
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=VERSIONS)
 async def refusing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Environment]:
     """Of an owner who wants errors."""
     folder = tmp_path_factory.mktemp("refusing")
-    async with a_house(request.param, folder, truncated_prompt="error") as house:
-        yield house
+    async with environment_of(request.param, folder, truncated_prompt="error") as environment:
+        yield environment
 
 
-IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 # By default it passes, and is told.
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", WHOLE, ids=ids)
 @pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
-async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, fetch: Asks, text: str) -> None:
-    """The answer itself is Ollama's, untouched."""
+async def test_truncated_prompt_is_reported_in_header_and_log(
+    passing: Environment, fetch: Asks, text: str
+) -> None:
+    """The response itself is unchanged."""
     head = await fetch(passing.clients, text)
     line = await passing.line()
 
@@ -199,10 +203,10 @@ async def test_a_cut_prompt_is_told_in_head_and_log(passing: House, fetch: Asks,
     assert (line["outcome"], line["status"], line["prompt_truncated"]) == ("ok", 200, True)
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
-async def test_a_whole_prompt_is_not(passing: House, fetch: Asks) -> None:
-    """However close; an embedding model reads less."""
+async def test_complete_prompt_is_not_reported(passing: Environment, fetch: Asks) -> None:
+    """However long; an embedding model reads less."""
     for text in (SHORT, WORD * 300 if fetch in (embeddings, embed) else FITS):
         head = await fetch(passing.clients, text)
         line = await passing.line()
@@ -212,9 +216,9 @@ async def test_a_whole_prompt_is_not(passing: House, fetch: Asks) -> None:
         assert "prompt_truncated" not in line
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
-async def test_a_native_answer_has_the_header_too(passing: House, path: str) -> None:
+async def test_native_response_has_the_truncation_header(passing: Environment, path: str) -> None:
     """The clients above do not show it."""
     model = EMBEDDER if path == "/api/embed" else MODEL
     told = {"messages": [user(CUT)], "prompt": CUT, "input": CUT, "stream": False}
@@ -223,12 +227,12 @@ async def test_a_native_answer_has_the_header_too(passing: House, path: str) -> 
     assert (cut.status_code, cut.headers[HEADER]) == (200, "true")
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", STREAMS, ids=ids)
-async def test_of_a_stream_the_log_tells_it_when_its_usage_came(
-    passing: House, fetch: Asks
+async def test_stream_is_reported_in_the_log_when_its_usage_came(
+    passing: Environment, fetch: Asks
 ) -> None:
-    """Its head is gone by then, and tells only what is certain before."""
+    """Its head was sent before, and has only what was certain then."""
     head = await fetch(passing.clients, CUT)
     line = await passing.line()
     assert head is None or HEADER not in head
@@ -240,9 +244,9 @@ async def test_of_a_stream_the_log_tells_it_when_its_usage_came(
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
 
 
-@IN_ONE_HOUSE
-async def test_texts_to_embed_are_each_looked_at(passing: House) -> None:
-    """One of them is too long; or all of them are, which their sum tells."""
+@SHARED_LOOP
+async def test_texts_to_embed_are_checked_separately(passing: Environment) -> None:
+    """One of them is too long, or their sum shows it."""
     for texts, told in (
         ([SHORT, LONG, SHORT], "true"),
         ([CUT[:3600]] * 3, "true"),
@@ -253,9 +257,9 @@ async def test_texts_to_embed_are_each_looked_at(passing: House) -> None:
             assert answer.headers.get(HEADER) == told
 
 
-@IN_ONE_HOUSE
-async def test_a_picture_is_no_text(passing: House) -> None:
-    """A megabyte of it in base64 becomes a few hundred tokens, if any."""
+@SHARED_LOOP
+async def test_image_is_not_counted_as_text(passing: Environment) -> None:
+    """A megabyte of base64 becomes a few hundred tokens, if any."""
     picture = {
         "type": "image_url",
         "image_url": {"url": "data:image/png;base64," + "iVBO" * 250_000},
@@ -272,10 +276,10 @@ async def test_a_picture_is_no_text(passing: House) -> None:
     assert "prompt_truncated" not in line
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fault", [Fault.refuse(), Fault.die(after_tokens=0)], ids=["gone", "dead"])
-async def test_a_prompt_that_nobody_read_was_not_cut(passing: House, fault: Fault) -> None:
-    """However long it is: Ollama failed before it could."""
+async def test_unread_prompt_is_not_reported(passing: Environment, fault: Fault) -> None:
+    """Ollama failed before it could."""
     passing.sim.fault(fault)
     answer = await passing.post("/v1/chat/completions", {"messages": [user(LONG)], "stream": True})
     line = await passing.line()
@@ -284,9 +288,9 @@ async def test_a_prompt_that_nobody_read_was_not_cut(passing: House, fault: Faul
     assert "prompt_truncated" not in line
 
 
-@IN_ONE_HOUSE
-async def test_a_caller_can_still_ask_ollama_to_refuse(passing: House) -> None:
-    """``"truncate": false``: its answer passes as it is."""
+@SHARED_LOOP
+async def test_client_can_forbid_truncation(passing: Environment) -> None:
+    """Ollama's error passes unchanged."""
     answer = await passing.post(
         "/api/generate", {"prompt": CUT, "truncate": False, "stream": False}
     )
@@ -297,9 +301,9 @@ async def test_a_caller_can_still_ask_ollama_to_refuse(passing: House) -> None:
     assert "prompt_truncated" not in line
 
 
-@IN_ONE_HOUSE
-async def test_a_key_that_may_tune_has_a_context_of_its_own(passing: House) -> None:
-    """What would be cut at the default fits into that; its default calls do not."""
+@SHARED_LOOP
+async def test_key_that_may_tune_has_its_own_context_window(passing: Environment) -> None:
+    """Its requests without ``num_ctx`` have the default."""
     key = passing.gateway.new_key(f"tuner-{passing.sim.version}", tune=True)
     options = {"num_ctx": 16_384}
     body = {"messages": [user(LONG)], "stream": False}
@@ -318,13 +322,13 @@ async def test_a_key_that_may_tune_has_a_context_of_its_own(passing: House) -> N
 # As an error.
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", [*WHOLE, *NATIVE_STREAMS], ids=ids)
 @pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
-async def test_a_prompt_that_does_not_fit_can_be_refused(
-    refusing: House, fetch: Asks, text: str
+async def test_prompt_that_does_not_fit_can_be_refused(
+    refusing: Environment, fetch: Asks, text: str
 ) -> None:
-    """With the word that clients know, and no retry that would end in the same way."""
+    """With the code that clients know, and no retry."""
     with pytest.raises(REFUSED) as caught:
         await fetch(refusing.clients, text)
     line = await refusing.line()
@@ -337,12 +341,12 @@ async def test_a_prompt_that_does_not_fit_can_be_refused(
     assert (line["outcome"], line["status"]) == ("context_length_exceeded", 400)
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
-async def test_what_is_certain_by_its_bytes_does_not_reach_ollama(
-    refusing: House, fetch: Asks
+async def test_prompt_that_is_certainly_too_long_does_not_reach_ollama(
+    refusing: Environment, fetch: Asks
 ) -> None:
-    """Once the context is known, which the first call shows."""
+    """Once the window is known."""
     await fetch(refusing.clients, SHORT)
     await refusing.line()
     before = len(asked(refusing.sim))
@@ -355,9 +359,9 @@ async def test_what_is_certain_by_its_bytes_does_not_reach_ollama(
     assert "upstream_status" not in line
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", [chat_stream, messages_stream, responses_stream], ids=ids)
-async def test_a_stream_that_had_begun_is_only_told(refusing: House, fetch: Asks) -> None:
+async def test_stream_that_has_begun_is_not_refused(refusing: Environment, fetch: Asks) -> None:
     """Its usage comes at its end."""
     await fetch(refusing.clients, CUT)
     line = await refusing.line()
@@ -365,18 +369,18 @@ async def test_a_stream_that_had_begun_is_only_told(refusing: House, fetch: Asks
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
-async def test_what_fits_passes(refusing: House, fetch: Asks) -> None:
+async def test_prompt_that_fits_passes(refusing: Environment, fetch: Asks) -> None:
     """Nothing else changes."""
     await fetch(refusing.clients, WORD * 300 if fetch in (embeddings, embed) else FITS)
 
     assert (await refusing.line())["outcome"] == "ok"
 
 
-@IN_ONE_HOUSE
-async def test_who_asks_to_be_cut_is(refusing: House) -> None:
-    """He said so, in Ollama's own words."""
+@SHARED_LOOP
+async def test_client_can_ask_for_truncation(refusing: Environment) -> None:
+    """In Ollama's own words."""
     answer = await refusing.post(
         "/api/generate", {"prompt": CUT, "truncate": True, "stream": False}
     )
@@ -384,10 +388,10 @@ async def test_who_asks_to_be_cut_is(refusing: House) -> None:
     assert (answer.status_code, answer.headers[HEADER]) == (200, "true")
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @pytest.mark.parametrize("spelling", ["Truncate", "TRUNCATE", "truncate "])
-async def test_nobody_says_it_twice(refusing: House, spelling: str) -> None:
-    """Ollama would take the last of two spellings; one with a space is none of them."""
+async def test_truncate_in_another_case_is_refused(refusing: Environment, spelling: str) -> None:
+    """Ollama would take the last of two spellings."""
     answer = await refusing.post("/api/generate", {"prompt": CUT, spelling: True, "stream": False})
 
     assert answer.status_code == 400
@@ -397,14 +401,14 @@ async def test_nobody_says_it_twice(refusing: House, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_the_owner_is_told_what_to_do(version: str, tmp_path: Path) -> None:
-    """In the metrics by model and key, and in the model's status with a remedy."""
-    async with a_house(version, tmp_path) as house:
+async def test_status_and_metrics_report_truncated_prompts(version: str, tmp_path: Path) -> None:
+    """By model and key, and with a remedy."""
+    async with environment_of(version, tmp_path) as environment:
         for text in (CUT, FITS, CUT):
-            await chat(house.clients, text)
-        await embeddings(house.clients, CUT)
-        await left_empty(house.gateway)
-        async with httpx.AsyncClient(base_url=house.gateway.admin_url) as client:
+            await chat(environment.clients, text)
+        await embeddings(environment.clients, CUT)
+        await left_empty(environment.gateway)
+        async with httpx.AsyncClient(base_url=environment.gateway.admin_url) as client:
             status = (await client.get("/status.json")).json()
             metrics = (await client.get("/metrics")).text
     models = {model["name"]: model for model in status["models"]}
@@ -422,8 +426,8 @@ async def test_the_owner_is_told_what_to_do(version: str, tmp_path: Path) -> Non
     assert remedies == [chats["remedy"], embeds["remedy"]]
 
 
-async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) -> None:
-    """Bytes per token, beside how fast each model is."""
+async def test_bytes_per_token_survive_a_restart(tmp_path: Path) -> None:
+    """Like the other statistics."""
     state = tmp_path / "state.json"
     seen = []
     async with Simulator(time_scale=0) as sim:
@@ -444,19 +448,19 @@ async def test_what_was_learned_of_prompts_survives_a_restart(tmp_path: Path) ->
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("wanted", ["pass", "error"])
-async def test_an_answer_that_broke_off_passes_or_is_an_error(
+async def test_incomplete_response_passes_or_is_an_error(
     version: str, wanted: str, tmp_path: Path
 ) -> None:
-    """Either way it is called by its name in log and metrics, also where its body says nothing."""
+    """Log and metrics name it in both cases."""
     stuck = {"prompt": "hi", "messages": [user("hi")], "input": "hi", "max_tokens": 99}
-    async with a_house(version, tmp_path, incomplete=wanted) as house:
+    async with environment_of(version, tmp_path, incomplete=wanted) as environment:
         for path in (
             *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
             *("/api/chat", "/api/generate"),
         ):
-            house.sim.fault(Fault.repeat(after_tokens=2))
-            answer = await house.post(path, {**stuck, "stream": False})
-            line = await house.line()
+            environment.sim.fault(Fault.repeat(after_tokens=2))
+            answer = await environment.post(path, {**stuck, "stream": False})
+            line = await environment.line()
 
             assert line["outcome"] == "upstream_incomplete", path
             assert answer.status_code == line["status"] == (200 if wanted == "pass" else 502), path

@@ -1,4 +1,4 @@
-"""Half an answer is never taken for a whole one.
+"""A truncated response is never taken for a complete one.
 
 Ollama presents broken streams as complete. Through us each of them raises in the client that
 asked, in every dialect, and the log says what happened and how far it got.
@@ -60,7 +60,7 @@ WHOLE = [
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Environment:
     """An Ollama that can be broken, a gateway in front of it, and its clients."""
 
     sim: Simulator
@@ -74,7 +74,7 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def environment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Environment]:
     """One for all tests that break an answer: what is left over of one would break the next."""
     folder = tmp_path_factory.mktemp("truncation")
     async with (
@@ -82,11 +82,11 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         running(sim.url, folder) as gateway,
         clients_of(gateway) as clients,
     ):
-        yield House(sim, gateway, clients)
+        yield Environment(sim, gateway, clients)
         await left_empty(gateway)
 
 
-IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 def status_of(error: Exception) -> int | None:
@@ -97,18 +97,18 @@ def status_of(error: Exception) -> int | None:
 # Streams.
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
 @pytest.mark.parametrize("breaking", MIDWAY, ids=str)
-async def test_a_stream_that_breaks_midway_raises(
-    house: House, family: Family, breaking: Breaking
+async def test_stream_that_breaks_midway_raises(
+    environment: Environment, family: Family, breaking: Breaking
 ) -> None:
-    """After the text so far. The log has the reason and the tokens, counted and marked so."""
-    house.sim.fault(breaking.fault)
+    """After the text so far; the log has reason and tokens."""
+    environment.sim.fault(breaking.fault)
     said: list[str] = []
     with pytest.raises(RAISED) as caught:
-        await family.stream(house.clients, said)
-    line = await house.line()
+        await family.stream(environment.clients, said)
+    line = await environment.line()
 
     assert "".join(said) == "one two"
     assert line["error"] in str(caught.value)
@@ -117,18 +117,18 @@ async def test_a_stream_that_breaks_midway_raises(
     assert line["level"] == "warning"
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
 @pytest.mark.parametrize("breaking", EARLY, ids=str)
-async def test_a_stream_that_breaks_before_its_first_token_is_an_honest_status(
-    house: House, family: Family, breaking: Breaking
+async def test_stream_that_breaks_before_its_first_token_has_an_error_status(
+    environment: Environment, family: Family, breaking: Breaking
 ) -> None:
-    """Nothing was sent, so nothing has to be taken back: 5xx, and when to try again."""
-    house.sim.fault(breaking.fault)
+    """5xx, and when to retry."""
+    environment.sim.fault(breaking.fault)
     said: list[str] = []
     with pytest.raises(RAISED) as caught:
-        await family.stream(house.clients, said)
-    line = await house.line()
+        await family.stream(environment.clients, said)
+    line = await environment.line()
 
     assert said == []
     assert status_of(caught.value) == line["status"]
@@ -136,49 +136,47 @@ async def test_a_stream_that_breaks_before_its_first_token_is_an_honest_status(
     assert line["outcome"] == breaking.outcome
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
-async def test_an_answer_that_is_whole_raises_nothing(house: House, family: Family) -> None:
-    """The same words unbroken, so that the tests around this one mean something."""
+async def test_complete_response_raises_nothing(environment: Environment, family: Family) -> None:
+    """The control for the tests around this one."""
     said: list[str] = []
-    await family.stream(house.clients, said)
-    line = await house.line()
+    await family.stream(environment.clients, said)
+    line = await environment.line()
 
-    assert "".join(said) == "one two three four" == await family.complete(house.clients)
+    assert "".join(said) == "one two three four" == await family.complete(environment.clients)
     assert (line["outcome"], line["tokens_out"]) == ("ok", 4)
 
 
 # Whole answers.
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
 @pytest.mark.parametrize("breaking", WHOLE, ids=str)
-async def test_a_whole_answer_that_breaks_raises(
-    house: House, family: Family, breaking: Breaking
+async def test_complete_response_that_breaks_has_an_error_status(
+    environment: Environment, family: Family, breaking: Breaking
 ) -> None:
-    """Up to the read-ahead nothing is sent before all of it is there: an honest status."""
-    house.sim.fault(breaking.fault)
+    """Up to the read-ahead nothing is sent before."""
+    environment.sim.fault(breaking.fault)
     with pytest.raises(RAISED) as caught:
-        await family.complete(house.clients)
-    line = await house.line()
+        await family.complete(environment.clients)
+    line = await environment.line()
 
     assert status_of(caught.value) == line["status"]
     assert line["status"] in (500, 502)
     assert line["outcome"] == breaking.outcome
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
-async def test_an_answer_that_ollama_gave_up_on_passes_and_is_noted(
-    house: House, family: Family
+async def test_response_that_ollama_aborted_passes_and_is_logged(
+    environment: Environment, family: Family
 ) -> None:
-    """Ollama says itself, in a whole answer, that it is not whole. It passes unchanged for the
-    caller to read; in the log it is no success.
-    """
-    house.sim.fault(Fault.repeat(after_tokens=2))
-    answer = await family.complete(house.clients)
-    line = await house.line()
+    """Ollama itself says in it that it is not complete."""
+    environment.sim.fault(Fault.repeat(after_tokens=2))
+    answer = await family.complete(environment.clients)
+    line = await environment.line()
 
     assert answer == "one two"
     assert (line["outcome"], line["status"]) == ("upstream_incomplete", 200)
@@ -188,17 +186,19 @@ async def test_an_answer_that_ollama_gave_up_on_passes_and_is_noted(
 # On the wire.
 
 
-@IN_ONE_HOUSE
+@SHARED_LOOP
 @EVERY_FAMILY
-async def test_the_error_comes_last_and_the_end_is_missing(house: House, family: Family) -> None:
-    """An error event at an event boundary, then the connection closes without the last chunk."""
-    house.sim.fault(Fault.abort(after_tokens=2))
+async def test_error_event_comes_last_and_the_end_is_missing(
+    environment: Environment, family: Family
+) -> None:
+    """At an event boundary, then the connection closes without the last chunk."""
+    environment.sim.fault(Fault.abort(after_tokens=2))
     body = {**family.body, "stream": True}
-    gateway = house.gateway
+    gateway = environment.gateway
     async with open_post(gateway.port, family.path, body, gateway.key) as answer:
         await answer.head()
         chunks, end = await answer.chunks()
-    line = await house.line()
+    line = await environment.line()
 
     lines = b"".join(chunks).rstrip(b"\n").split(b"\n")
     told = json.loads(lines[-1].removeprefix(b"data: "))["error"]

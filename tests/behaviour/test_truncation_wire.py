@@ -1,4 +1,4 @@
-"""How a broken answer looks on the wire: where our error may stand, and that the end is missing."""
+"""A broken response on the wire: where an error event may stand, and that the end is missing."""
 
 import asyncio
 from pathlib import Path
@@ -23,10 +23,10 @@ STREAM = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"
 
 @pytest.mark.parametrize("cut_at", [1, 30, -1], ids=["at-its-start", "inside", "before-its-end"])
 @pytest.mark.parametrize("ending", ["proper", "cut"])
-async def test_a_break_inside_an_event_gets_no_error_event(
+async def test_break_inside_an_event_gets_no_error_event(
     tmp_path: Path, cut_at: int, ending: Ending
 ) -> None:
-    """Ours would become part of the broken one. The missing end alone must say it, and does."""
+    """It would become part of the broken event."""
     script = Script("HTTP/1.1 200 OK", STREAM, [EVENT, EVENT[:cut_at]], ending, at_once=True)
     fake = ScriptedOllama([MODEL], script)
     said: list[str] = []
@@ -46,8 +46,8 @@ async def test_a_break_inside_an_event_gets_no_error_event(
     assert [line["outcome"] for line in lines] == ["upstream_incomplete"] * 2
 
 
-async def test_what_has_its_final_event_is_complete(tmp_path: Path) -> None:
-    """Whatever Ollama does to the connection after it: the answer is there and ends properly."""
+async def test_stream_with_its_final_event_is_complete(tmp_path: Path) -> None:
+    """Whatever happens to Ollama's connection after it."""
     script = Script("HTTP/1.1 200 OK", STREAM, [EVENT, b"data: [DONE]\n\n"], "cut", at_once=True)
     fake = ScriptedOllama([MODEL], script)
     said: list[str] = []
@@ -61,8 +61,8 @@ async def test_what_has_its_final_event_is_complete(tmp_path: Path) -> None:
     assert line["outcome"] == "ok"
 
 
-async def test_the_words_of_an_end_inside_a_text_are_no_end(tmp_path: Path) -> None:
-    """``[DONE]`` and ``"done": true`` can be said by a model; only an event of its own counts."""
+async def test_final_event_inside_a_text_is_no_end(tmp_path: Path) -> None:
+    """A model can say ``[DONE]``."""
     said = EVENT.replace(b"one", b'data: [DONE]\\n\\n \\"done\\":true} message_stop')
     script = Script("HTTP/1.1 200 OK", STREAM, [said], "proper", at_once=True)
     fake = ScriptedOllama([MODEL], script)
@@ -104,8 +104,8 @@ LOOPS = pytest.mark.parametrize(
 
 @LOOPS
 @pytest.mark.parametrize("fault", [Fault.die(2), Fault.abort(2)], ids=["polite", "cut"])
-def test_an_http10_caller_sees_a_reset(tmp_path: Path, loop: Any, fault: Fault) -> None:
-    """Not the clean end of file that would make half an answer whole."""
+def test_http10_client_sees_a_reset(tmp_path: Path, loop: Any, fault: Fault) -> None:
+    """Not a clean end of file."""
     with asyncio.Runner(loop_factory=loop) as runner:
         _, reset, line = runner.run(over_http10(tmp_path, fault))
 
@@ -114,8 +114,8 @@ def test_an_http10_caller_sees_a_reset(tmp_path: Path, loop: Any, fault: Fault) 
 
 
 @LOOPS
-def test_an_http10_caller_sees_a_clean_end(tmp_path: Path, loop: Any) -> None:
-    """Unchunked, whole, and ended by closing, as Ollama does it."""
+def test_http10_client_sees_a_clean_end(tmp_path: Path, loop: Any) -> None:
+    """Without chunks, ended by closing, as Ollama does."""
     with asyncio.Runner(loop_factory=loop) as runner:
         got, reset, line = runner.run(over_http10(tmp_path, None))
 
@@ -125,8 +125,8 @@ def test_an_http10_caller_sees_a_clean_end(tmp_path: Path, loop: Any) -> None:
 
 
 @LOOPS
-def test_both_event_loops_cut_alike(tmp_path: Path, loop: Any) -> None:
-    """What was written is delivered, then the connection closes: nothing is lost, nothing added."""
+def test_both_event_loops_abort_alike(tmp_path: Path, loop: Any) -> None:
+    """What was written is delivered, then the connection closes."""
 
     async def scene() -> tuple[list[bytes], bytes | None]:
         async with Simulator(time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
@@ -148,8 +148,8 @@ def test_both_event_loops_cut_alike(tmp_path: Path, loop: Any) -> None:
     assert b"upstream_incomplete" in passed[-400:]
 
 
-async def test_a_long_answer_that_breaks_is_cut_short_of_its_length(tmp_path: Path) -> None:
-    """Beyond the read-ahead its head is out, so only the missing rest can tell; and it raises."""
+async def test_long_response_that_breaks_is_shorter_than_declared(tmp_path: Path) -> None:
+    """Beyond the read-ahead only that can tell, and clients raise."""
     length = 3_000_000
     script = Script(
         "HTTP/1.1 200 OK",

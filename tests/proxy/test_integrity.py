@@ -92,8 +92,8 @@ async def at_the_end(
 # Before.
 
 
-async def test_a_short_prompt_asks_ollama_nothing() -> None:
-    """Neither before nor after, whatever is known of the context."""
+async def test_short_prompt_needs_no_question_to_ollama() -> None:
+    """Neither before nor after, whether or not the window is known."""
     ollama, record = loaded(), answered_record(80)
     guard, call = truncation_guard(ollama, truncated_is_error=True), inference_request(prompt=SHORT)
     assert not await guard.check_before(call)
@@ -104,13 +104,13 @@ async def test_a_short_prompt_asks_ollama_nothing() -> None:
     assert record.prompt_truncated is None
 
 
-async def test_a_prompt_that_is_certainly_too_long_is_known_before() -> None:
+async def test_prompt_that_is_certainly_too_long_is_found_before_it_is_sent() -> None:
     """Before Ollama has reported anything."""
     assert await truncation_guard(loaded()).check_before(inference_request(prompt=LONG))
 
 
-async def test_or_refused_before_ollama_works() -> None:
-    """With the context, and what the prompt has at the least."""
+async def test_prompt_that_is_certainly_too_long_can_be_refused_before_it_is_sent() -> None:
+    """The error names the window and the least number of tokens."""
     with pytest.raises(
         ContextLengthExceeded, match=r"holds 4096 tokens.* at least 7500 "
     ) as caught:
@@ -133,15 +133,15 @@ async def test_or_refused_before_ollama_works() -> None:
         (FakeOllama(), False),
     ],
 )
-async def test_a_model_that_is_not_loaded_is_asked_what_it_can_do(
+async def test_window_of_a_model_that_is_not_loaded_is_taken_from_show(
     ollama: FakeOllama, foreseen: bool
 ) -> None:
-    """What cannot be known is not foreseen; an Ollama out of reach is nobody's error here."""
+    """What is unknown is not predicted; an unreachable Ollama is no error here."""
     assert await truncation_guard(ollama).check_before(inference_request(prompt=LONG)) is foreseen
 
 
-async def test_a_caller_who_wants_to_be_cut_is() -> None:
-    """He said ``"truncate": true``: it is told, and no error."""
+async def test_client_that_asks_for_truncation_gets_it() -> None:
+    """``"truncate": true``: it is reported and no error."""
     record = answered_record(4096)
     guard = truncation_guard(loaded(), truncated_is_error=True)
     call = inference_request(prompt=replace(LONG, truncate=True))
@@ -151,15 +151,15 @@ async def test_a_caller_who_wants_to_be_cut_is() -> None:
     assert record.prompt_truncated is True
 
 
-async def test_a_caller_who_wants_to_be_refused_is_not_called_cut() -> None:
-    """He said ``"truncate": false``: Ollama answers him itself."""
+async def test_client_that_forbids_truncation_is_not_reported_as_truncated() -> None:
+    """``"truncate": false``: Ollama itself refuses."""
     assert not await truncation_guard(loaded()).check_before(
         inference_request(prompt=replace(LONG, truncate=False))
     )
 
 
-async def test_a_call_with_a_context_of_its_own_is_measured_by_that() -> None:
-    """Only keys that may tune can ask for one."""
+async def test_num_ctx_of_a_request_decides() -> None:
+    """Only keys that may tune can set one."""
     call = inference_request(prompt=replace(LONG, num_ctx=16_384))
 
     assert not await truncation_guard(loaded(4096)).check_before(call)
@@ -169,8 +169,8 @@ async def test_a_call_with_a_context_of_its_own_is_measured_by_that() -> None:
 
 
 @pytest.mark.parametrize("tokens", [4096, 2051])
-async def test_a_whole_answer_tells_it_in_its_head(tokens: int) -> None:
-    """In both versions; what was believed of the context is made sure of first."""
+async def test_complete_response_has_the_truncation_header(tokens: int) -> None:
+    """In both versions; the window is fetched first."""
     ollama, record = loaded(), answered_record(tokens)
     call = inference_request(prompt=replace(LONG, text_bytes=17_000, longest_bytes=17_000))
 
@@ -181,8 +181,8 @@ async def test_a_whole_answer_tells_it_in_its_head(tokens: int) -> None:
     assert set(ollama.asked) == {"ps", "show"}
 
 
-async def test_or_it_is_refused_after_all() -> None:
-    """The log knows that it was cut, and why it was withheld."""
+async def test_truncated_prompt_can_be_refused_after_the_response() -> None:
+    """The log has both: it was truncated, and the response was withheld."""
     record = answered_record(4096)
     with pytest.raises(ContextLengthExceeded, match="holds 4096 tokens"):
         await truncation_guard(loaded(), truncated_is_error=True).check_response(
@@ -192,8 +192,8 @@ async def test_or_it_is_refused_after_all() -> None:
     assert record.prompt_truncated is True
 
 
-async def test_a_window_that_is_known_decides_at_once() -> None:
-    """No client waits for a question to Ollama; it is asked afterwards all the same."""
+async def test_known_window_decides_at_the_end_of_the_response() -> None:
+    """No client waits for a question to Ollama, which follows in the background."""
     contexts, ollama = ContextWindows(), loaded(4096)
     contexts.update_from_ps(await ollama.ps())
     record = answered_record(4096)
@@ -204,7 +204,7 @@ async def test_a_window_that_is_known_decides_at_once() -> None:
     assert ollama.asked == ["ps"]
 
 
-async def test_a_window_that_is_unknown_decides_later() -> None:
+async def test_unknown_window_decides_in_the_background() -> None:
     """The record says nothing, since Ollama must be asked first."""
     record = answered_record(4096)
 
@@ -212,8 +212,8 @@ async def test_a_window_that_is_unknown_decides_later() -> None:
     assert record.prompt_truncated is None
 
 
-async def test_an_outdated_window_is_not_confirmed_later() -> None:
-    """The model was loaded anew, with a larger window, since Ollama was asked."""
+async def test_outdated_window_is_not_confirmed_in_the_background() -> None:
+    """The model was loaded again, with a larger window, since Ollama was asked."""
     contexts = ContextWindows()
     contexts.update_from_ps(await loaded(2048).ps())
     request = inference_request(prompt=MIDDLE)
@@ -224,8 +224,8 @@ async def test_an_outdated_window_is_not_confirmed_later() -> None:
     assert contexts.longest_prompt(request.model) is None
 
 
-async def test_a_belief_that_an_answer_contradicts_is_corrected() -> None:
-    """Somebody else had loaded the model with a shorter context; ours has loaded it anew."""
+async def test_token_count_above_the_known_window_updates_it() -> None:
+    """Another client had loaded the model with a smaller window."""
     contexts = ContextWindows()
     contexts.update_from_ps(await loaded(512).ps())
     call = inference_request(prompt=MIDDLE)
@@ -235,8 +235,8 @@ async def test_a_belief_that_an_answer_contradicts_is_corrected() -> None:
 
 
 @pytest.mark.parametrize(("status", "times"), [(404, 1), (500, 2)])
-async def test_a_model_that_could_not_be_shown_is_asked_for_again(status: int, times: int) -> None:
-    """Ollama was out of order: what it says then is not its word."""
+async def test_show_is_asked_again_only_after_a_server_error(status: int, times: int) -> None:
+    """Any other status is an answer."""
 
     class Failing(FakeOllama):
         async def show(self, model: Model) -> ShowReply:
@@ -251,8 +251,8 @@ async def test_a_model_that_could_not_be_shown_is_asked_for_again(status: int, t
     assert ollama.asked.count("show") == times
 
 
-async def test_what_was_foreseen_is_taken_back_where_ollama_knows_better() -> None:
-    """It reported more tokens than the context that we believed in."""
+async def test_prediction_is_withdrawn_when_ollama_read_more() -> None:
+    """It reported more tokens than the known window has."""
     record = answered_record(9000)
     call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096))
     record.prompt_truncated = await guard.check_before(call)
@@ -270,8 +270,8 @@ async def test_a_stream_without_usage_is_assessed_by_its_bytes() -> None:
     assert not await at_the_end(truncation_guard(loaded()), middle, answered_record(None))
 
 
-async def test_what_was_judged_is_not_looked_at_again() -> None:
-    """One look at Ollama's memory for one answer that was cut."""
+async def test_checked_response_is_not_checked_again() -> None:
+    """One look at Ollama's memory for one truncated prompt."""
     ollama, record = loaded(), answered_record(4096)
     guard, call = truncation_guard(ollama), inference_request(prompt=LONG)
     await guard.check_response(call, record, 200, answered(4096))
@@ -282,8 +282,8 @@ async def test_what_was_judged_is_not_looked_at_again() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, None])
-async def test_after_a_failure_nothing_is_concluded(status: int | None) -> None:
-    """A prompt that no model read was not cut."""
+async def test_failed_request_has_no_truncated_prompt(status: int | None) -> None:
+    """No model read its prompt."""
     ollama, record = loaded(), answered_record(4096)
     record.upstream_status = status
     await at_the_end(truncation_guard(ollama), inference_request(prompt=LONG), record)
@@ -292,8 +292,8 @@ async def test_after_a_failure_nothing_is_concluded(status: int | None) -> None:
     assert ollama.asked == []
 
 
-async def test_what_runs_elsewhere_is_none_of_our_business() -> None:
-    """Its context is not of this machine."""
+async def test_cloud_models_are_not_checked() -> None:
+    """Their window is not of this machine."""
     ollama, record = loaded(), answered_record(4096)
     remote = Model(
         name=NAME, digest="d", size_bytes=None, parameters=None, remote=True, created=0, raw={}
@@ -309,8 +309,8 @@ async def test_what_runs_elsewhere_is_none_of_our_business() -> None:
     assert ollama.asked == []
 
 
-async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
-    """The longest of them, by what is usual for its bytes; a whole one is nobody's business."""
+async def test_length_of_truncated_prompts_is_kept_for_the_status() -> None:
+    """The longest of them, by an upper estimate; complete prompts do not count."""
     contexts = ContextWindows()
     guard, call = truncation_guard(loaded(), contexts=contexts), inference_request(prompt=LONG)
     await at_the_end(guard, inference_request(prompt=MIDDLE), answered_record(2000))
@@ -325,8 +325,8 @@ async def test_how_long_a_cut_prompt_was_is_kept_for_the_owner() -> None:
     assert contexts.longest_prompt(call.model) == 20_000
 
 
-async def test_and_of_one_that_was_refused() -> None:
-    """Before Ollama worked, and by Ollama itself."""
+async def test_length_of_refused_prompts_is_kept_for_the_status() -> None:
+    """Whether the gateway or Ollama refused them."""
     contexts = ContextWindows()
     guard = truncation_guard(loaded(), contexts=contexts, truncated_is_error=True)
     smaller = inference_request(prompt=replace(LONG, text_bytes=15_000, longest_bytes=15_000))
@@ -339,8 +339,8 @@ async def test_and_of_one_that_was_refused() -> None:
     assert contexts.longest_prompt(smaller.model) == 20_000
 
 
-async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
-    """Ollama read it whole."""
+async def test_length_of_a_wrong_prediction_is_not_kept() -> None:
+    """Ollama read all of the prompt."""
     contexts = ContextWindows()
     call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096), contexts=contexts)
     assert await guard.check_before(call)
@@ -353,8 +353,8 @@ async def test_what_was_foreseen_wrongly_is_no_length_to_go_by() -> None:
 
 
 @pytest.mark.parametrize("said", REFUSALS)
-async def test_ollamas_refusal_to_cut_gets_our_word(said: bytes) -> None:
-    """Each version has its own, which no client knows."""
+async def test_refusal_by_ollama_gets_the_error_code_of_the_gateway(said: bytes) -> None:
+    """Each version has its own words, which no client knows."""
     guard = truncation_guard(loaded(), truncated_is_error=True)
     with pytest.raises(ContextLengthExceeded):
         await guard.check_response(
@@ -363,8 +363,8 @@ async def test_ollamas_refusal_to_cut_gets_our_word(said: bytes) -> None:
 
 
 @pytest.mark.parametrize("said", REFUSALS)
-async def test_it_passes_as_it_is_unless_the_owner_wants_errors(said: bytes) -> None:
-    """Its caller has asked for it."""
+async def test_refusal_by_ollama_passes_unchanged_by_default(said: bytes) -> None:
+    """The client asked for it."""
     record = request_record()
 
     assert (
@@ -375,8 +375,8 @@ async def test_it_passes_as_it_is_unless_the_owner_wants_errors(said: bytes) -> 
     )
 
 
-async def test_other_refusals_pass_as_they_are() -> None:
-    """Of all that was recorded, one case is about the context."""
+async def test_other_errors_of_ollama_pass_unchanged() -> None:
+    """Of all recordings, one case is about the context."""
     guard, refused = truncation_guard(truncated_is_error=True), set()
     for reply in bodies():
         try:
@@ -395,8 +395,8 @@ async def test_other_refusals_pass_as_they_are() -> None:
 # Answers that broke off.
 
 
-async def test_of_all_that_was_recorded_the_broken_answers_are_refused_and_no_others() -> None:
-    """Both versions, every dialect; a retry would end in the same way."""
+async def test_incomplete_responses_among_the_recordings_are_refused_and_no_others() -> None:
+    """Both versions, every dialect."""
     guard, refused = truncation_guard(incomplete_is_error=True), set()
     for reply in bodies():
         try:
@@ -426,8 +426,8 @@ async def test_of_all_that_was_recorded_the_broken_answers_are_refused_and_no_ot
     ],
     ids=["openai", "anthropic", "responses", "ollama"],
 )
-async def test_by_default_they_pass(dialect: Dialect, said: bytes) -> None:
-    """The relay notes them."""
+async def test_incomplete_response_passes_by_default(dialect: Dialect, said: bytes) -> None:
+    """The relay records it."""
     body = body_of(said, dialect)
     assert body.incomplete
 
@@ -439,7 +439,7 @@ async def test_by_default_they_pass(dialect: Dialect, said: bytes) -> None:
     )
 
 
-async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
+async def test_refused_incomplete_response_advises_against_a_retry() -> None:
     """The same request would end in the same way."""
     guard, body = truncation_guard(incomplete_is_error=True), body_of(b'{"done":false}', OLLAMA)
     with pytest.raises(UpstreamIncomplete, match="repeated itself") as caught:
@@ -452,7 +452,7 @@ async def test_a_broken_answer_that_is_refused_is_not_worth_a_retry() -> None:
 
 
 @dataclass(slots=True)
-class Course:
+class ModelRun:
     """Calls of one model, one after the other."""
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -471,32 +471,29 @@ class Course:
         return bool(record.prompt_truncated)
 
 
-async def test_a_learned_is_learned_from_prompts_that_were_whole() -> None:
-    """Each counts once; those that were cut, or may have been, teach nothing."""
-    course = Course()
+async def test_bytes_per_token_are_learned_from_complete_prompts() -> None:
+    """Each counts once; truncated and suspicious ones teach nothing."""
+    run = ModelRun()
     for _ in range(4):
-        assert not await course.answer(MIDDLE, 2000)
-    assert await course.answer(LONG, 4096)
-    assert not await course.answer(MIDDLE, 2051)
+        assert not await run.answer(MIDDLE, 2000)
+    assert await run.answer(LONG, 4096)
+    assert not await run.answer(MIDDLE, 2051)
 
-    learned = course.statistics.bytes_per_token(NAME)
+    learned = run.statistics.bytes_per_token(NAME)
     assert (learned.count, learned.mean) == (4, 4.0)
 
 
-async def test_what_is_learned_tells_more() -> None:
-    """A language of 2.5 bytes per token: half of the context, and text for a little more than all.
-
-    Before, it could have been English of just that length.
-    """
-    course = Course()
+async def test_learned_bytes_per_token_reveal_more_truncations() -> None:
+    """At 2.5 bytes per token, half of the window with text for more than all of it."""
+    run = ModelRun()
     cut = Prompt(text_bytes=10_500, longest_bytes=10_500, counted=True)
-    assert not await course.answer(cut, 2051)
+    assert not await run.answer(cut, 2051)
     for tokens in (1500, 1600, 1700, 1800, 1900, 1950):
         size = int(2.5 * tokens)
-        await course.answer(Prompt(text_bytes=size, longest_bytes=size, counted=True), tokens)
+        await run.answer(Prompt(text_bytes=size, longest_bytes=size, counted=True), tokens)
 
-    assert course.statistics.bytes_per_token(NAME) != Estimate()
-    assert await course.answer(cut, 2051)
+    assert run.statistics.bytes_per_token(NAME) != Estimate()
+    assert await run.answer(cut, 2051)
 
 
 # The decision.
@@ -553,10 +550,10 @@ def recorded_prompts() -> list[Any]:
 
 
 @pytest.mark.parametrize(("reply", "prompt", "context"), recorded_prompts())
-def test_of_all_that_was_recorded_the_cut_prompts_are_told_and_no_others(
+def test_truncated_prompts_among_the_recordings_are_found_and_no_others(
     reply: Reply, prompt: Prompt, context: int
 ) -> None:
-    """Whether or not anything was learned of the model."""
+    """Whether or not anything was learned about the model."""
     expected = Truncation.CERTAIN if reply.case in CUT else Truncation.NONE
     tokens = tokens_of(reply)
 
@@ -565,8 +562,8 @@ def test_of_all_that_was_recorded_the_cut_prompts_are_told_and_no_others(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_was_cut_is_too_long_by_its_bytes_alone(version: str) -> None:
-    """Nine thousand words for a context of 4096, and three thousand for one of 512."""
+def test_truncated_recordings_are_too_long_by_their_bytes(version: str) -> None:
+    """Nine thousand words for a window of 4096, and three thousand for one of 512."""
     for case in CUT:
         data = request_bytes(recorded(version)[case]).partition(b"\r\n\r\n")[2]
         path = recorded(version)[case]["request"]["path"]
@@ -580,8 +577,8 @@ def test_what_was_cut_is_too_long_by_its_bytes_alone(version: str) -> None:
 
 
 @pytest.mark.parametrize("learned", [NOTHING, USUAL])
-def test_the_whole_context_speaks_for_itself(learned: Estimate) -> None:
-    """Half a percent more or less of text tells nothing."""
+def test_token_count_of_the_full_window_is_proof(learned: Estimate) -> None:
+    """A token less is none."""
     for text_bytes in (12_000, 16_384, 17_000, 60_000):
         assert checked(sized(text_bytes), CONTEXT, learned=learned) is Truncation.CERTAIN
         assert checked(
@@ -590,8 +587,8 @@ def test_the_whole_context_speaks_for_itself(learned: Estimate) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 2, 3, 13, 32])
-def test_half_of_the_context_is_a_cut_prompt_if_there_is_text_for_twice_as_much(kept: int) -> None:
-    """A prompt of just that length has as many bytes as any other."""
+def test_half_of_the_window_is_proof_with_text_for_twice_as_much(kept: int) -> None:
+    """A complete prompt of that length has as many bytes as any other."""
     tokens = CONTEXT // 2 + kept
 
     assert checked(sized(4 * CONTEXT + 500), tokens, learned=USUAL) is Truncation.CERTAIN
@@ -600,8 +597,8 @@ def test_half_of_the_context_is_a_cut_prompt_if_there_is_text_for_twice_as_much(
     assert checked(sized(4 * CONTEXT + 500), tokens + 200, learned=USUAL) is Truncation.NONE
 
 
-def test_an_embedding_may_lack_its_marks() -> None:
-    """Or be cut to what Ollama embeds at once, where the context is longer than that."""
+def test_truncated_embedding_may_lack_its_edge_marks() -> None:
+    """Or be truncated to the batch, where the window is larger than that."""
     for context, tokens in ((512, 512), (512, 511), (512, 510), (8192, 2048), (8192, 2046)):
         prompt = replace(EMBEDS, text_bytes=5 * 2048 * 2, longest_bytes=5 * 512)
         assert checked(prompt, tokens, context=context, learned=USUAL) is Truncation.CERTAIN
@@ -610,8 +607,8 @@ def test_an_embedding_may_lack_its_marks() -> None:
     assert checked(whole, 511, context=512, learned=USUAL) is Truncation.SUSPICIOUS
 
 
-def test_texts_to_embed_are_cut_each_on_its_own() -> None:
-    """All of them: told by their sum. Some of them: only by a text that surely is too long."""
+def test_texts_to_embed_are_truncated_separately() -> None:
+    """All of them show in the sum; some of them only by a text that is certainly too long."""
     three = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=3000)
     mixed = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=8900)
 
@@ -620,8 +617,8 @@ def test_texts_to_embed_are_cut_each_on_its_own() -> None:
     assert checked(mixed, 540, context=512, learned=USUAL) is Truncation.CERTAIN
 
 
-def test_a_conversation_that_lost_messages_is_told_when_much_is_missing() -> None:
-    """Any number of tokens can be left; a little less is what texts differ by."""
+def test_conversation_without_its_oldest_messages_is_found_if_much_is_missing() -> None:
+    """Any number of tokens can be left; small differences are normal."""
     long = sized(60_000, messages=20)
     longer = sized(18_000, messages=20)
 
@@ -641,10 +638,10 @@ def test_a_conversation_that_lost_messages_is_told_when_much_is_missing() -> Non
     learned=st.builds(Estimate, st.floats(0.5, 20), st.floats(0, 5), st.integers(0, 100)),
     embeds=st.booleans(),
 )
-def test_a_prompt_far_below_the_context_is_never_cut(
+def test_prompt_far_below_the_window_is_never_truncated(
     tokens: int | None, text_bytes: int, learned: Estimate, embeds: bool
 ) -> None:
-    """Half as many bytes as there is room for tokens, whatever else seems to be."""
+    """Half as many bytes as the window has tokens."""
     prompt = sized(text_bytes, embeds=embeds)
 
     assert checked(prompt, tokens, learned=learned) is Truncation.NONE
@@ -655,17 +652,17 @@ def test_a_prompt_far_below_the_context_is_never_cut(
     text_bytes=st.integers(0, 10_000_000),
     context=st.integers(16, 200_000),
 )
-def test_a_caller_who_is_refused_instead_is_not_cut(
+def test_prompt_with_truncation_forbidden_is_never_truncated(
     tokens: int | None, text_bytes: int, context: int
 ) -> None:
-    """``"truncate": false``: Ollama did not cut it, or it is no Ollama that we know."""
+    """Whatever the numbers say."""
     prompt = sized(text_bytes, truncate=False)
 
     assert checked(prompt, tokens, context=context) is Truncation.NONE
 
 
-def test_more_tokens_than_the_context_mean_that_it_is_another_one() -> None:
-    """What was believed of it is wrong, so nothing follows from it."""
+def test_more_tokens_than_the_window_prove_nothing() -> None:
+    """Then the window is another one."""
     assert checked(sized(200_000), 5000, learned=USUAL) is Truncation.NONE
 
 
@@ -674,8 +671,10 @@ def test_more_tokens_than_the_context_mean_that_it_is_another_one() -> None:
     learned=st.floats(0.6, 5.4),
     messages=st.integers(1, 40),
 )
-def test_text_of_usual_learned_is_never_told(tokens: int, learned: float, messages: int) -> None:
-    """A whole prompt, of any length but exactly the context."""
+def test_complete_prompt_of_usual_text_is_never_reported(
+    tokens: int, learned: float, messages: int
+) -> None:
+    """Of any length but exactly the window."""
     prompt = sized(int(tokens * learned), messages=messages)
 
     assert checked(prompt, tokens) is not Truncation.CERTAIN
@@ -686,17 +685,15 @@ def test_text_of_usual_learned_is_never_told(tokens: int, learned: float, messag
 
 
 @given(st.floats(0.5, 8), st.integers(1, 100))
-def test_what_is_learned_never_makes_text_in_english_suspicious_bytes_per_token(
-    mean: float, count: int
-) -> None:
-    """Prompts in another language taught it; the next one is in English, with 4 bytes or so."""
+def test_learning_never_makes_english_text_suspicious(mean: float, count: int) -> None:
+    """Prompts in another language taught it; the next one has 4 bytes per token."""
     learned = Estimate(mean=mean, deviation=0.0, count=count)
 
     assert suspicious_bytes_per_token(learned) >= 4.0
     assert implausible_bytes_per_token(learned) >= max(6.0, suspicious_bytes_per_token(learned))
 
 
-def test_a_few_observations_count_for_nothing() -> None:
+def test_few_observations_do_not_count() -> None:
     """The first prompts may all be the same odd one."""
     few = Estimate(mean=7.0, deviation=0.0, count=MIN_OBSERVATIONS - 1)
 
@@ -724,10 +721,10 @@ def test_a_few_observations_count_for_nothing() -> None:
         *("below it", "cut to half", "may be cut", "more tokens than bytes", "no such learned"),
     ],
 )
-def test_only_a_prompt_that_surely_was_whole_teaches(
+def test_only_certainly_complete_prompts_teach(
     prompt: Prompt, tokens: int | None, shown: float | None
 ) -> None:
-    """And one long enough that the template around it does not count."""
+    """And only those long enough that the template does not count."""
     found = learnable_bytes_per_token(prompt, tokens=tokens, context=CONTEXT, learned=NOTHING)
 
     assert found == shown
@@ -783,18 +780,18 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
         (Estimate(mean=0.6, deviation=0.2, count=50), 24_000),
     ],
 )
-def test_a_prompts_length_is_told_rather_too_large(learned: Estimate, most: int) -> None:
-    """Whoever makes a context for it wants it to be enough."""
+def test_prompt_length_is_an_upper_estimate(learned: Estimate, most: int) -> None:
+    """A window made for it should be large enough."""
     assert max_tokens(sized(12_000), learned) == most
 
 
-def test_of_several_texts_the_longest_counts() -> None:
-    """Each is read on its own."""
+def test_longest_of_several_texts_counts() -> None:
+    """Each is read separately."""
     prompt = replace(EMBEDS, text_bytes=90_000, longest_bytes=12_000, inputs=10)
 
     assert max_tokens(prompt, NOTHING) == 4000
 
 
-def test_what_cannot_be_counted_has_no_length() -> None:
-    """A picture, or a text as numbers."""
+def test_prompt_that_was_not_counted_has_no_length() -> None:
+    """An image, or a text as numbers."""
     assert max_tokens(sized(12_000, counted=False), NOTHING) is None

@@ -142,8 +142,8 @@ class PipelineRun:
 # The order of the steps.
 
 
-async def test_a_stream_goes_through_these_steps() -> None:
-    """A place, a connection, the relay; both are given back before the end is waited for."""
+async def test_stream_releases_slot_and_connection_before_its_end() -> None:
+    """Slot, connection, relay; the end does not keep them."""
     run = PipelineRun(Steps())
 
     assert await run.perform() is None
@@ -152,8 +152,8 @@ async def test_a_stream_goes_through_these_steps() -> None:
     assert run.record.phase is Phase.RELAY
 
 
-async def test_a_whole_answer_goes_through_these_steps() -> None:
-    """It is committed to when all of it is there."""
+async def test_complete_response_is_sent_when_all_of_it_is_there() -> None:
+    """Then slot and connection are released."""
     run = PipelineRun(Steps(), pieces=(b'{"a"', b":1}"), headers=JSON)
 
     assert await run.perform(inference_request(streaming=False)) is None
@@ -164,8 +164,8 @@ async def test_a_whole_answer_goes_through_these_steps() -> None:
     assert run.response.body == b'{"a":1}'
 
 
-async def test_ollama_is_asked_with_our_path_our_body_and_our_id() -> None:
-    """Nothing else goes up."""
+async def test_request_to_ollama_has_path_body_and_id_of_the_gateway() -> None:
+    """Nothing else is sent."""
     run = PipelineRun(Steps())
     await run.perform(inference_request(body=b'{"model":"m"}'))
     (request,) = run.upstream.requests
@@ -174,8 +174,8 @@ async def test_ollama_is_asked_with_our_path_our_body_and_our_id() -> None:
     assert (request.body, request.request_id) == (b'{"model":"m"}', "req_1")
 
 
-async def test_the_queue_is_asked_with_all_three_caps_and_the_callers_clock() -> None:
-    """The model's own number from its row; the wait never longer than the caller's patience."""
+async def test_slot_request_has_all_caps_and_the_client_timeout() -> None:
+    """The model's number comes from its rule."""
     rows = [{"match": "llama3.2*", "max_active": 7}]
     run = PipelineRun(Steps(), settings={"models": rows})
     await run.perform(inference_request(client_timeout=12.0))
@@ -186,8 +186,8 @@ async def test_the_queue_is_asked_with_all_three_caps_and_the_callers_clock() ->
     assert demand.queue_timeout == 12.0
 
 
-async def test_a_stream_of_inference_request_that_asked_for_none_is_noted_as_one() -> None:
-    """The reply decides how it is passed on."""
+async def test_stream_that_was_not_requested_is_recorded_as_a_stream() -> None:
+    """The reply decides how it is relayed."""
     run = PipelineRun(Steps())
     await run.perform(inference_request(streaming=False))
 
@@ -198,8 +198,8 @@ async def test_a_stream_of_inference_request_that_asked_for_none_is_noted_as_one
 # What the caller is told beside the body.
 
 
-async def test_the_head_tells_where_the_time_went() -> None:
-    """In the queue, and at Ollama until its head."""
+async def test_server_timing_has_queue_and_upstream() -> None:
+    """The time in the queue, and at Ollama until its head."""
     run = PipelineRun(Steps())
     await run.perform()
     timing = run.response.headers["Server-Timing"]
@@ -220,10 +220,10 @@ async def test_the_head_tells_where_the_time_went() -> None:
         (503, (("Retry-After", "9"),), {"Retry-After": "9"}),
     ],
 )
-async def test_ollamas_own_failures_get_advice_where_it_gave_none(
+async def test_errors_of_ollama_get_retry_advice_where_it_gave_none(
     status: int, sent: tuple[tuple[str, str], ...], advice: dict[str, str]
 ) -> None:
-    """Its 4xx cannot succeed next time, its 5xx soon may; its own word stands."""
+    """Its 4xx cannot succeed next time, its 5xx soon may; its own advice stays."""
     run = PipelineRun(Steps(), pieces=(b"{}",), headers=(*JSON, *sent), status=status)
 
     assert await run.perform() is None
@@ -252,10 +252,10 @@ ENDINGS = [
     ENDINGS,
     ids=[f"{s}-{e.code}" for s, e, *_ in ENDINGS],
 )
-async def test_a_failure_is_raised_as_it_is_and_noted_where_it_was(
+async def test_failure_is_raised_unchanged_and_recorded_with_its_phase(
     step: str, error: GatewayError, phase: Phase, upstream_status: int | None
 ) -> None:
-    """Whoever it came from: the pipeline adds no word and keeps nothing."""
+    """Nothing stays in use afterwards."""
     run = PipelineRun(Steps(error=(step, error)))
 
     assert await run.perform() is error
@@ -263,8 +263,8 @@ async def test_a_failure_is_raised_as_it_is_and_noted_where_it_was(
     assert run.times_unreachable == (phase is Phase.CONNECT)
 
 
-async def test_a_stream_without_its_end_fails_after_the_place_was_given_back() -> None:
-    """And its tokens are noted all the same."""
+async def test_incomplete_stream_releases_its_slot_and_records_its_tokens() -> None:
+    """It fails after that."""
     run = PipelineRun(Steps(), pieces=(EVENT, EVENT))
 
     assert isinstance(await run.perform(), UpstreamIncomplete)
@@ -272,8 +272,8 @@ async def test_a_stream_without_its_end_fails_after_the_place_was_given_back() -
     assert (run.record.tokens_out, run.record.tokens_counted) == (2, True)
 
 
-async def test_a_failure_in_the_middle_keeps_what_passed_before_it() -> None:
-    """The first piece was written, the second never came."""
+async def test_failure_midway_keeps_what_was_relayed() -> None:
+    """The first event was written, the second never came."""
     run = PipelineRun(Steps(error=("read", UpstreamIdleTimeout()), good=1))
 
     assert isinstance(await run.perform(), UpstreamIdleTimeout)
@@ -282,26 +282,26 @@ async def test_a_failure_in_the_middle_keeps_what_passed_before_it() -> None:
 
 
 @pytest.mark.parametrize("last", [*range(1, len(STREAM) + 1), len(STREAM) + 3])
-async def test_a_caller_who_leaves_at_any_step_leaves_nothing(last: int) -> None:
-    """Cancelled at each place where it waits: place and connection are free, and facts noted."""
+async def test_cancellation_at_any_step_releases_slot_and_connection(last: int) -> None:
+    """At each place where the pipeline waits."""
     run = PipelineRun(Steps(last=last))
 
     assert isinstance(await run.perform(), asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("last", range(1, 7))
-async def test_a_caller_of_a_whole_answer_who_leaves_at_any_step_leaves_nothing(
+async def test_cancellation_of_a_complete_response_releases_slot_and_connection(
     last: int,
 ) -> None:
-    """The same where nothing was sent before the end."""
+    """Nothing was sent before the end."""
     run = PipelineRun(Steps(last=last), pieces=(b"{", b"}"), headers=JSON)
 
     assert isinstance(await run.perform(inference_request(streaming=False)), asyncio.CancelledError)
     assert (run.response.status is None) == (last < 6)
 
 
-async def test_a_caller_who_leaves_while_he_waits_for_a_place_asks_ollama_nothing() -> None:
-    """And is noted with the time that he waited."""
+async def test_client_disconnect_in_the_queue_sends_nothing_to_ollama() -> None:
+    """The time in the queue is recorded."""
     steps = Steps()
     limits = SchedulerSettings(max_active=1, max_queued=4, max_queued_per_key=4)
     now = asyncio.get_running_loop().time
@@ -373,8 +373,8 @@ class BusyOllama:
 
 
 @virtual_time
-async def test_a_call_is_sent_again_each_second_until_there_is_room() -> None:
-    """The place is given back each time, and the caller hears of the last attempt alone."""
+async def test_busy_ollama_gets_the_request_again_each_second() -> None:
+    """The slot is released each time, and the client sees the last attempt alone."""
     busy = BusyOllama(busy=3)
     began_at = now()
 
@@ -389,8 +389,8 @@ async def test_a_call_is_sent_again_each_second_until_there_is_room() -> None:
 
 
 @virtual_time
-async def test_it_goes_before_the_others_of_its_lane_for_what_is_left_of_its_time() -> None:
-    """Its clock and the caller's patience go on from when it came."""
+async def test_request_is_queued_first_again_for_the_rest_of_its_time() -> None:
+    """Queue and client timeout count from its arrival."""
     busy = BusyOllama(busy=3)
     await busy.perform(client_timeout=60.0)
     requests = busy.scheduler.requests
@@ -402,8 +402,8 @@ async def test_it_goes_before_the_others_of_its_lane_for_what_is_left_of_its_tim
 
 
 @virtual_time
-async def test_it_waits_as_long_as_its_clock_allows() -> None:
-    """Ten seconds are ten attempts, and then the truth."""
+async def test_busy_ollama_ends_in_a_queue_timeout() -> None:
+    """Ten seconds are ten attempts."""
     busy = BusyOllama(busy=1000, queue_timeout=10.0)
     began_at = now()
     error = await busy.perform()
@@ -418,8 +418,8 @@ async def test_it_waits_as_long_as_its_clock_allows() -> None:
 
 
 @virtual_time
-async def test_nothing_is_learned_from_being_busy() -> None:
-    """It took no time at the model: only the response did."""
+async def test_busy_responses_do_not_enter_the_statistics() -> None:
+    """Only the final response does."""
     busy = BusyOllama(busy=2)
     await busy.perform()
     figures = busy.statistics.get("llama3.2:1b")

@@ -52,10 +52,10 @@ def one(content: Any, **more: Any) -> list[dict[str, Any]]:
         ("/v1/embeddings", {"input": [TEXT, TEXT]}, 2 * SIZE),
     ],
 )
-def test_text_counts_in_bytes_wherever_a_dialect_has_it(
+def test_text_is_counted_wherever_a_dialect_has_it(
     path: str, fields: dict[str, Any], size: int | None
 ) -> None:
-    """With something for each message; nothing else of the body counts."""
+    """With some bytes for each message; nothing else of the body counts."""
     found = prompt(path, **fields, temperature=0.5, stop=["x" * 100], response_format={"a": {}})
 
     assert found.text_bytes == (SIZE + MESSAGE_BYTES if size is None else size)
@@ -63,8 +63,8 @@ def test_text_counts_in_bytes_wherever_a_dialect_has_it(
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
-def test_escapes_do_not_make_a_text_much_longer(text: str) -> None:
-    """Python's default writes a letter of three bytes in six: it still counts as two or three."""
+def test_escapes_are_not_counted(text: str) -> None:
+    """Python writes a letter of three bytes in six: it counts as two or three."""
     exactly = len(text.encode())
     plain = prompt("/api/embed", input=text).text_bytes
     escaped = prompt("/api/embed", input=text, as_bytes=False).text_bytes
@@ -73,7 +73,7 @@ def test_escapes_do_not_make_a_text_much_longer(text: str) -> None:
     assert 0.5 * exactly <= escaped <= 2 * exactly
 
 
-def test_tools_count_as_the_json_that_the_model_reads() -> None:
+def test_tools_count_as_json() -> None:
     """Whatever they describe."""
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     found = prompt("/v1/chat/completions", messages=[], tools=tools)
@@ -81,8 +81,8 @@ def test_tools_count_as_the_json_that_the_model_reads() -> None:
     assert found.text_bytes == len(json.dumps(tools))
 
 
-def test_however_a_caller_writes_them() -> None:
-    """Ollama writes them anew, in one line: neither indentation nor escapes reach the model."""
+def test_formatting_of_tools_does_not_count() -> None:
+    """Ollama formats them in one line, without escapes."""
     tools = [{"type": "function", "function": {"name": "look", "description": "水" * 100}}]
     exactly = len(json.dumps(tools, ensure_ascii=False).encode())
     for written in (json.dumps(tools), json.dumps(tools, indent=8, ensure_ascii=False)):
@@ -93,15 +93,15 @@ def test_however_a_caller_writes_them() -> None:
         assert found.counted
 
 
-def test_what_is_too_long_to_be_written_anew_is_not_counted() -> None:
-    """Nobody else is served while it is; and it is known to be missing."""
+def test_tools_that_are_too_long_are_not_counted() -> None:
+    """The prompt is then marked as not counted."""
     found = prompt("/v1/chat/completions", messages=[], tools=["x" * 3_000_000])
 
     assert (found.text_bytes, found.counted) == (0, False)
 
 
-def test_calls_of_tools_and_their_results_count() -> None:
-    """An agent's conversation is mostly these."""
+def test_tool_calls_and_results_are_counted() -> None:
+    """A conversation of an agent is mostly these."""
     call = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     messages = [*one(None, tool_calls=call), {"role": "tool", "content": TEXT}]
     found = prompt("/v1/chat/completions", messages=messages)
@@ -125,9 +125,7 @@ def test_calls_of_tools_and_their_results_count() -> None:
         ("/api/generate", {"prompt": "", "context": [1, 2, 3]}),
     ],
 )
-def test_what_is_no_text_is_not_counted_and_known_to_be_missing(
-    path: str, fields: dict[str, Any]
-) -> None:
+def test_prompt_with_an_image_is_marked_as_not_counted(path: str, fields: dict[str, Any]) -> None:
     """Base64 says nothing about tokens."""
     found = prompt(path, **fields)
 
@@ -135,8 +133,8 @@ def test_what_is_no_text_is_not_counted_and_known_to_be_missing(
     assert not found.counted
 
 
-def test_thoughts_of_before_are_left_out_as_templates_do() -> None:
-    """A model does not read again what it thought."""
+def test_earlier_thinking_is_not_counted() -> None:
+    """Templates leave it out."""
     parts = [{"type": "thinking", "thinking": TEXT * 100}, {"type": "text", "text": TEXT}]
     found = prompt("/v1/messages", messages=one(parts))
 
@@ -144,8 +142,8 @@ def test_thoughts_of_before_are_left_out_as_templates_do() -> None:
     assert found.counted
 
 
-def test_each_text_to_embed_is_known_for_itself() -> None:
-    """For each is cut on its own."""
+def test_texts_to_embed_are_measured_separately() -> None:
+    """Each is truncated separately."""
     found = prompt("/v1/embeddings", input=["a", TEXT * 5, "bc"])
 
     assert (found.inputs, found.longest_bytes, found.embeds) == (3, 5 * SIZE, True)
@@ -166,20 +164,20 @@ def test_each_text_to_embed_is_known_for_itself() -> None:
         {},
     ],
 )
-def test_what_ollama_will_not_read_either_is_no_error(fields: dict[str, Any]) -> None:
-    """It is Ollama's to say what is wrong."""
+def test_unreadable_fields_are_no_error(fields: dict[str, Any]) -> None:
+    """Ollama decides what is wrong."""
     assert prompt("/v1/chat/completions", **fields).text_bytes < 50
 
 
-def test_a_body_of_nothing_but_objects_is_not_taken_apart() -> None:
+def test_body_with_too_many_objects_is_not_decoded() -> None:
     """Each would cost memory and time."""
     found = prompt("/api/chat", messages=[{"a": 1}] * 20_001)
 
     assert (found.text_bytes, found.counted) == (0, False)
 
 
-def test_objects_in_a_text_are_none() -> None:
-    """JSON in a prompt is text: each quote and line break in it has a backslash."""
+def test_braces_in_a_text_are_not_objects() -> None:
+    """Each quote and line break in it has a backslash."""
     text = json.dumps([{"name": "x"}] * 30_000)
     found = prompt("/api/chat", messages=one(text))
 
@@ -187,15 +185,15 @@ def test_objects_in_a_text_are_none() -> None:
     assert found.counted
 
 
-def test_a_long_list_of_texts_is_not_taken_apart() -> None:
-    """What it holds is then not known."""
+def test_long_list_of_texts_is_not_decoded() -> None:
+    """The prompt is then marked as not counted."""
     found = prompt("/api/embed", input=["x" * 1000] * 3000)
 
     assert (found.text_bytes, found.counted) == (0, False)
 
 
-def test_nesting_has_an_end() -> None:
-    """However deep a caller goes."""
+def test_deep_nesting_is_not_decoded() -> None:
+    """However deep a body is."""
     content: Any = TEXT
     for _ in range(50):
         content = [{"type": "tool_result", "content": content}]
@@ -217,16 +215,18 @@ def test_nesting_has_an_end() -> None:
         (None, None),
     ],
 )
-def test_the_context_that_a_call_asks_for(options: Any, expected: int | None) -> None:
-    """Only a key that may tune gets it through; /v1 knows no options."""
+def test_num_ctx_of_a_request_is_read_from_native_options(
+    options: Any, expected: int | None
+) -> None:
+    """The ``/v1`` routes have no options."""
     assert prompt("/api/chat", messages=[], options=options).num_ctx == expected
     assert prompt("/v1/chat/completions", messages=[], options=options).num_ctx is None
 
 
 @pytest.mark.parametrize("said", [True, False, None])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
-def test_a_caller_can_say_whether_he_wants_to_be_cut(path: str, said: bool | None) -> None:
-    """Where Ollama listens to it; null says nothing."""
+def test_truncate_of_a_request_is_read(path: str, said: bool | None) -> None:
+    """Where Ollama knows it; null says nothing."""
     assert prompt(path, truncate=said).truncate is said
     assert prompt("/v1/chat/completions", truncate=said).truncate is None
 
@@ -244,10 +244,10 @@ def test_a_caller_can_say_whether_he_wants_to_be_cut(path: str, said: bool | Non
         ("/v1/chat/completions", {}, None),
     ],
 )
-def test_ollama_is_told_not_to_cut_where_it_knows_the_word(
+def test_truncation_is_disabled_where_ollama_knows_how(
     path: str, said: dict[str, Any], sent: bool | None
 ) -> None:
-    """Unless the caller has said what he wants."""
+    """Unless the client says something about it."""
     fields = disable_truncation(parse(as_go_writes({"model": "a", **said})), path)
     expected = None if sent is None else json.dumps(sent).encode()
 
@@ -266,8 +266,8 @@ def test_ollama_is_told_not_to_cut_where_it_knows_the_word(
     ),
     st.sampled_from(["/v1/chat/completions", "/v1/messages", "/v1/responses", "/api/embed"]),
 )
-def test_nothing_that_a_caller_sends_raises(value: Any, path: str) -> None:
-    """A prompt of unknown size is no reason to fail."""
+def test_no_body_makes_the_measurement_fail(value: Any, path: str) -> None:
+    """An unknown size is no reason to fail."""
     found = prompt(path, messages=value, input=value, options=value, tools=value, system=value)
 
     assert found.text_bytes >= 0

@@ -119,7 +119,7 @@ async def test_a_streaming_request_gets_a_stream_or_json(content_type: str, pass
 # Streams.
 
 
-async def test_each_piece_is_passed_on_as_it_came() -> None:
+async def test_stream_is_relayed_piece_by_piece() -> None:
     """Not joined, not split; status and headers first."""
     response = FakeResponse()
     error, record = await relayed(FakeReply([PIECE, PIECE, LAST + USAGE, DONE]), response)
@@ -131,8 +131,8 @@ async def test_each_piece_is_passed_on_as_it_came() -> None:
     assert record.outcome is None
 
 
-async def test_what_ollama_reports_is_noted() -> None:
-    """Its own count of tokens, and when its first byte came."""
+async def test_usage_and_first_byte_are_recorded() -> None:
+    """Ollama's own token counts."""
     _, record = await relayed(FakeReply([PIECE, LAST, USAGE, DONE]), FakeResponse())
 
     assert (record.tokens_in, record.tokens_out) == (7, 5)
@@ -140,8 +140,8 @@ async def test_what_ollama_reports_is_noted() -> None:
     assert (record.first_byte_at, record.phase) == (12.5, Phase.RELAY)
 
 
-async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
-    """Whoever looks at a boundary from inside ``write`` must see the one behind these bytes."""
+async def test_scanner_sees_bytes_before_they_are_written() -> None:
+    """``write`` must see the boundary behind these bytes."""
 
     class Looking(FakeResponse):
         async def write(self, data: bytes) -> None:
@@ -156,19 +156,19 @@ async def test_the_scanner_has_seen_a_piece_before_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [PIECE], [PIECE, LAST], [PIECE, LAST, USAGE], [DONE[:-1]]])
-async def test_a_polite_end_without_the_final_event_is_none(pieces: list[bytes]) -> None:
-    """Everything that came is passed on; then it is a failure."""
+async def test_stream_without_its_final_event_is_incomplete(pieces: list[bytes]) -> None:
+    """All that came is relayed, then it fails."""
     response = FakeResponse()
     error, record = await relayed(FakeReply(pieces), response)
 
     assert isinstance(error, UpstreamIncomplete if pieces else UpstreamProtocolError)
     assert response.pieces == pieces
-    assert record.outcome is None  # whoever renders the failure notes it
+    assert record.outcome is None  # noted where the failure is rendered
 
 
 @pytest.mark.parametrize("failure", [None, *FAILURES])
 async def test_nothing_is_sent_before_the_first_byte(failure: type[GatewayError] | None) -> None:
-    """So that a failure until then is an honest status; half an response there is none."""
+    """Until then a failure has its own status."""
     response = FakeResponse()
     error, record = await relayed(FakeReply([], failure() if failure else None), response)
 
@@ -179,8 +179,8 @@ async def test_nothing_is_sent_before_the_first_byte(failure: type[GatewayError]
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_a_failure_midway_is_the_replys_own(failure: type[GatewayError]) -> None:
-    """With the tokens that came until then, counted and marked so."""
+async def test_failure_midway_is_raised_with_the_tokens_so_far(failure: type[GatewayError]) -> None:
+    """They are marked as counted."""
     response = FakeResponse()
     error, record = await relayed(FakeReply([PIECE, PIECE], failure()), response)
 
@@ -190,16 +190,16 @@ async def test_a_failure_midway_is_the_replys_own(failure: type[GatewayError]) -
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_after_the_final_event_nothing_can_fail(failure: type[GatewayError]) -> None:
-    """The response is whole, whatever then becomes of the connection to Ollama."""
+async def test_failure_after_the_final_event_is_ignored(failure: type[GatewayError]) -> None:
+    """The stream is complete."""
     error, record = await relayed(FakeReply([PIECE, DONE], failure()), FakeResponse())
 
     assert error is None
     assert record.outcome is None
 
 
-async def test_the_reply_is_read_to_its_end() -> None:
-    """Only then can its connection carry another request."""
+async def test_reply_is_read_to_its_end() -> None:
+    """Otherwise its connection could not be used again."""
     reply = FakeReply([PIECE, DONE])
     await relayed(reply, FakeResponse())
 
@@ -208,10 +208,10 @@ async def test_the_reply_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("leaving", [ClientDisconnected, ClientWriteTimeout])
 @pytest.mark.parametrize("after", [0, 1, 2])
-async def test_inference_requester_who_leaves_is_not_ollamas_failure(
+async def test_client_disconnect_is_raised_and_ends_reading(
     leaving: type[GatewayError], after: int
 ) -> None:
-    """Not even after the final event; nothing more is read, and the tokens so far are noted."""
+    """Even after the final event; the tokens so far are recorded."""
     reply = FakeReply([PIECE, PIECE, DONE, b"never read"])
     error, record = await relayed(reply, FakeResponse(leaves_after=after, leaving=leaving()))
 
@@ -220,8 +220,8 @@ async def test_inference_requester_who_leaves_is_not_ollamas_failure(
     assert record.tokens_out == min(after + 1, 2)
 
 
-async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None:
-    """It passes as it is, for the caller's client raises for it; in the log it is no success."""
+async def test_error_line_of_ollama_is_relayed_and_recorded_as_incomplete() -> None:
+    """The client library raises for it."""
     line = b'{"model":"m","message":{"role":"assistant","content":"hi"},"done":false}\n'
     broken = b'{"error":"an error was encountered: unexpected EOF"}\n'
     response = FakeResponse()
@@ -235,8 +235,8 @@ async def test_an_error_line_of_ollamas_own_ends_a_stream_and_is_noted() -> None
     assert record.error == "an error was encountered: unexpected EOF"
 
 
-async def test_ollamas_words_stand_beside_our_reason() -> None:
-    """An error event without a final one: incomplete, in Ollama's words."""
+async def test_error_message_of_ollama_is_recorded() -> None:
+    """An error event without a final one is incomplete."""
     said = b'data: {"error":{"message":"out of luck"}}\n\n'
     error, record = await relayed(FakeReply([PIECE, said]), FakeResponse())
 
@@ -245,10 +245,8 @@ async def test_ollamas_words_stand_beside_our_reason() -> None:
 
 
 @given(st.lists(st.integers(1, 400)), st.booleans())
-async def test_however_it_is_split_the_bytes_and_the_verdict_are_the_same(
-    cuts: list[int], complete: bool
-) -> None:
-    """The network decides about pieces, the events about the ending."""
+async def test_fragmentation_does_not_change_the_result(cuts: list[int], complete: bool) -> None:
+    """The events decide, not the pieces of the network."""
     data = PIECE + LAST + USAGE + (DONE if complete else b"")
     response = FakeResponse()
     error, record = await relayed(FakeReply(split(data, cuts)), response)
@@ -276,8 +274,8 @@ def complete_reply(
 
 
 @given(st.lists(st.integers(1, 200)))
-async def test_a_whole_answer_is_collected_and_sent_at_once(cuts: list[int]) -> None:
-    """In whatever pieces it came; with what it says of its tokens."""
+async def test_complete_response_is_collected_and_sent_at_once(cuts: list[int]) -> None:
+    """With the usage that it reports."""
     response = FakeResponse()
     error, record = await relayed(complete_reply(*split(COMPLETE, cuts)), response)
 
@@ -288,8 +286,8 @@ async def test_a_whole_answer_is_collected_and_sent_at_once(cuts: list[int]) -> 
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 503])
-async def test_an_empty_answer_is_one(status: int) -> None:
-    """Ollama refuses foreign hosts without a word."""
+async def test_empty_response_is_relayed(status: int) -> None:
+    """Ollama refuses foreign hosts with one."""
     response = FakeResponse()
     error, _ = await relayed(complete_reply(status=status), response)
 
@@ -299,10 +297,10 @@ async def test_an_empty_answer_is_one(status: int) -> None:
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_one_that_breaks_within_the_read_ahead_is_not_begun(
+async def test_response_that_fails_within_the_read_ahead_is_not_begun(
     failure: type[GatewayError],
 ) -> None:
-    """Its failure can still be told by a status."""
+    """Its failure still has its own status."""
     response = FakeResponse()
     error, record = await relayed(complete_reply(COMPLETE[:50], error=failure()), response)
 
@@ -311,8 +309,8 @@ async def test_one_that_breaks_within_the_read_ahead_is_not_begun(
     assert record.phase is Phase.RELAY
 
 
-async def test_a_longer_one_is_passed_on_as_it_comes() -> None:
-    """With the length that Ollama declared; what was collected first comes first."""
+async def test_response_beyond_the_read_ahead_is_relayed_as_it_comes() -> None:
+    """With the length that Ollama declared."""
     pieces = [b"a" * 600, b"b" * 600, b"c" * 600]
     response = FakeResponse()
     error, _ = await relayed(complete_reply(*pieces), response, read_ahead_bytes=1000)
@@ -323,16 +321,16 @@ async def test_a_longer_one_is_passed_on_as_it_comes() -> None:
     assert (response.length, response.scanner) == (1800, None)
 
 
-async def test_exactly_the_read_ahead_is_still_complete_reply() -> None:
-    """The limit itself fits."""
+async def test_response_of_exactly_the_read_ahead_is_sent_at_once() -> None:
+    """The limit is inclusive."""
     response = FakeResponse()
     await relayed(complete_reply(b"a" * 600, b"b" * 400), response, read_ahead_bytes=1000)
 
     assert response.was_complete
 
 
-async def test_a_longer_one_that_breaks_was_begun() -> None:
-    """It can only be cut, and whoever renders the failure does."""
+async def test_response_that_fails_beyond_the_read_ahead_was_begun() -> None:
+    """It can only be aborted."""
     response = FakeResponse()
     reply = complete_reply(b"a" * 600, b"b" * 600, error=UpstreamIncomplete())
     error, _ = await relayed(reply, response, read_ahead_bytes=1000)
@@ -361,10 +359,8 @@ GIVEN_UP = (
     ],
     ids=["openai", "anthropic", "responses", "ollama"],
 )
-async def test_one_that_ollama_gave_up_on_passes_and_is_noted(
-    dialect: Dialect, body: bytes
-) -> None:
-    """The caller gets what Ollama said; the log does not call it a success."""
+async def test_incomplete_response_is_relayed_and_recorded(dialect: Dialect, body: bytes) -> None:
+    """The log does not call it a success."""
     response = FakeResponse()
     error, record = await relayed(complete_reply(body), response, dialect)
 
@@ -374,8 +370,8 @@ async def test_one_that_ollama_gave_up_on_passes_and_is_noted(
     assert record.error == UpstreamIncomplete.default_message
 
 
-async def test_ollamas_own_error_is_noted_in_its_words() -> None:
-    """The outcome is told by its status and is not ours to say."""
+async def test_error_message_of_a_response_is_recorded() -> None:
+    """The outcome follows from its status."""
     body = b'{"error":{"message":"model is required"}}'
     _, record = await relayed(complete_reply(body, status=400), FakeResponse())
 
@@ -448,10 +444,10 @@ pairs = st.lists(st.tuples(names | st.sampled_from(WITHHELD), st.text(max_size=8
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", WITHHELD)
 @pytest.mark.parametrize("spelt", [str.lower, str.upper, str], ids=["lower", "upper", "usual"])
-def test_what_is_for_one_hop_or_ours_to_say_is_withheld(
+def test_hop_by_hop_and_own_headers_are_withheld(
     name: str, spelt: type[str], streaming: bool
 ) -> None:
-    """However it is spelt: RFC 9110, section 7.6.1, and the promises of this gateway."""
+    """In any case: RFC 9110, section 7.6.1, and the headers that the gateway sets."""
     kept = headers_of([(spelt(name), "theirs"), ("X-Other", "1")], streaming=streaming)
 
     assert kept[0] == ("X-Other", "1")
@@ -459,14 +455,14 @@ def test_what_is_for_one_hop_or_ours_to_say_is_withheld(
 
 
 @pytest.mark.parametrize("listed", ["X-Hop", "close, x-hop", "X-HOP ,Keep-Alive", "a,,X-Hop,"])
-def test_what_connection_names_is_for_one_hop(listed: str) -> None:
-    """In any place of its list, in any spelling, before or after it."""
+def test_headers_named_by_connection_are_withheld(listed: str) -> None:
+    """In any place of its list, in any case, before or after it."""
     headers = [("x-hop", "1"), ("Connection", listed), ("X-Hop", "2"), ("X-Kept", "3")]
 
     assert headers_of(headers, streaming=False) == [("X-Kept", "3")]
 
 
-def test_several_connection_headers_all_count() -> None:
+def test_all_connection_headers_count() -> None:
     """A list may be spread over lines."""
     headers = [("Connection", "x-one"), ("X-One", "1"), ("X-Two", "2"), ("connection", "x-two")]
 
@@ -474,10 +470,10 @@ def test_several_connection_headers_all_count() -> None:
 
 
 @given(pairs, st.booleans())
-def test_the_rest_keeps_its_order_its_spelling_and_its_repetitions(
+def test_other_headers_keep_order_case_and_duplicates(
     headers: list[tuple[str, str]], streaming: bool
 ) -> None:
-    """Nothing is added to a whole response, and two lines to a stream."""
+    """A stream gets two more."""
     kept = headers_of(iter(headers), streaming=streaming)
     theirs = kept[: -len(STREAM_HEADERS)] if streaming else kept
 
@@ -488,15 +484,15 @@ def test_the_rest_keeps_its_order_its_spelling_and_its_repetitions(
         assert tuple(kept[-len(STREAM_HEADERS) :]) == STREAM_HEADERS
 
 
-def test_a_type_is_never_touched() -> None:
+def test_content_type_is_unchanged() -> None:
     """Not its parameters, not its case."""
     headers = [("content-type", "Application/JSON; Charset=UTF-8")]
 
     assert headers_of(headers, streaming=False) == headers
 
 
-def test_a_stream_says_once_that_nobody_may_keep_or_collect_it() -> None:
-    """In our words, whatever Ollama said about it; a whole response keeps Ollama's."""
+def test_stream_forbids_caching_and_buffering_once() -> None:
+    """A complete response keeps Ollama's headers."""
     headers = [("Cache-Control", "max-age=60"), ("X-Accel-Buffering", "yes")]
 
     assert headers_of(headers, streaming=True) == [

@@ -1,4 +1,4 @@
-"""Failures that could not be told: who gets them, once, and for how long they are kept."""
+"""Failures that could not be reported: which retry gets them, once, and when they expire."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ NOTHING = Fingerprint("", "", b"")
 
 
 @dataclass(slots=True)
-class House:
+class Failures:
     """What is kept, and a clock that stands until it is moved."""
 
     max_failures: int = 1024
@@ -40,125 +40,123 @@ class House:
         return self.late.take(call, retry=retry)
 
 
-def test_a_retry_is_told_once() -> None:
-    """And the next one is served."""
-    house = House()
-    failure = house.fails()
+def test_retry_gets_the_failure_once() -> None:
+    """The next one is served."""
+    failures = Failures()
+    failure = failures.fails()
 
-    assert house.comes() is failure
-    assert house.comes(retry=2) is None
-
-
-def test_each_failed_call_is_told() -> None:
-    """Two identical calls that both failed late are two failures, in the order in which they
-    failed.
-    """
-    house = House()
-    first, second = house.fails(), house.fails()
-
-    assert [house.comes(), house.comes(), house.comes()] == [first, second, None]
+    assert failures.comes() is failure
+    assert failures.comes(retry=2) is None
 
 
-def test_a_first_attempt_is_a_call_of_its_own() -> None:
-    """However much it looks like one that failed; its failure still waits for its retry."""
-    house = House()
-    failure = house.fails()
+def test_each_failure_is_replayed_in_order() -> None:
+    """Two identical requests that failed are two failures."""
+    failures = Failures()
+    first, second = failures.fails(), failures.fails()
 
-    assert house.comes(retry=0) is None
-    assert house.comes(retry=1) is failure
-
-
-def test_another_call_is_told_nothing() -> None:
-    """Another body, another route, another key: all of them are in the fingerprint."""
-    house = House()
-    house.fails(ONE)
-
-    assert house.comes(OTHER) is None
+    assert [failures.comes(), failures.comes(), failures.comes()] == [first, second, None]
 
 
-def test_a_retry_is_told_of_an_attempt_before_it() -> None:
-    """What a client's second attempt met nobody is told who is at his first retry."""
-    house = House()
-    failure = house.fails(retry=1)
+def test_first_attempt_gets_no_failure() -> None:
+    """The failure still waits for its retry."""
+    failures = Failures()
+    failure = failures.fails()
 
-    assert house.comes(retry=1) is None
-    assert house.comes(retry=2) is failure
+    assert failures.comes(retry=0) is None
+    assert failures.comes(retry=1) is failure
 
 
-def test_a_client_that_does_not_say_has_10_seconds() -> None:
-    """curl has no such header: whoever asks the same again so soon asks for the same answer."""
-    house = House()
-    house.fails(retry=None)
-    failure = house.fails(retry=None)
-    house.time += 10.0
+def test_other_requests_get_no_failure() -> None:
+    """Another body, path or key."""
+    failures = Failures()
+    failures.fails(ONE)
 
-    assert house.comes(retry=None) is not None
+    assert failures.comes(OTHER) is None
 
-    house.time += 0.1
 
-    assert house.comes(retry=None) is None
+def test_retry_gets_only_failures_of_earlier_attempts() -> None:
+    """A first retry does not get what a second attempt met."""
+    failures = Failures()
+    failure = failures.fails(retry=1)
+
+    assert failures.comes(retry=1) is None
+    assert failures.comes(retry=2) is failure
+
+
+def test_undeclared_retry_counts_within_10_seconds() -> None:
+    """curl, for example, has no such header."""
+    failures = Failures()
+    failures.fails(retry=None)
+    failure = failures.fails(retry=None)
+    failures.time += 10.0
+
+    assert failures.comes(retry=None) is not None
+
+    failures.time += 0.1
+
+    assert failures.comes(retry=None) is None
     # An older SDK says how often it has tried only from the first retry on.
-    assert house.comes(retry=1) is failure
+    assert failures.comes(retry=1) is failure
 
 
-def test_who_does_not_say_is_no_retry_of_one_that_does() -> None:
-    """The SDK will come for it itself."""
-    house = House()
-    failure = house.fails(retry=0)
+def test_undeclared_request_is_no_retry_of_a_declared_one() -> None:
+    """The SDK will retry itself."""
+    failures = Failures()
+    failure = failures.fails(retry=0)
 
-    assert house.comes(retry=None) is None
-    assert house.comes(retry=1) is failure
-
-
-def test_it_is_forgotten_after_a_minute() -> None:
-    """Whoever comes then has another reason to come."""
-    house = House()
-    failure = house.fails()
-    house.fails(OTHER)
-    house.time += 60.0
-
-    assert house.comes() is failure
-
-    house.time += 0.1
-
-    assert house.comes(OTHER) is None
-    assert repr(house.late) == "<FailureReplay 0/1024>"
+    assert failures.comes(retry=None) is None
+    assert failures.comes(retry=1) is failure
 
 
-def test_of_too_many_the_oldest_are_forgotten() -> None:
-    """Memory is bounded, whoever fails how often."""
-    house = House(max_failures=3)
+def test_failure_expires_after_a_minute() -> None:
+    """A later request has another reason."""
+    failures = Failures()
+    failure = failures.fails()
+    failures.fails(OTHER)
+    failures.time += 60.0
+
+    assert failures.comes() is failure
+
+    failures.time += 0.1
+
+    assert failures.comes(OTHER) is None
+    assert repr(failures.late) == "<FailureReplay 0/1024>"
+
+
+def test_oldest_failures_are_dropped_beyond_the_limit() -> None:
+    """Memory is bounded."""
+    failures = Failures(max_failures=3)
     for _ in range(2):
-        house.fails(OTHER)
-    kept = [house.fails() for _ in range(3)]
+        failures.fails(OTHER)
+    kept = [failures.fails() for _ in range(3)]
 
-    assert repr(house.late) == "<FailureReplay 3/3>"
-    assert house.comes(OTHER) is None
-    assert [house.comes() for _ in range(3)] == kept
+    assert repr(failures.late) == "<FailureReplay 3/3>"
+    assert failures.comes(OTHER) is None
+    assert [failures.comes() for _ in range(3)] == kept
 
 
-def test_what_is_too_large_is_not_kept() -> None:
-    """In bytes of all that would be sent."""
-    house = House()
-    fits = house.fails(size=MAX_BYTES - len("Content-Typex"))
-    house.fails(OTHER, size=MAX_BYTES)
+def test_large_failure_is_not_kept() -> None:
+    """The size is that of the complete response."""
+    failures = Failures()
+    fits = failures.fails(size=MAX_BYTES - len("Content-Typex"))
+    failures.fails(OTHER, size=MAX_BYTES)
 
     assert fits.size == MAX_BYTES
-    assert house.comes() is fits
-    assert house.comes(OTHER) is None
+    assert failures.comes() is fits
+    assert failures.comes(OTHER) is None
 
 
-def test_nor_what_has_too_many_headers() -> None:
-    """Those with nothing in them would show as a few bytes, and cost a hundred times as much."""
-    house = House()
-    failure = house.fails(size=10)
+def test_failure_with_too_many_headers_is_not_kept() -> None:
+    """Empty headers cost a hundred times their bytes."""
+    failures = Failures()
+    failure = failures.fails(size=10)
     fits, more = (
         replace(failure, headers=(("a", ""),) * count) for count in (MAX_HEADERS, MAX_HEADERS + 1)
     )
 
     assert (fits.is_small, more.is_small) == (True, False)
-    house.late.remember(OTHER, more, retry=None)
-    assert house.comes(OTHER) is None
+    failures.late.remember(OTHER, more, retry=None)
+    assert failures.comes(OTHER) is None
 
 
 steps = st.one_of(
@@ -169,22 +167,22 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=60))
-def test_whatever_happens_each_failure_is_told_at_most_once(
+def test_each_failure_is_replayed_at_most_once_and_in_time(
     story: list[tuple[str, Fingerprint, int | None]],
 ) -> None:
-    """To a call like it, in time, that is no first attempt; and no more are kept than may be."""
-    house = House(max_failures=4)
+    """To an equal request that is no first attempt; and the number kept is bounded."""
+    failures = Failures(max_failures=4)
     failed: dict[str, tuple[Fingerprint, int | None, float]] = {}
     told: Counter[str] = Counter()
     for what, call, number in story:
         match what:
             case "fails":
-                failure = house.fails(call, retry=number)
-                failed[failure.message] = (call, number, house.time)
+                failure = failures.fails(call, retry=number)
+                failed[failure.message] = (call, number, failures.time)
             case "waits":
-                house.time += number or 0
+                failures.time += number or 0
             case _:
-                got = house.comes(call, retry=number)
+                got = failures.comes(call, retry=number)
                 if got is None:
                     continue
                 told[got.message] += 1
@@ -193,10 +191,10 @@ def test_whatever_happens_each_failure_is_told_at_most_once(
                 assert its_call == call
                 assert number != 0
                 if number is None:
-                    assert (attempt, house.time - at <= 10) == (None, True)
+                    assert (attempt, failures.time - at <= 10) == (None, True)
                 else:
                     assert number > (attempt or 0)
-                assert house.time - at <= 60
-        assert len(house.late._entries) <= 4
+                assert failures.time - at <= 60
+        assert len(failures.late._entries) <= 4
 
     assert set(told.values()) <= {1}

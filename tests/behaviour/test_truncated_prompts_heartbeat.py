@@ -1,4 +1,4 @@
-"""A prompt that is surely too long is told of also where heartbeats take the head along."""
+"""A prompt that is certainly too long is reported also where heartbeats send the head."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ async def _held(gateway: Running, sim: Simulator, text: str, *, stream: bool) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_certain_stands_in_the_first_head(
+async def test_truncation_header_is_sent_with_the_first_heartbeat(
     sim: Simulator, tmp_path: Path, stream: bool
 ) -> None:
-    """And nothing in that of a prompt that fits."""
+    """Not for a prompt that fits."""
     async with running(sim.url, tmp_path, tunnel=SOON) as gateway:
         await _held(gateway, sim, "hello", stream=False)
         short = await _held(gateway, sim, "hello", stream=stream)

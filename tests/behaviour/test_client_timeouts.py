@@ -1,4 +1,4 @@
-"""Every clock that a caller meets before, between and after his requests."""
+"""Every timeout that a client meets before, between and after its requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -48,8 +48,8 @@ async def trickle(one: RawClient, data: bytes) -> None:
 
 
 @both_loops
-def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
-    """``head_timeout``: closed without a word, and whoever was in time is left alone."""
+def test_head_timeout_closes_a_slow_head(loop: Loop, tmp_path: Path) -> None:
+    """Other connections are not affected."""
 
     async def story() -> None:
         settings = {"timeouts": {"head_timeout": SHORT}}
@@ -67,8 +67,8 @@ def test_a_head_that_trickles_in(loop: Loop, tmp_path: Path) -> None:
     run(loop, story())
 
 
-async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
-    """It is closed by the same clock."""
+async def test_head_timeout_closes_a_silent_connection(tmp_path: Path) -> None:
+    """By the same timeout."""
     settings = {"timeouts": {"head_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
@@ -81,8 +81,8 @@ async def test_a_connection_that_says_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/show"])
-async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
-    """``body_timeout``: 408 whatever comes meanwhile, and no advice to try again."""
+async def test_body_timeout_answers_408(path: str, tmp_path: Path) -> None:
+    """Whatever comes meanwhile; no advice to retry."""
     settings = {"timeouts": {"body_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
@@ -100,8 +100,8 @@ async def test_a_body_that_trickles_in(path: str, tmp_path: Path) -> None:
     assert (line["outcome"], line["phase"]) == ("request_body_timeout", "body")
 
 
-async def test_the_bodys_clock_stops_with_its_last_byte(tmp_path: Path) -> None:
-    """A call whose body came in time may wait and run for longer than that."""
+async def test_body_timeout_stops_with_the_last_byte(tmp_path: Path) -> None:
+    """A request may wait and run for longer."""
     settings = {"timeouts": {"body_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (in_time, hold):
         async with raw_client(scene.gateway.port) as slow:
@@ -119,8 +119,10 @@ async def test_the_bodys_clock_stops_with_its_last_byte(tmp_path: Path) -> None:
 
 @both_loops
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) -> None:
-    """``write_timeout``: his connection is aborted, and the place that he held is free."""
+def test_write_timeout_aborts_a_client_that_takes_nothing(
+    loop: Loop, stream: bool, tmp_path: Path
+) -> None:
+    """Its slot is released."""
 
     async def story() -> None:
         # No memory to read the answer ahead into: the place is held until the caller is given up.
@@ -139,8 +141,8 @@ def test_a_caller_who_takes_nothing(loop: Loop, stream: bool, tmp_path: Path) ->
     run(loop, story())
 
 
-async def test_a_caller_who_takes_nothing_ends_in_the_relay(tmp_path: Path) -> None:
-    """The log tells that Ollama had answered."""
+async def test_write_timeout_is_logged_in_the_relay_phase(tmp_path: Path) -> None:
+    """Ollama had responded."""
     settings = {"timeouts": {"write_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 * MIB))
@@ -150,8 +152,8 @@ async def test_a_caller_who_takes_nothing_ends_in_the_relay(tmp_path: Path) -> N
     assert (line["outcome"], line["phase"]) == ("client_write_timeout", "relay")
 
 
-async def test_a_caller_who_takes_little_keeps_his_connection(tmp_path: Path) -> None:
-    """The clock is for taking nothing; who takes something in time may take all day."""
+async def test_slow_client_keeps_its_connection(tmp_path: Path) -> None:
+    """As long as it takes something in time."""
     settings = {"timeouts": {"write_timeout": 0.5}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 * MIB))
@@ -169,8 +171,8 @@ async def test_a_caller_who_takes_little_keeps_his_connection(tmp_path: Path) ->
 # Between two requests.
 
 
-async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
-    """``keepalive_timeout`` runs between requests, and not while one is being served."""
+async def test_keepalive_timeout_closes_an_idle_connection(tmp_path: Path) -> None:
+    """Not while a request is served."""
     settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
@@ -186,8 +188,8 @@ async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
         assert (await busy.response()).status == 200
 
 
-async def test_a_second_head_that_trickles_in(tmp_path: Path) -> None:
-    """It has no more time than an idle connection has."""
+async def test_keepalive_timeout_limits_the_next_head(tmp_path: Path) -> None:
+    """It has no more time than an idle connection."""
     settings = {"timeouts": {"keepalive_timeout": SHORT}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
@@ -208,8 +210,8 @@ async def _served(one: RawClient) -> None:
 # The end.
 
 
-async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> None:
-    """And no longer, whatever ``drain_timeout`` would allow."""
+async def test_drain_ends_with_the_last_response(tmp_path: Path) -> None:
+    """Whatever ``drain_timeout`` would allow."""
     async with scene_of(tmp_path, OPENAI) as scene, asyncio.TaskGroup() as tasks:
         handler = scene.gateway.gateway.handler
         async with scene.occupied() as (last, hold):
@@ -224,8 +226,8 @@ async def test_a_drain_lasts_until_the_last_answer_has_ended(tmp_path: Path) -> 
     assert (told.status, told.complete) == (200, True)
 
 
-async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
-    """``drain_timeout``: who is not done by then is told so, and nobody is waited for."""
+async def test_drain_timeout_ends_running_requests(tmp_path: Path) -> None:
+    """They are told so."""
     settings = {"timeouts": {"drain_timeout": SHORT}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (last, _):
         async with asyncio.timeout(5):
@@ -235,8 +237,8 @@ async def test_a_drain_ends_in_time(tmp_path: Path) -> None:
     assert (told.status, told.json()["error"]["code"]) == (503, "shutdown")
 
 
-async def test_being_told_twice_to_end_at_once(tmp_path: Path) -> None:
-    """A second word while the first one is still taking effect changes nothing."""
+async def test_second_shutdown_changes_nothing(tmp_path: Path) -> None:
+    """While the first one takes effect."""
     async with scene_of(tmp_path, OPENAI) as scene, scene.occupied() as (last, _):
         handler = scene.gateway.gateway.handler
         handler.abort_all()
