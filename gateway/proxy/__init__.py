@@ -1,1 +1,1 @@
-"""One call: what was asked, its body, the pipeline, the relay; no aiohttp, no dialect by name."""
+"""One inference request: parsing, the pipeline, the relay. It knows no HTTP server."""

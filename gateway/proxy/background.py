@@ -29,7 +29,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         observation: how long it took; None if that teaches nothing.
         tokens_in: prompt tokens that Ollama reported; None if unknown.
         answered: Ollama's response was good and ended, so its token counts teach.
-        ask_context: whether the prompt was truncated cannot be told before Ollama is asked.
+        ask_context: Ollama must be asked to decide whether the prompt was truncated.
         truncated: the request's log line says that it was.
     """
 
@@ -79,7 +79,7 @@ class BackgroundLearning:
         return f"<BackgroundLearning {len(self._pending)} pending>"
 
     def submit(self, outcome: Outcome) -> None:
-        """Learn from this soon. Costs the caller nothing; never blocks and never raises."""
+        """Learn from this soon. Never blocks and never raises."""
         self._pending.append(outcome)
         self._submitted.set()
 

@@ -94,7 +94,7 @@ _REPEATED_ITSELF: Final = (
 
 
 class Truncation(StrEnum):
-    """What the numbers of one response tell about its prompt."""
+    """What the token counts of one response say about its prompt."""
 
     NONE = "none"
     SUSPICIOUS = "suspicious"
@@ -279,7 +279,7 @@ class TruncationGuard:
         """Note what is known about the prompt when the response ends. Does no I/O.
 
         Returns:
-            True if only Ollama can tell more: then ``check_later`` should be called, when no client
+            True if only Ollama knows more: then ``check_later`` should be called, when no client
             waits for it.
         """
         model = request.model
@@ -323,7 +323,7 @@ class TruncationGuard:
         2. if the prompt was certainly truncated: the model may have been loaded anew with another
            window since Ollama was asked,
         3. if Ollama read more tokens than the window has: then it has another one. Of an embedding
-           nobody knows how many texts there are, if they come as numbers.
+           the number of texts is unknown if they come as token ids.
         """
         context = self._known(model, prompt)
         if context is None:
@@ -380,6 +380,6 @@ class TruncationGuard:
         if not contexts.knows_params(model):
             with suppress(GatewayError):
                 reply = await self._show(model)
-                # A server error may be gone the next time; anything else is an answer.
+                # A server error may be gone the next time; any other status is final.
                 if reply.status < 500:
                     contexts.update_from_show(model, reply.body if reply.status == 200 else b"")

@@ -1,7 +1,7 @@
-"""How long a prompt is, as far as its bytes tell: pure.
+"""How long a prompt is, as far as its bytes show: pure.
 
 Counted is the text as the model gets it: in UTF-8, without the JSON around it and without escapes.
-Images are not counted: their bytes do not tell how many tokens they become.
+Images are not counted: their bytes do not show how many tokens they become.
 """
 
 from collections.abc import Mapping

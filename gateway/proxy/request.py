@@ -84,7 +84,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class Fingerprint:
     """Identifies the attempts of one request: equal exactly if key, path and body are equal.
 
-    Nothing reads the whole of a large body unless two requests look alike: ``hash`` looks at its
+    A large body is not read completely unless two requests look alike: ``hash`` looks at its
     length and last bytes, ``==`` compares the rest only where these agree. ``digest`` reads all of
     it, for those who remember a request that has ended.
     """
@@ -192,7 +192,7 @@ def parse_request(
 
     Args:
         can_stream: whether this path streams at all.
-        forbid_truncation: tell Ollama not to truncate the prompt, where it can be told and the
+        forbid_truncation: tell Ollama not to truncate the prompt, where it knows how and the
             client does not say anything about it.
 
     Raises:
