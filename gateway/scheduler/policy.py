@@ -37,7 +37,7 @@ from gateway.settings import SchedulerSettings
 MAX_BATCH_DELAY: Final = 120.0
 """Seconds after which a batch request ranks as interactive, so that it never starves."""
 
-DEADLINE_SWAP_INTERVAL: Final = 60.0
+DEADLINE_SWAP_INTERVAL: Final = 75.0
 """Seconds between two swaps that a deadline may bring forward. Clients with short timeouts would
 otherwise make Ollama spend its time on loading models."""
 
