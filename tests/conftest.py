@@ -30,7 +30,7 @@ async def gateway(sim: Simulator, tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def left_empty(gateway: Running) -> None:
-    """After whatever happened, nobody holds a place, waits for one, or has a task left."""
+    """Assert that no slot is used, no request queued and no task left."""
     async with asyncio.timeout(5):
         await gateway.gateway.handler.idle.wait()
         while not gateway.gateway.background.idle:  # noqa: ASYNC110 - learning raises no events

@@ -162,7 +162,7 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._messages
 
     # aiohttp stops reading when a client has sent more behind its request than aiohttp buffers.
-    # Then the client's disconnect would go unnoticed, and Ollama would work for nobody: such a
+    # Then the client's disconnect would go unnoticed, and Ollama would work in vain: such a
     # connection is closed. Not at once: a client that has just read the last byte of a response
     # may send its next request before the handler of this one has returned.
 
@@ -180,7 +180,7 @@ class Connection(web.RequestHandler):
             self._watch_pipelining()
 
     def _is_unread(self) -> bool:
-        """Return True if nobody reads this connection although its request is complete."""
+        """Return True if this connection is not read although its request is complete."""
         request, transport = self._request, self.transport
         if request is None or transport is None or transport.is_reading():
             return False

@@ -79,7 +79,7 @@ def measured(gateway: Running, seconds: float, model: str = MODEL) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in the gateway, which tells nobody of its changes."""
+    """Wait for a condition in the gateway, which has no event for it."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  - the gateway raises no events for tests
             await asyncio.sleep(0.002)

@@ -158,7 +158,7 @@ async def proxied(product: Product, target: int, folder: Path) -> AsyncIterator[
 
 @contextmanager
 def _free_port() -> Iterator[int]:
-    """Bound, but not listening: nobody else is given the port, and the proxy can listen on it."""
+    """Bound, but not listening: no other program gets the port, and the proxy can listen on it."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
@@ -189,7 +189,7 @@ def _child(words: Sequence[str], home: Path, config: str) -> Iterator[_Child]:
 
 
 async def _listening(port: int, child: _Child) -> None:
-    """Wait until somebody accepts; it tells nobody when it does."""
+    """Wait until the proxy accepts connections; it does not announce it."""
     deadline = time.monotonic() + _TIMEOUT
     while True:
         try:

@@ -25,7 +25,7 @@ from tests.harness import Running, running
 
 from .clients import user
 
-CALLS = 1000
+REQUESTS = 1000
 AT_ONCE = 40
 COMMIT_AFTER = 0.08
 LONGEST = 2 * COMMIT_AFTER
@@ -78,10 +78,10 @@ class Variant:
 
 def thousand(seed: int) -> list[Variant]:
     some = random.Random(seed)  # noqa: S311  - nothing secret
-    askings = []
-    for _ in range(CALLS):
+    variants = []
+    for _ in range(REQUESTS):
         stream = some.random() < 0.5
-        askings.append(
+        variants.append(
             Variant(
                 model=some.choice(MODELS).name,
                 words=" ".join(some.choice(["one", "two", "three"]) for _ in range(WORDS)),
@@ -90,39 +90,39 @@ def thousand(seed: int) -> list[Variant]:
                 fails=not stream and some.random() < 0.1,
             )
         )
-    return askings
+    return variants
 
 
 Result = tuple[Any, ...]
 """All that a client can see of a response, but ids and times."""
 
 
-async def result(client: openai.AsyncOpenAI, asking: Variant) -> Result:
+async def result(client: openai.AsyncOpenAI, variant: Variant) -> Result:
     create: Any = client.chat.completions.create
     try:
-        if not asking.stream:
-            response = await create(**asking.body)
+        if not variant.stream:
+            response = await create(**variant.body)
             return tuple(response.model_dump(exclude={"id", "created"}).items())
         chunks = [
             chunk.model_dump(exclude={"id", "created"})
-            async for chunk in await create(**asking.body, stream=True)
+            async for chunk in await create(**variant.body, stream=True)
         ]
         return tuple(chunks)
     except openai.APIStatusError as error:
         return type(error), error.status_code, error.code, error.message
 
 
-async def results(url: str, key: str, askings: list[Variant]) -> list[Result]:
+async def results(url: str, key: str, variants: list[Variant]) -> list[Result]:
     """Of all of them, ``AT_ONCE`` at a time, in the SDK with its default settings."""
     room = asyncio.Semaphore(AT_ONCE)
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, timeout=20)
 
-    async def one(asking: Variant) -> Result:
+    async def one(variant: Variant) -> Result:
         async with room:
-            return await result(client, asking)
+            return await result(client, variant)
 
     async with client:
-        return await asyncio.gather(*map(one, askings))
+        return await asyncio.gather(*map(one, variants))
 
 
 @asynccontextmanager
@@ -137,49 +137,51 @@ async def slow_house(folder: Path) -> AsyncIterator[Running]:
 
 async def test_a_thousand_requests_get_the_results_of_ollama(tmp_path: Path) -> None:
     """Request by request, the SDK gets from the gateway what it gets from Ollama itself."""
-    askings = thousand(seed=1)
-    kinds = list(dict.fromkeys(askings))
+    variants = thousand(seed=1)
+    kinds = list(dict.fromkeys(variants))
     async with (
         slow_house(tmp_path) as gateway,
         Simulator(THE_SAME_AT_ONCE, max_loaded_models=0) as ollama,
     ):
         direct = dict(zip(kinds, await results(ollama.url, "any", kinds), strict=True))
-        through = await results(gateway.url, gateway.key, askings)
-        lines = await gateway.finished(CALLS)
+        through = await results(gateway.url, gateway.key, variants)
+        lines = await gateway.finished(REQUESTS)
 
-    assert [each for each in zip(askings, through, strict=True) if each[1] != direct[each[0]]] == []
+    assert [
+        each for each in zip(variants, through, strict=True) if each[1] != direct[each[0]]
+    ] == []
     # Otherwise this would have shown nothing.
-    held = Counter(line.get("heartbeats", 0) > 0 for line in lines)
+    with_heartbeats = Counter(line.get("heartbeats", 0) > 0 for line in lines)
     replayed = sum(line.get("replayed", False) for line in lines)
-    assert min(held[True], held[False]) > CALLS / 100
+    assert min(with_heartbeats[True], with_heartbeats[False]) > REQUESTS / 100
     assert replayed > 0
-    assert len(lines) == CALLS + replayed
+    assert len(lines) == REQUESTS + replayed
 
 
 async def test_heartbeats_stand_only_where_they_may(tmp_path: Path) -> None:
     """On the wire: comments between events, spaces before an object, and nothing after it."""
-    askings = [each for each in thousand(seed=2)[:120] if not each.fails]
+    variants = [each for each in thousand(seed=2)[:120] if not each.fails]
     seen: Counter[str] = Counter()
     async with (
         slow_house(tmp_path) as gateway,
         httpx.AsyncClient(headers=gateway.bearer, timeout=20) as client,
     ):
 
-        async def one(asking: Variant) -> None:
-            body = {**asking.body, "stream": asking.stream}
+        async def one(variant: Variant) -> None:
+            body = {**variant.body, "stream": variant.stream}
             response = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
-            seen["beats"] += _count_heartbeats(response, asking)
+            seen["heartbeats"] += _count_heartbeats(response, variant)
 
-        for start in range(0, len(askings), AT_ONCE):
-            await asyncio.gather(*map(one, askings[start : start + AT_ONCE]))
+        for start in range(0, len(variants), AT_ONCE):
+            await asyncio.gather(*map(one, variants[start : start + AT_ONCE]))
 
-    assert seen["beats"] > len(askings) / 10
+    assert seen["heartbeats"] > len(variants) / 10
 
 
-def _count_heartbeats(response: httpx.Response, asking: Variant) -> int:
+def _count_heartbeats(response: httpx.Response, variant: Variant) -> int:
     """Read one response strictly; return how many heartbeats were in it."""
     assert response.status_code == 200
-    if not asking.stream:
+    if not variant.stream:
         heartbeats = len(response.text) - len(response.text.lstrip(" "))
         said = json.loads(response.text[heartbeats:])["choices"][0]["message"]["content"]
     else:
@@ -193,7 +195,7 @@ def _count_heartbeats(response: httpx.Response, asking: Variant) -> int:
         said = "".join(delta.get("content", "") for delta in deltas)
         heartbeats = len(comments)
 
-    assert said == asking.words
+    assert said == variant.words
     return heartbeats
 
 

@@ -38,15 +38,15 @@ def _ollama(clients: Clients) -> Coroutine[Any, Any, object]:
     return clients.ollama.chat(model=MODEL, messages=[{"role": "user", "content": "hello"}])
 
 
-@pytest.mark.parametrize("call", [_openai, _anthropic, _ollama])
+@pytest.mark.parametrize("send", [_openai, _anthropic, _ollama])
 async def test_cancelled_request_of_an_sdk(
-    tmp_path: Path, call: Callable[[Clients], Coroutine[Any, Any, object]]
+    tmp_path: Path, send: Callable[[Clients], Coroutine[Any, Any, object]]
 ) -> None:
     """Its user presses a button, or its own timeout expires."""
     async with scene(tmp_path) as here, clients_of(here.gateway) as clients:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
-                open_request = group.create_task(call(clients))
+                open_request = group.create_task(send(clients))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 open_request.cancel()
             await assert_ollama_stopped(here)

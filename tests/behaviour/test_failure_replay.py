@@ -21,7 +21,7 @@ from .wire import RawResponse, fetch, raw_client, request
 
 SOON: dict[str, Any] = {"tunnel": QUICK, "timeouts": {"total_timeout": 0.3}}
 FIRST, AGAIN, THIRD = ({"x-stainless-retry-count": str(count)} for count in range(3))
-NOBODY: Mapping[str, str] = {}
+NO_COUNT: Mapping[str, str] = {}
 ANOTHER = OPENAI.body(seed=7)
 
 
@@ -109,8 +109,8 @@ async def test_revoked_key_gets_no_replayed_failure(tmp_path: Path) -> None:
 async def test_identical_request_without_a_retry_count_gets_the_failure(tmp_path: Path) -> None:
     """Within seconds, once."""
     async with scene_of(tmp_path, OPENAI, SOON) as scene:
-        await fail_late(scene, NOBODY)
-        seen = [await next_status(scene, NOBODY) for _ in range(2)]
+        await fail_late(scene, NO_COUNT)
+        seen = [await next_status(scene, NO_COUNT) for _ in range(2)]
 
     assert seen == [504, 200]
 
@@ -119,7 +119,7 @@ async def test_request_without_a_retry_count_gets_no_failure_of_one_with_it(tmp_
     """The other client will retry itself."""
     async with scene_of(tmp_path, OPENAI, SOON) as scene:
         await fail_late(scene)
-        seen = [await next_status(scene, headers) for headers in (NOBODY, AGAIN)]
+        seen = [await next_status(scene, headers) for headers in (NO_COUNT, AGAIN)]
 
     assert seen == [200, 504]
 
@@ -135,10 +135,10 @@ async def test_two_identical_requests_at_once(tmp_path: Path) -> None:
     ):
         sim.fault(Fault.abort(after_tokens=1))
         with sim.hold() as hold:
-            calls = [group.create_task(_outcome(client)) for _ in range(2)]
+            tasks = [group.create_task(_outcome(client)) for _ in range(2)]
             await sim.wait_for(lambda: hold.waiting == 2)
             await all_get_heartbeats(Scene(sim, gateway, OPENAI))
-        outcomes = {type(await call): await call for call in calls}
+        outcomes = {type(await task): await task for task in tasks}
         lines = await gateway.finished(4)
         await left_empty(gateway)
 
@@ -199,16 +199,16 @@ async def test_failure_that_is_too_large_is_replayed_in_our_words(
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
-            call = group.create_task(scene.fetch(headers=FIRST, seed=1))
+            task = group.create_task(scene.fetch(headers=FIRST, seed=1))
             await scene.queued(1)
             await all_get_heartbeats(scene)
             scene.sim.fault(Fault.status(418, said, headers))
             hold.end()
             await first.response()
-        cut = await call
+        failed = await task
         response = await scene.fetch(headers=AGAIN, seed=1)
 
-    assert (cut.complete, response.status) == (False, 418)
+    assert (failed.complete, response.status) == (False, 418)
     assert OPENAI.failure(response.body).message == "no"
     assert "x-padding" not in response.headers
     assert len(response.body) < 1000
@@ -220,16 +220,16 @@ async def test_unexpected_status_is_not_replayed_as_it_is(tmp_path: Path, status
     settings = {"tunnel": QUICK, "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, asyncio.TaskGroup() as group:
         async with scene.occupied() as (first, hold):
-            call = group.create_task(scene.fetch(headers=FIRST, seed=1))
+            task = group.create_task(scene.fetch(headers=FIRST, seed=1))
             await scene.queued(1)
             await all_get_heartbeats(scene)
             scene.sim.fault(Fault.status(status))
             hold.end()
             await first.response()
-        cut = await call
+        failed = await task
         response = await scene.fetch(headers=AGAIN, seed=1)
 
-    assert (cut.complete, response.status) == (False, 502)
+    assert (failed.complete, response.status) == (False, 502)
     assert OPENAI.failure(response.body).code == "upstream_protocol_error"
 
 
@@ -298,7 +298,7 @@ async def test_failure_to_an_http_1_0_client_is_not_replayed(tmp_path: Path) -> 
             async with open_post(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
                 await old.head()
         await until(lambda: scene.gateway.gateway.host.scheduler.idle)
-        again = await next_status(scene, NOBODY)
+        again = await next_status(scene, NO_COUNT)
 
     assert old.status.split()[1] == "504"
     assert again == 200

@@ -139,7 +139,7 @@ LATE = [
         says="within 0.3 s",
     ),
     Failing(
-        name="half-of-a-short-answer",
+        name="half-of-a-short-response",
         fault=Fault.short_body(),
         error=openai.InternalServerError,
         status=502,
@@ -147,7 +147,7 @@ LATE = [
         says="in the middle of the response",
     ),
     Failing(
-        name="half-of-a-long-answer",
+        name="half-of-a-long-response",
         fault=Fault.short_body(),
         messages=LONG,
         tables={"limits": {"read_ahead_bytes": 4096}},
@@ -169,12 +169,12 @@ async def test_failure_after_the_commit_raises_the_same_error(
         sdk(scene) as client,
         asyncio.TaskGroup() as group,
     ):
-        call = group.create_task(_raised(chat(client, failing.messages)))
+        task = group.create_task(_raised(chat(client, failing.messages)))
         await scene.queued(1)
         if failing.fault is not None:
             scene.sim.fault(failing.fault)
         await go()
-        error = await call
+        error = await task
         first, again = [
             line for line in await scene.gateway.finished(4) if line.get("retry") is not None
         ]
@@ -198,9 +198,9 @@ async def chat(client: openai.AsyncOpenAI, messages: Any = WELL) -> None:
     await client.chat.completions.create(model=MODEL, messages=messages)
 
 
-async def _raised(call: Coroutine[Any, Any, None]) -> openai.APIStatusError:
+async def _raised(work: Coroutine[Any, Any, None]) -> openai.APIStatusError:
     with pytest.raises(openai.APIStatusError) as caught:
-        await call
+        await work
     return caught.value
 
 
@@ -243,11 +243,11 @@ async def test_unreachable_ollama_is_replayed(tmp_path: Path) -> None:
         sdk(scene) as client,
         asyncio.TaskGroup() as group,
     ):
-        call = group.create_task(_raised(chat(client)))
+        task = group.create_task(_raised(chat(client)))
         await scene.queued(1)
         await all_get_heartbeats(scene)
         await scene.sim.stop()
-        error = await call
+        error = await task
 
     assert (error.status_code, error.code) == (502, "upstream_unreachable")
     assert len(asked(scene.sim)) == 1
@@ -278,11 +278,11 @@ async def test_failures_of_other_sdk_methods_are_replayed(
         sdk(scene) as client,
         asyncio.TaskGroup() as group,
     ):
-        call = group.create_task(_raised(create(client)))
+        task = group.create_task(_raised(create(client)))
         await scene.queued(1)
         scene.sim.fault(Fault.status(503, NOT_NOW))
         await go()
-        error = await call
+        error = await task
 
     assert type(error) is openai.InternalServerError
     assert (error.status_code, error.code) == (503, "not_now")
@@ -314,11 +314,11 @@ async def test_second_failure_is_replayed_separately(tmp_path: Path) -> None:
         sdk(scene) as client,
         asyncio.TaskGroup() as group,
     ):
-        call = group.create_task(_raised(chat(client)))
+        task = group.create_task(_raised(chat(client)))
         await scene.queued(1)
         scene.sim.fault(Fault.status(400, NOT_NOW))
         await go()
-        first = await call
+        first = await task
         scene.sim.fault(Fault.status(404, NOT_NOW))
         second = await _raised(chat(client))
         response = await client.chat.completions.create(model=MODEL, messages=WELL)

@@ -24,7 +24,7 @@ MIB = 1 << 20
 STAINLESS = "x-stainless-read-timeout"
 
 
-def held(**timeouts: float) -> dict[str, Any]:
+def with_heartbeats(**timeouts: float) -> dict[str, Any]:
     return {"tunnel": QUICK, "timeouts": timeouts}
 
 
@@ -66,20 +66,20 @@ async def test_heartbeats_keep_clients_from_giving_up(tmp_path: Path) -> None:
         asyncio.TaskGroup() as group,
     ):
         with scene.sim.hold() as hold:
-            calls = []
+            tasks = []
             for number, client in enumerate(clients):
                 create = client.chat.completions.create
                 messages = [user(f"SAY: {number}")]
-                calls.append(group.create_task(create(model=MODEL, messages=messages)))
+                tasks.append(group.create_task(create(model=MODEL, messages=messages)))
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await scene.queued(3)
             async with open_request(scene, headers={STAINLESS: "1"}) as witness:
                 await witness.head()
                 await assert_heartbeats(witness, OPENAI, 4, stream=False)
-            assert not any(call.done() for call in calls)
+            assert not any(task.done() for task in tasks)
     lines = scene.gateway.log("request.finished")
     outcomes = sorted(line["outcome"] for line in lines)
-    responses = [call.result().choices[0].message.content for call in calls]
+    responses = [task.result().choices[0].message.content for task in tasks]
 
     assert responses == ["0", "1", "2", "3"]
     assert outcomes == ["client_disconnected", "ok", "ok", "ok", "ok"]
@@ -105,7 +105,7 @@ async def test_without_heartbeats_every_failure_keeps_its_status(tmp_path: Path)
 @pytest.mark.parametrize("spec", [OPENAI, NATIVE], ids=lambda spec: spec.name)
 async def test_idle_timeout_ends_a_silent_stream(tmp_path: Path, spec: Any) -> None:
     """Heartbeats are no sign of life from Ollama."""
-    async with scene_of(tmp_path, spec, held(idle_timeout=0.4)) as scene:
+    async with scene_of(tmp_path, spec, with_heartbeats(idle_timeout=0.4)) as scene:
         response = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         ending = await last_outcome(scene)
@@ -117,7 +117,7 @@ async def test_idle_timeout_ends_a_silent_stream(tmp_path: Path, spec: Any) -> N
 
 async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(tmp_path: Path) -> None:
     """Only a byte from Ollama counts."""
-    async with scene_of(tmp_path, OPENAI, held(first_byte_timeout=0.4)) as scene:
+    async with scene_of(tmp_path, OPENAI, with_heartbeats(first_byte_timeout=0.4)) as scene:
         with scene.sim.hold():
             response = await scene.fetch(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
@@ -129,7 +129,7 @@ async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(tmp_path: Pa
 
 async def test_total_timeout_ends_a_complete_response_that_never_comes(tmp_path: Path) -> None:
     """The client's timeout no longer ends it."""
-    async with scene_of(tmp_path, OPENAI, held(total_timeout=0.4)) as scene:
+    async with scene_of(tmp_path, OPENAI, with_heartbeats(total_timeout=0.4)) as scene:
         with scene.sim.hold():
             response = await scene.fetch(headers={STAINLESS: "60"})
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
@@ -141,7 +141,7 @@ async def test_total_timeout_ends_a_complete_response_that_never_comes(tmp_path:
 
 async def test_queue_timeout_ends_a_request_that_is_never_dispatched(tmp_path: Path) -> None:
     """``queue_timeout``, not the client's declared timeout."""
-    settings = {**held(queue_timeout=1.3), "scheduler": {"max_active": 1}}
+    settings = {**with_heartbeats(queue_timeout=1.3), "scheduler": {"max_active": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
         response = await scene.fetch(stream=True, headers={STAINLESS: "1"})
         ending = await last_outcome(scene)
@@ -153,7 +153,7 @@ async def test_queue_timeout_ends_a_request_that_is_never_dispatched(tmp_path: P
 
 async def test_total_timeout_ends_a_stream_of_comments(tmp_path: Path) -> None:
     """They are bytes, so the stream is not idle, but they are no response."""
-    settings = held(stream_total_timeout=0.6, idle_timeout=0.5)
+    settings = with_heartbeats(stream_total_timeout=0.6, idle_timeout=0.5)
     async with Simulator() as sim, running(sim.url, tmp_path, settings=settings) as gateway:
         scene = Scene(sim, gateway, OPENAI)
         response = await scene.provoked(Fault.comments_only(), stream=True)
@@ -171,7 +171,7 @@ async def test_total_timeout_ends_a_stream_of_comments(tmp_path: Path) -> None:
 
 async def test_timeouts_of_the_gateway_end_a_response_to_a_very_slow_client(tmp_path: Path) -> None:
     """Reading a byte now and then is no progress."""
-    settings = {**held(write_timeout=0.4), "limits": {"read_ahead_bytes": 64 * 1024}}
+    settings = {**with_heartbeats(write_timeout=0.4), "limits": {"read_ahead_bytes": 64 * 1024}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(64 * MIB))
         async with raw_client(scene.gateway.port, limit=1 << 16) as slow:
@@ -189,7 +189,9 @@ async def test_timeouts_of_the_gateway_end_a_response_to_a_very_slow_client(tmp_
 
 async def test_timeouts_of_the_gateway_end_heartbeats_to_a_very_slow_client(tmp_path: Path) -> None:
     """The client takes all that there is, and so little that no write timeout is reached."""
-    async with scene_of(tmp_path, OPENAI, held(total_timeout=0.5, write_timeout=30)) as scene:
+    async with scene_of(
+        tmp_path, OPENAI, with_heartbeats(total_timeout=0.5, write_timeout=30)
+    ) as scene:
         with scene.sim.hold():
             async with open_request(scene) as slow:
                 got = b""
@@ -233,7 +235,7 @@ async def test_heartbeats_do_not_change_the_record(tmp_path: Path, stream: bool)
 
 async def test_drain_ends_requests_that_heartbeats_keep_alive(tmp_path: Path) -> None:
     """A running request may go on until the drain timeout, a queued one fails at once."""
-    settings = {**held(drain_timeout=0.3), "scheduler": {"max_active": 1}}
+    settings = {**with_heartbeats(drain_timeout=0.3), "scheduler": {"max_active": 1}}
     async with (
         scene_of(tmp_path, OPENAI, settings) as scene,
         scene.occupied() as (served, _),

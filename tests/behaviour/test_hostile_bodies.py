@@ -114,7 +114,7 @@ def last(sim: Simulator) -> Received:
     return sim.requests[-1]
 
 
-def calls(sim: Simulator) -> list[str]:
+def requests_to_ollama(sim: Simulator) -> list[str]:
     return [received.path for received in sim.requests if received.method == "POST"]
 
 
@@ -127,7 +127,7 @@ async def test_body_that_is_not_one_clear_object_is_400(
 
     assert (response.status, response.json()["error"]["code"]) == (400, "invalid_request_body")
     assert len(response.body) < 1000
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize("key", SECOND_READINGS)
@@ -142,7 +142,7 @@ async def test_field_name_with_two_readings_is_400(
             response = await send(gateway, body, path)
 
             assert response.status == 400
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize("field", [b"messages", b"tools", b"options", b"x"])
@@ -205,7 +205,7 @@ async def test_encoded_body_is_415(
     response = await send(gateway, pack(GOOD), **{"Content-Encoding": encoding})
 
     assert (response.status, response.json()["error"]["code"]) == (415, "unsupported_encoding")
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_every_content_encoding_header_counts(gateway: Running) -> None:
@@ -252,7 +252,7 @@ async def test_body_shorter_than_declared_is_never_sent(gateway: Running, sim: S
         await client.read_until_closed()
 
     assert (await gateway.finished())[0]["outcome"] == "client_disconnected"
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_bytes_after_the_declared_length_are_the_next_request(

@@ -12,7 +12,7 @@ from gateway.telemetry.log import FOREIGN_LOGGERS, LineWriter, configure
 from tests.behaviour.wire import TIMEOUT, RawResponse, raw_client
 from tests.harness import Running
 
-CHAT = b'{"model":"llama3.2:1b","messages":[{"role":"user","content":"tell nobody of the walrus"}]}'
+CHAT = b'{"model":"llama3.2:1b","messages":[{"role":"user","content":"the walrus is a secret"}]}'
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CHAT), CHAT)
 HEAD = b"Host: gateway\r\nAuthorization: Bearer KEY\r\nCookie: KEY\r\nX-Api-Key: KEY\r\n"
 GET = b"GET /k/LOOK/api/tags HTTP/1.1\r\n" + HEAD
@@ -120,7 +120,7 @@ async def read_until_closed(gateway: Running, data: bytes) -> bytes:
         return await client.read_until_closed()
 
 
-async def told(gateway: Running, data: bytes) -> RawResponse:
+async def exchange(gateway: Running, data: bytes) -> RawResponse:
     async with raw_client(gateway.port) as client:
         client.send(filled(data, gateway))
         return await client.response()
@@ -175,7 +175,7 @@ async def test_odd_request_is_rejected_and_leaks_no_secret(
     before = len(sim.requests)
     status, data = ODD[what]
 
-    response = await told(gateway, data)
+    response = await exchange(gateway, data)
 
     assert response.status == status
     assert [r.path for r in list(sim.requests)[before:] if r.method == "POST"] == []

@@ -28,7 +28,7 @@ NASTY = {
     "Tailscale-User-Login": "owner@example.com",
     "Proxy-Authorization": "Basic eDp5",
     "Proxy-Connection": "keep-alive",
-    "X-Request-Id": "of-the-caller",
+    "X-Request-Id": "of-the-client",
     "X-HTTP-Method-Override": "DELETE",
     "X-Original-URL": "/api/delete",
     "X-Rewrite-URL": "/api/delete",
@@ -125,7 +125,7 @@ INJECTIONS = {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
     ),
     "thousands of headers": OK + b"X-A: abcdef\r\n" * 10_000 + b"\r\n{}",
-    "endless interim answers": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 50_000,
+    "endless interim responses": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 50_000,
     "redirect": (
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
     ),

@@ -32,7 +32,7 @@ def with_key(value: str, key: str) -> str:
     return value.replace("KEY", key)
 
 
-def calls(sim: Simulator) -> list[str]:
+def requests_to_ollama(sim: Simulator) -> list[str]:
     return [r.path for r in sim.requests if r.method == "POST"]
 
 
@@ -105,7 +105,7 @@ async def test_any_other_credential_is_401(
     assert response.json()["error"]["code"] == "invalid_api_key"
     assert "www-authenticate" in response.headers
     assert gateway.key not in response.body.decode()
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ async def test_inference_key_in_the_path_is_rejected(gateway: Running, sim: Simu
             assert response.status == 401
             assert b"keys rotate" in response.body
             assert key.encode() not in response.body
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_discovery_key_does_not_allow_inference(gateway: Running, sim: Simulator) -> None:
@@ -139,7 +139,7 @@ async def test_discovery_key_does_not_allow_inference(gateway: Running, sim: Sim
     assert (await fetch(gateway.port, f"/k/{look}{PATH}", CHAT)).status == 403
     assert (await infer(gateway, Authorization=f"Bearer {look}")).status == 403
     assert (await infer(gateway, x_api_key=look)).status == 403
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_path_and_header_must_both_be_valid_and_the_header_decides(
@@ -153,7 +153,7 @@ async def test_path_and_header_must_both_be_valid_and_the_header_decides(
     assert (await fetch(gateway.port, f"{look}/api/tags", headers=bad)).status == 401
     assert (await fetch(gateway.port, f"/k/{WRONG}/api/tags", headers=good)).status == 401
     assert (await fetch(gateway.port, f"/k/{WRONG}{PATH}", CHAT, headers=good)).status == 401
-    assert calls(sim) == [PATH]
+    assert requests_to_ollama(sim) == [PATH]
 
 
 async def test_two_credential_headers_of_a_kind_are_rejected(
@@ -167,7 +167,7 @@ async def test_two_credential_headers_of_a_kind_are_rejected(
             client.send(data.replace(b"\r\n\r\n", f"\r\n{name}: {value}\r\n\r\n".encode(), 1))
 
             assert (await client.response()).status == 401
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_failures_do_not_affect_a_valid_key(tmp_path: Path, sim: Simulator) -> None:
@@ -233,8 +233,8 @@ async def test_deleted_key_is_like_one_that_never_existed(
     """The same text for all unknown secrets, of whatever length or form."""
     response: set[str] = set()
     for secret in (WRONG, "x", "x" * 512, "x" * 600, gateway.key[:-1], gateway.key + "x"):
-        answer = await infer(gateway, Authorization=f"Bearer {secret}")
-        error: dict[str, Any] = json.loads(answer.body)["error"]
+        found = await infer(gateway, Authorization=f"Bearer {secret}")
+        error: dict[str, Any] = json.loads(found.body)["error"]
         response.add(str(error))
 
     assert len(response) == 1

@@ -87,11 +87,11 @@ async def test_64_large_bodies_stay_within_the_memory_limit(
     sim: Simulator, tmp_path: Path, chunked: bool
 ) -> None:
     """Those that fit wait and are served, the others get 503, as with 20 MB each and 512 MiB."""
-    callers, size, limit = 64, 4 * MIB, 100 * MIB
+    clients, size, limit = 64, 4 * MIB, 100 * MIB
     home, outcomes = Home(tmp_path), list[bytes]()
     key = home.key("one")
     settings = {
-        "GATEWAY_SCHEDULER__MAX_QUEUED_PER_KEY": str(callers),
+        "GATEWAY_SCHEDULER__MAX_QUEUED_PER_KEY": str(clients),
         "GATEWAY_LIMITS__BODY_BYTES": str(2 * size),
         "GATEWAY_LIMITS__BUFFERED_BYTES": str(limit),
     }
@@ -102,29 +102,29 @@ async def test_64_large_bodies_stay_within_the_memory_limit(
         before = resident(process.popen.pid)
         threads = [
             threading.Thread(target=upload, args=(process.port, key, size, chunked, outcomes))
-            for _ in range(callers)
+            for _ in range(clients)
         ]
         for thread in threads:
             thread.start()
         peak = 0
 
-        def told() -> bool:
+        def most_have_ended() -> bool:
             nonlocal peak
             peak = max(peak, resident(process.popen.pid))
-            return len(outcomes) + fit >= callers
+            return len(outcomes) + fit >= clients
 
-        await process.until(told)
+        await process.until(most_have_ended)
         hold.release(1_000_000)
         for thread in threads:
             await asyncio.to_thread(thread.join)
-        told()
+        most_have_ended()
 
     counted = Counter(outcomes)
     assert set(counted) <= {b"200", b"503", b"aborted"}
     # Chunks declare no size, so some may reserve memory and lose it before they are complete.
     assert counted[b"200"] == fit or (chunked and 0 < counted[b"200"] <= fit)
     # Besides the limit: what each connection reads ahead, and one body while it is rebuilt.
-    assert peak - before <= limit + callers * 3 * MIB // 4 + 3 * size
+    assert peak - before <= limit + clients * 3 * MIB // 4 + 3 * size
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -153,14 +153,14 @@ def test_finished_response_frees_the_slot_while_a_slow_client_reads(
                 slow.send(request(PATH, CHAT, headers=gateway.bearer))
                 head = await slow.head()
                 await until_idle(gateway)
-                held = gateway.gateway.handler.memory_budget.used
+                reserved = gateway.gateway.handler.memory_budget.used
                 async with slow_client(gateway.port) as next_one:
                     next_one.send(request(PATH, CHAT, headers=gateway.bearer))
                     assert (await next_one.response()).status == 200
                 body, ended = await slow._body(head[1], "POST")
 
             assert (head[0], body == text, ended) == (200, True, True)
-            assert held > 6_000_000  # unread bytes count, as bodies of requests do
+            assert reserved > 6_000_000  # unread bytes count, as bodies of requests do
             await left_empty(gateway)
             assert gateway.gateway.handler.memory_budget.used == 0
 

@@ -52,7 +52,7 @@ async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.blocked == 1)
             (connection,) = gateway.gateway.host.upstream._in_use
-            held = int(repr(connection._reply).split(", ")[1].split()[0])
+            unread = int(repr(connection._reply).split(", ")[1].split()[0])
             await slow.head()
             size = 0
             async with asyncio.timeout(20):
@@ -61,7 +61,7 @@ async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
                     if data.endswith(b"0\r\n\r\n"):
                         break
 
-        assert held <= MIB
+        assert unread <= MIB
         assert size > 64 * MIB
         assert (await gateway.finished())[0]["outcome"] == "ok"
 

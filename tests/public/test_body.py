@@ -26,7 +26,7 @@ HEAD = "POST / HTTP/1.1\r\nHost: here\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of one request: its body or its failure, and what it reserved."""
+    """The result of one request: its body or its failure, and what it reserved."""
 
     outcome: "asyncio.Future[bytes]"
     reserved: list[int]

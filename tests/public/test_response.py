@@ -1,4 +1,4 @@
-"""The answer on a real connection: what the caller gets in each of its states."""
+"""The response on a real connection: what the client gets in each of its states."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ from .response_server import (
     stream,
 )
 
-# Pending: every failure is an honest status.
+# Pending: every failure has its status.
 
 
 async def test_failure_of_a_pending_response_has_a_status_and_a_body() -> None:
@@ -60,7 +60,7 @@ async def test_end_of_a_pending_response_does_nothing() -> None:
     assert (await fetch(script)).status == 503
 
 
-# Committed: as it comes.
+# Committed: bytes as they come.
 
 
 async def test_complete_response_has_its_length_and_the_gateways_headers_win() -> None:
@@ -87,7 +87,7 @@ async def test_head_request_gets_the_length_and_no_body() -> None:
         await response.end()
 
     async with connected(ResponseServer(script)) as client:
-        for _ in range(2):  # a body would be read as the beginning of the second answer
+        for _ in range(2):  # a body would be read as the beginning of the second response
             client.send(request("/", None, method="HEAD"))
             response = await client.response("HEAD")
 
@@ -140,7 +140,7 @@ async def test_repr_shows_state_status_and_size() -> None:
     ]
 
 
-# Committed, and failing: the truth, and no end.
+# Committed, and failing: reported where possible, and no end.
 
 
 async def test_late_failure_of_a_stream_is_an_error_event_and_no_end() -> None:
@@ -184,10 +184,10 @@ async def test_late_failure_of_a_complete_response_aborts_it() -> None:
 async def test_an_ended_or_aborted_response_stays_so() -> None:
     """Nothing fails after the end, and nothing ends after a failure."""
     whole = await fetch(stream(EVENT, None, UpstreamIncomplete("late")))
-    cut = await fetch(stream(EVENT, UpstreamIncomplete("half"), None))
+    failed = await fetch(stream(EVENT, UpstreamIncomplete("half"), None))
 
     assert (whole.body, whole.complete) == (EVENT, True)
-    assert cut.complete is False
+    assert failed.complete is False
 
 
 async def test_aborted_response_to_a_client_that_reads_nothing_is_dropped(
@@ -212,7 +212,7 @@ async def test_aborted_response_to_a_client_that_reads_nothing_is_dropped(
     assert [type(error) for error in server.errors] == [asyncio.CancelledError]
 
 
-# HTTP/1.0, where closing is how an answer ends.
+# HTTP/1.0, where closing is how a response ends.
 
 
 async def test_http_1_0_client_gets_a_stream_without_chunks() -> None:

@@ -163,19 +163,19 @@ async def test_heartbeats_between_events(case: DialectCase) -> None:
 async def test_no_heartbeat_inside_an_event(case: DialectCase) -> None:
     """For every byte at which an event can be split."""
     data = case.event + case.final
-    places = [place for place in range(1, len(data)) if place != len(case.event)]
+    inside = [at for at in range(1, len(data)) if at != len(case.event)]
 
     async def script(response: Response) -> None:
         await begin(response)
         for at in range(len(data)):
             await write(response, data[at : at + 1])
-            if at + 1 in places:
+            if at + 1 in inside:
                 response.send_heartbeat(ResponseKind.STREAM)
         await response.end()
 
     response = await fetch(script, dialect=case.dialect)
 
-    # A final event is one before its empty line, for who reads it as we do; nothing follows it.
+    # A final event is one before its empty line, as the scanner reads it; nothing follows it.
     assert response.body == data
 
 
@@ -191,7 +191,7 @@ async def test_no_heartbeat_in_a_complete_response_that_has_begun() -> None:
         response.send_heartbeat(ResponseKind.COMPLETE)
         await response.end()
 
-    async def held(response: Response) -> None:
+    async def after_heartbeat(response: Response) -> None:
         response.send_heartbeat(ResponseKind.COMPLETE)
         await long_one(response)
 
@@ -201,7 +201,7 @@ async def test_no_heartbeat_in_a_complete_response_that_has_begun() -> None:
         await response.end()
 
     assert (await fetch(long_one)).body == OBJECT
-    assert (await fetch(held)).body == b" " + OBJECT
+    assert (await fetch(after_heartbeat)).body == b" " + OBJECT
     assert (await fetch(short)).body == OBJECT
 
 
@@ -233,13 +233,13 @@ async def test_no_heartbeat_after_a_response() -> None:
 
 async def test_no_heartbeat_to_a_client_with_unread_bytes() -> None:
     """The client has enough to read; heartbeats would only pile up."""
-    beats: list[int] = []
+    counts: list[int] = []
 
     async def script(response: Response) -> None:
         await begin(response)
         await write(response, b"data: " + bytes(16 * MIB) + b"\n\n")
         response.send_heartbeat(ResponseKind.STREAM)
-        beats.append(response.heartbeats)
+        counts.append(response.heartbeats)
         await response.end()
 
     async with connected(
@@ -248,7 +248,7 @@ async def test_no_heartbeat_to_a_client_with_unread_bytes() -> None:
         client.send(request("/", {}))
         response = await client.response()
 
-    assert (beats, response.complete) == ([0], True)
+    assert (counts, response.complete) == ([0], True)
 
 
 async def test_heartbeat_to_a_client_that_left_does_not_raise() -> None:

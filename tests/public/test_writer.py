@@ -1,4 +1,4 @@
-"""Callers who are slow, and callers who are gone."""
+"""Writing a response: slow clients, clients that left, and what may be sent at all."""
 
 import asyncio
 
@@ -163,11 +163,11 @@ async def test_declared_length_is_read_ahead_within_the_memory_budget() -> None:
         client.send(request("/", {}))
         async with asyncio.timeout(5):
             await taken.wait()
-        held = server.memory_budget.used
+        reserved = server.memory_budget.used
         go_on.set()
         response = await client.response()
 
-    assert held >= 24 * MIB
+    assert reserved >= 24 * MIB
     assert (len(response.body), response.complete, server.memory_budget.used) == (24 * MIB, True, 0)
 
 

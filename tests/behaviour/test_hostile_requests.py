@@ -56,7 +56,7 @@ async def send(gateway: Running, path: str, body: Any, key: str = "") -> RawResp
     )
 
 
-def calls(sim: Simulator) -> list[str]:
+def requests_to_ollama(sim: Simulator) -> list[str]:
     return [r.path for r in sim.requests if r.method == "POST"]
 
 
@@ -83,7 +83,7 @@ async def test_no_tool_makes_ollama_search_the_web(
 
         assert response.status == 403
         assert b"web_search" in response.body
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize("tool", UNCLEAR_TOOLS)
@@ -92,7 +92,7 @@ async def test_tool_with_invalid_utf_8_is_400(
 ) -> None:
     """Go replaces invalid bytes; the rest would still read `web_search`."""
     assert (await send(gateway, "/v1/messages", with_tool(tool))).status == 400
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_null_after_a_tool_type_does_not_restore_it(gateway: Running, sim: Simulator) -> None:
@@ -153,7 +153,7 @@ async def test_request_without_a_prompt_is_403(
         response = await send(gateway, path, body)
 
         assert (response.status, "loads" in response.json()["error"]) == (403, True)
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_debug_fields_are_400_even_with_tuning_allowed(
@@ -165,7 +165,7 @@ async def test_debug_fields_are_400_even_with_tuning_allowed(
         body = {"model": LOCAL, "prompt": "hi", field: True}
 
         assert (await send(gateway, "/api/generate", body, tuner)).status == 400
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize("name", CLOUD_NAMES)
@@ -178,7 +178,7 @@ async def test_cloud_model_name_is_403_in_every_spelling(
 
         assert response.status == 403
         assert b"ollama.com" in response.body
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 async def test_remote_model_is_403_whatever_its_name(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_remote_model_is_403_whatever_its_name(tmp_path: Path) -> None:
             response = await send(gateway, "/api/chat", {"model": name, "messages": SAY})
 
             assert (response.status, "ollama.com" in response.json()["error"]) == (403, True)
-        assert calls(sim) == []
+        assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ async def test_no_spelling_reaches_a_forbidden_model(
     response = await send(gateway, "/api/chat", {"model": name, "messages": SAY}, narrow)
 
     assert response.status in (403, 404)
-    assert calls(sim) == []
+    assert requests_to_ollama(sim) == []
 
 
 @pytest.mark.parametrize(
