@@ -17,10 +17,9 @@ from gateway.proxy.background import BackgroundLearning
 from gateway.proxy.integrity import TruncationGuard
 from gateway.proxy.pipeline import Pipeline
 from gateway.proxy.replay import FailureReplay
+from gateway.public.body import MemoryBudget
 from gateway.public.discovery import Discovery
-from gateway.public.handler import RequestHandler
-from gateway.public.inference import Inference
-from gateway.public.memory import MemoryBudget
+from gateway.public.handler import Inference, RequestHandler
 from gateway.scheduler import Policy, Scheduler, select_next
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -138,7 +137,7 @@ def build(
         authenticator=Authenticator(
             keys,
             FailureLimiter(settings.limits.failures_per_minute, now=now),
-            now=lambda: datetime.now(UTC),
+            now=partial(datetime.now, UTC),
         ),
         rates=KeyRateLimiter(now=now),
         trusted_proxies=settings.proxies.trusted,

@@ -5,6 +5,7 @@ A secret is printed to stdout alone, everything else to stderr: `KEY=$(… keys 
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.auth.keys import ALL_MODELS, DEFAULT_SCOPES, Key, KeySpec, KeyState, Scope
 from gateway.cli import DONE, FAILED, WRONG_USAGE, command_name
-from gateway.cli.durations import duration, duration_or_time, time_after
 
 if TYPE_CHECKING:
     from gateway.auth.keyfile import KeyFileError
@@ -361,3 +361,49 @@ def _minute(moment: datetime) -> str:
 
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+LONGEST: Final = timedelta(days=36_525)
+"""A hundred years."""
+
+_DURATION: Final = re.compile(r"(?P<number>[0-9]{1,7})(?P<unit>[mhdw])")
+_UNITS: Final = {
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+def duration(text: str) -> timedelta:
+    """Parse ``90d``, ``12h``, ``30m``, ``2w`` or ``0``."""
+    if text == "0":
+        return timedelta()
+    found = _DURATION.fullmatch(text)
+    number, unit = (int(found["number"]), _UNITS[found["unit"]]) if found else (0, timedelta())
+    if found is None or number * unit > LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a duration such as 30m, 12h, 90d or 2w, at most 100 years"
+        )
+    return number * unit
+
+
+def duration_or_time(text: str) -> timedelta | datetime:
+    """Parse a duration, or an ISO 8601 date or time: the default zone is UTC."""
+    try:
+        point = datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return point if point.tzinfo is not None else point.replace(tzinfo=UTC)
+    try:
+        return duration(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a duration such as 12h or 90d, or a date such as 2030-01-31"
+        ) from None
+
+
+def time_after(now: datetime, end: timedelta | datetime | None) -> datetime | None:
+    """Return the end as a point in time; None stays None."""
+    return now + end if isinstance(end, timedelta) else end

@@ -13,11 +13,13 @@ Ages count from when Ollama was asked, so nothing is called younger than what it
 """
 
 import asyncio
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple, Never, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Never, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec import Struct
@@ -27,14 +29,126 @@ from gateway.errors import (
     ModelNotAllowed,
     ModelNotFound,
     NoModelsPulled,
+    UpstreamProtocolError,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 from gateway.models.discovery import shown_fields
 from gateway.models.listing import Listing, Model, decoded_object, named_entries, parse_listing
 from gateway.models.names import is_cloud_name, likeness, name_key, shown
-from gateway.models.single_flight import UPSTREAM_DOWN, SingleFlight
 
 T = TypeVar("T")
+
+UPSTREAM_DOWN: Final = (UpstreamUnreachable, UpstreamProtocolError)
+"""How a question to Ollama fails; a timeout means that Ollama is unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped(Generic[T]):
+    """A response and when it was asked for: it knows nothing of what happened after that."""
+
+    value: T
+    asked_at: float
+
+
+class SingleFlight(Generic[T]):
+    """Keeps the newest response of ``fetch``.
+
+    Args:
+        fetch: asks Ollama; it is given the time at which it is called.
+        now: monotonic clock in seconds.
+        timeout: seconds that one caller waits at most.
+        on_end: called after every fetch that ended, with None or the reason of its failure.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[float], Awaitable[T]],
+        *,
+        now: Callable[[], float],
+        timeout: float,
+        on_end: Callable[[GatewayError | None], None] = lambda _: None,
+    ) -> None:
+        self._fetch = fetch
+        self._now = now
+        self._timeout = timeout
+        self._on_end = on_end
+        # All mutable state. ``_failures`` tells a caller whether a fetch failed while it waited.
+        self._lock = asyncio.Lock()
+        self._stamped: Stamped[T] | None = None
+        self._attempted_at = -math.inf
+        self._failures = 0
+        self._failure: GatewayError = UpstreamUnreachable()
+
+    def __repr__(self) -> str:
+        kept = "nothing" if self._stamped is None else f"a response of {self._stamped.asked_at:g}"
+        in_flight = ", in flight" * self.in_flight
+        return f"<SingleFlight {kept}, {self._failures} failures{in_flight}>"
+
+    @property
+    def stamped(self) -> Stamped[T] | None:
+        """The last good response, however old."""
+        return self._stamped
+
+    @property
+    def in_flight(self) -> bool:
+        return self._lock.locked()
+
+    @property
+    def attempted_at(self) -> float:
+        """When Ollama was last asked, with or without success; minus infinity before that."""
+        return self._attempted_at
+
+    async def since(self, moment: float) -> Stamped[T]:
+        """Return a response that was asked for at ``moment`` or later, fetching one if needed.
+
+        Raises:
+            UpstreamUnreachable: Ollama did not respond, or not in time.
+            UpstreamProtocolError: the response is not Ollama's.
+        """
+        if (kept := self._kept_since(moment)) is not None:
+            return kept
+        failures = self._failures
+        try:
+            async with asyncio.timeout(self._timeout), self._lock:
+                if (kept := self._kept_since(moment)) is not None:
+                    return kept
+                if self._failures != failures:
+                    # A new error object: two callers must not raise the same one.
+                    raise type(self._failure)(self._failure.message)
+                return await self._fetch_now()
+        except TimeoutError:
+            raise self._failed(self._timed_out()) from None
+
+    def _kept_since(self, moment: float) -> Stamped[T] | None:
+        kept = self._stamped
+        return kept if kept is not None and kept.asked_at >= moment else None
+
+    async def _fetch_now(self) -> Stamped[T]:
+        asked_at = self._attempted_at = self._now()
+        try:
+            value = await self._fetch(asked_at)
+        except UpstreamTimeout:
+            raise self._failed(self._timed_out()) from None
+        except UPSTREAM_DOWN as error:
+            self._failed(error)
+            raise
+        self._stamped = Stamped(value, asked_at)
+        self._on_end(None)
+        return self._stamped
+
+    def _failed(self, error: GatewayError) -> GatewayError:
+        self._failures += 1
+        self._failure = error
+        self._on_end(error)
+        return error
+
+    def _timed_out(self) -> UpstreamUnreachable:
+        return UpstreamUnreachable(
+            f"Ollama did not answer within {self._timeout:g} s. "
+            "Check on its machine that it runs and is not overloaded."
+        )
+
 
 FRESHNESS: Final = 1.0
 """Seconds within which a response of Ollama's counts as current."""

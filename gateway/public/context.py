@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from gateway.auth.keys import Principal
-from gateway.public.memory import Reservation
+from gateway.public.body import Reservation
 from gateway.public.response import Response
 from gateway.public.routes import Route
 from gateway.telemetry.record import RequestRecord

@@ -39,7 +39,7 @@ from gateway.errors import (
     UpstreamReply,
 )
 from gateway.proxy.relay import STREAM_HEADERS
-from gateway.public.memory import Reservation
+from gateway.public.body import Reservation
 from gateway.public.writer import ResponseWriter
 from gateway.settings import Settings
 

@@ -19,8 +19,8 @@ from typing import Final, cast
 from aiohttp import HttpVersion11, web
 
 from gateway.errors import ClientDisconnected, ClientWriteTimeout
+from gateway.public.body import Reservation
 from gateway.public.connection import LOW_WATER, Connection
-from gateway.public.memory import Reservation
 from gateway.settings import Settings
 
 _LINGER: Final = 5.0

@@ -7,10 +7,10 @@ import pytest
 from bench.calls import Calls, count_calls, report
 
 LIMITS = {
-    "complete response": (430, 71),
-    "stream of 8 tokens": (545, 73),
-    "embeddings": (440, 71),
-    "model list": (135, 30),
+    "complete response": (335, 40),
+    "stream of 8 tokens": (390, 41),
+    "embeddings": (340, 40),
+    "model list": (88, 20),
 }
 """For each kind of request: calls of the package's own code per request, and files entered."""
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cli.durations import duration, duration_or_time, time_after
+from gateway.cli.keys import duration, duration_or_time, time_after
 
 NOW = datetime(2030, 1, 31, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from gateway.models.single_flight import SingleFlight, Stamped
+from gateway.models.catalog import SingleFlight, Stamped
 from tests.models.virtual import now, ticks, virtual_time
 
 

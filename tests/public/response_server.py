@@ -9,8 +9,8 @@ from aiohttp import web
 
 from gateway.dialects import OPENAI, Dialect
 from gateway.errors import GatewayError
+from gateway.public.body import MemoryBudget
 from gateway.public.connection import Server
-from gateway.public.memory import MemoryBudget
 from gateway.public.response import Response
 from gateway.settings import Settings
 from tests.behaviour.wire import RawClient, RawResponse, raw_client, request

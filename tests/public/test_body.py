@@ -15,9 +15,8 @@ from gateway.errors import (
     RequestTooLarge,
     UnsupportedEncoding,
 )
-from gateway.public.body import read_body
+from gateway.public.body import MemoryBudget, read_body
 from gateway.public.connection import Server
-from gateway.public.memory import MemoryBudget
 from gateway.settings import Settings
 
 LIMIT = 1000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Overloaded
-from gateway.public.memory import MemoryBudget
+from gateway.public.body import MemoryBudget
 
 
 def test_reservation_returns_to_the_budget_with_its_block() -> None:

@@ -9,7 +9,7 @@ from gateway.errors import (
     ClientWriteTimeout,
     InternalError,
 )
-from gateway.public.memory import MemoryBudget
+from gateway.public.body import MemoryBudget
 from gateway.public.response import Response
 from tests.behaviour.wire import request
 
