@@ -50,7 +50,7 @@ def report(results: Iterable[tuple[Spec, list[LoadResult]]]) -> str:
         lines.append(
             f"{spec.mode:8} {spec.load:4g}x  {fmean(useful):.3f} ({min(useful):.3f})  "
             f"{min(each.goodput for each in runs):.3f}  "
-            f"{fmean(each.answered for each in runs):6.1f} of {len(runs[0].requests):4}  "
+            f"{fmean(each.completed for each in runs):6.1f} of {len(runs[0].requests):4}  "
             f"{writer:.2f}   {judge:.2f}   {fmean(ratio):.2f} ({min(ratio):.2f})  "
             f"{min(each.key_ratio for each in runs):.2f}  {fmean(late):.2%} ({max(late):.2%})  "
             f"{fmean(len(each.rejected) for each in runs):.0f}"

@@ -38,7 +38,7 @@ class OneModel(ResidencyTracker):
         was_loaded, self.loaded = self.loaded == model, model
         return was_loaded
 
-    def release(self, model: str, *, answered: bool) -> None:
+    def release(self, model: str, *, completed: bool) -> None:
         pass
 
 
@@ -68,7 +68,7 @@ async def cost_of_an_idle_scheduler() -> None:
     """One request after the other, so that none is queued: what every request costs."""
     scheduler, rounds = make_scheduler(64), 20_000
     for number in range(80):
-        scheduler.give_back(scheduler.enter(request_of(number)), answered=True)
+        scheduler.give_back(scheduler.enter(request_of(number)), completed=True)
     request = request_of(0)
     began_at = time.perf_counter()
     for _ in range(rounds):
@@ -94,7 +94,7 @@ async def cost_of_dispatch(queued: int) -> None:
     for _ in range(queued):
         granted = active.pop(0)
         began_at = time.perf_counter()
-        scheduler.give_back(granted, answered=True)
+        scheduler.give_back(granted, completed=True)
         giving.append(time.perf_counter() - began_at)
         if not active:
             active = [one for one in waiting if one.was_granted()]
@@ -121,7 +121,7 @@ async def cost_of_queueing(queued: int) -> None:
     seconds = time.perf_counter() - began_at
     print(f"all cancelled in {seconds:.2f} s, {seconds / queued * 1e6:.0f} us each: {scheduler!r}")
     for granted in active:
-        scheduler.give_back(granted, answered=True)
+        scheduler.give_back(granted, completed=True)
     print(f"all given back: {scheduler!r}")
 
 
@@ -132,7 +132,7 @@ async def cost_of_estimates(queued: int) -> None:
     for number in range(80):
         learning = scheduler.enter(request_of(number))
         clock[0] += 9.0 + number % 3
-        scheduler.give_back(learning, answered=True)
+        scheduler.give_back(learning, completed=True)
     active = [scheduler.enter(request_of(number)) for number in range(SLOTS)]
     waiting = [scheduler.enter(patient_request(number)) for number in range(queued - 1)]
     print(f"{scheduler!r}, each with an estimate")
@@ -148,7 +148,7 @@ async def cost_of_estimates(queued: int) -> None:
     report("snapshot, simulated anew", anew)
     report("position of one of them", again)
     for granted in active:
-        scheduler.give_back(granted, answered=False)
+        scheduler.give_back(granted, completed=False)
 
 
 def patient_request(number: int) -> SlotRequest:

@@ -65,7 +65,7 @@ def _declared_seconds(text: str) -> float | None:
 # What was measured.
 
 
-class LearnedTimes(Struct, frozen=True, kw_only=True):
+class MeasuredTimes(Struct, frozen=True, kw_only=True):
     """What requests to one model took on this machine, in seconds.
 
     Args:
@@ -79,7 +79,7 @@ class LearnedTimes(Struct, frozen=True, kw_only=True):
     service: Estimate = Estimate()
 
 
-_NOT_MEASURED: Final = LearnedTimes()
+_NOT_MEASURED: Final = MeasuredTimes()
 _NO_RULE: Final = ModelRule(match="*")
 
 _MIN_OBSERVATIONS: Final = 5
@@ -200,7 +200,7 @@ def deadlines_for(
     streaming: bool,
     client_timeout: float | None = None,
     extended: bool = False,
-    learned: LearnedTimes | None = None,
+    measured: MeasuredTimes | None = None,
 ) -> Deadlines:
     """Compute all timeouts of one request.
 
@@ -213,9 +213,9 @@ def deadlines_for(
         client_timeout: seconds that the client declares.
         extended: heartbeats restart the client's timeout, so that it limits neither the wait nor
             the response: a complete response may take up to the ceiling.
-        learned: what requests to the model took so far.
+        measured: what requests to the model took so far.
     """
-    learned = learned or _NOT_MEASURED
+    measured = measured or _NOT_MEASURED
     rule = rule or _NO_RULE
     in_rule = f'[[models]] match = "{rule.match}"'
     by_size = model_timeout(parameters, size_bytes)
@@ -232,8 +232,8 @@ def deadlines_for(
             (rule.first_byte_timeout, in_rule),
             (settings.first_byte_timeout, "timeouts.first_byte_timeout"),
         )
-        cold = _measured_or(by_size, learned.load, learned.first_byte, settings)
-        loaded = _loaded(cold, by_size, learned.first_byte, settings)
+        cold = _measured_or(by_size, measured.load, measured.first_byte, settings)
+        loaded = _loaded(cold, by_size, measured.first_byte, settings)
         # The silence within a stream keeps the time by size whatever was learned of first bytes:
         # Ollama may be building a tool call, and sends nothing meanwhile.
         silence = fixed or _longest(by_size, cold, client)
@@ -252,7 +252,7 @@ def deadlines_for(
             (rule.total_timeout, in_rule),
             (settings.total_timeout, "timeouts.total_timeout"),
         )
-        usual = _longest(_measured_or(by_size, learned.load, learned.service, settings), client)
+        usual = _longest(_measured_or(by_size, measured.load, measured.service, settings), client)
         silence = fixed or usual
         total = silence
         if extended and fixed is None and ceiling > usual.seconds:
@@ -289,13 +289,13 @@ def _measured_or(
 ) -> Timeout:
     """Return the time by size, or what a load and the rest were measured to take if that is more.
 
-    ``timeouts.learned_floor`` replaces the time by size once both were measured often enough.
+    ``timeouts.adaptive_floor`` replaces the time by size once both were measured often enough.
     """
     if max(load.count, rest.count) < _MIN_OBSERVATIONS:
         return by_size
     floor = by_size
-    if settings.learned_floor is not None and min(load.count, rest.count) >= _MIN_OBSERVATIONS:
-        floor = Timeout(settings.learned_floor, "timeouts.learned_floor")
+    if settings.adaptive_floor is not None and min(load.count, rest.count) >= _MIN_OBSERVATIONS:
+        floor = Timeout(settings.adaptive_floor, "timeouts.adaptive_floor")
     return _at_least(floor, load.plus(rest), settings.ceiling)
 
 
@@ -311,8 +311,8 @@ def _loaded(
     floor = Timeout(
         by_size.seconds / 2, f"loaded: half of {by_size.seconds:g} s for {by_size.reason}"
     )
-    if settings.learned_floor is not None:
-        floor = Timeout(settings.learned_floor, "timeouts.learned_floor")
+    if settings.adaptive_floor is not None:
+        floor = Timeout(settings.adaptive_floor, "timeouts.adaptive_floor")
     loaded = _at_least(floor, first_byte, settings.ceiling, state="loaded, ")
     return loaded if loaded.seconds < cold.seconds else cold
 

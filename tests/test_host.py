@@ -115,7 +115,7 @@ async def test_a_request_that_could_not_reach_ollama_loaded_nothing() -> None:
     async with scene.host.running():
         await asyncio.sleep(5.0)
         scene.host.residency.acquire(ONE)
-        scene.host.residency.release(ONE, answered=False)
+        scene.host.residency.release(ONE, completed=False)
         assert scene.host.residency.view().resident == {ONE}
         scene.probes.error = DOWN
         scene.host.request_failed()

@@ -14,7 +14,7 @@ from gateway.settings import ModelRule, TimeoutsSettings
 from gateway.timeouts import (
     ClientTimeout,
     Deadlines,
-    LearnedTimes,
+    MeasuredTimes,
     deadlines_for,
     declared_client_timeout,
     model_timeout,
@@ -22,20 +22,20 @@ from gateway.timeouts import (
 )
 
 SETTINGS = TimeoutsSettings()
-FLOOR_10 = TimeoutsSettings(learned_floor=10.0)
+FLOOR_10 = TimeoutsSettings(adaptive_floor=10.0)
 
-SLOW = LearnedTimes(
+SLOW = MeasuredTimes(
     load=Estimate(60.0, 5.0, 6),
     first_byte=Estimate(40.0, 5.0, 20),
     service=Estimate(140.0, 12.0, 37),
 )
-QUICK = LearnedTimes(
+QUICK = MeasuredTimes(
     load=Estimate(4.0, 0.5, 6), first_byte=Estimate(1.0, 0.25, 20), service=Estimate(5.0, 1.0, 37)
 )
 
 
 def deadlines(
-    learned: LearnedTimes | None = None,
+    measured: MeasuredTimes | None = None,
     *,
     rule: ModelRule | None = None,
     settings: TimeoutsSettings = SETTINGS,
@@ -52,7 +52,7 @@ def deadlines(
         parameters=parameters,
         size_bytes=size_bytes,
         streaming=streaming,
-        learned=learned,
+        measured=measured,
         **client,
     )
     return found.when_loaded() if loaded else found
@@ -338,14 +338,14 @@ def test_learned_floor_needs_measured_loads() -> None:
 @pytest.mark.parametrize(("count", "seconds"), [(4, 120.0), (5, 188.0)])
 def test_five_observations_are_needed(count: int, seconds: float) -> None:
     """Fewer say too little."""
-    times = LearnedTimes(service=Estimate(140.0, 12.0, count))
+    times = MeasuredTimes(service=Estimate(140.0, 12.0, count))
 
     assert deadlines(times).total == seconds
 
 
 def test_loads_that_all_timed_out_raise_the_timeout() -> None:
     """A model that never completed a response gets more time all the same."""
-    assert deadlines(LearnedTimes(load=Estimate(120.0, 60.0, 5))).total == 360.0
+    assert deadlines(MeasuredTimes(load=Estimate(120.0, 60.0, 5))).total == 360.0
 
 
 def test_ceiling_bounds_statistics() -> None:
@@ -418,14 +418,14 @@ def test_statistics_do_not_change_what_is_set() -> None:
 
 
 ESTIMATES = st.builds(Estimate, st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.integers(0, 10))
-TIMES = st.builds(LearnedTimes, load=ESTIMATES, first_byte=ESTIMATES, service=ESTIMATES)
+TIMES = st.builds(MeasuredTimes, load=ESTIMATES, first_byte=ESTIMATES, service=ESTIMATES)
 CEILINGS = st.floats(1.0, 4000.0)
 CLIENT_TIMEOUTS = st.one_of(st.none(), st.floats(1.0, 86_400.0))
 
 
 @given(TIMES, CEILINGS, CLIENT_TIMEOUTS, st.floats(0.1, 500.0), st.booleans())
 def test_learned_timeouts_stay_within_bounds(
-    times: LearnedTimes,
+    times: MeasuredTimes,
     ceiling: float,
     client_timeout: float | None,
     billions: float,
@@ -450,10 +450,10 @@ def test_learned_timeouts_stay_within_bounds(
 
 @given(TIMES, CEILINGS, CLIENT_TIMEOUTS, st.one_of(st.none(), st.floats(1.0, 600.0)))
 def test_loaded_model_never_has_more_time(
-    times: LearnedTimes, ceiling: float, client_timeout: float | None, floor: float | None
+    times: MeasuredTimes, ceiling: float, client_timeout: float | None, floor: float | None
 ) -> None:
     """Without a load; half of the time by size, or the floor, is the minimum."""
-    settings = TimeoutsSettings(ceiling=ceiling, learned_floor=floor)
+    settings = TimeoutsSettings(ceiling=ceiling, adaptive_floor=floor)
     cold = deadlines(times, settings=settings, client_timeout=client_timeout, streaming=True)
     warm = deadlines(
         times, settings=settings, client_timeout=client_timeout, streaming=True, loaded=True
@@ -490,7 +490,7 @@ def test_reason_by_statistics() -> None:
     assert deadlines(QUICK).reasons.total == "8B parameters"
     assert (
         deadlines(QUICK, settings=FLOOR_10, streaming=True).reasons.first_byte
-        == "timeouts.learned_floor"
+        == "timeouts.adaptive_floor"
     )
 
 

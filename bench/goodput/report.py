@@ -51,7 +51,7 @@ def _row(one: Result) -> list[str]:
     return [
         one.spec.contender,
         *(f"{share:.1%}" for share in shares),
-        *(f"{model.answered}/{model.calls} {model.rate:.0%}" for model in one.models),
+        *(f"{model.completed}/{model.calls} {model.rate:.0%}" for model in one.models),
         f"{one.median:.0f} s",
         f"{one.worst:.0f} s",
         str(one.failed),

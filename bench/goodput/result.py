@@ -28,14 +28,14 @@ class PerModel:
 
     name: str
     calls: int
-    answered: int
+    completed: int
     failed: int
     open: int
 
     @property
     def rate(self) -> float:
         """The share of its calls that was answered while the caller was there."""
-        return self.answered / self.calls if self.calls else 1.0
+        return self.completed / self.calls if self.calls else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +102,13 @@ def result(
     spec: Spec, journal: Journal, gpu: Mapping[str, Any], *, seconds: float, lags: list[float]
 ) -> Result:
     """Bring both counts together; the run took ``seconds`` of simulated time."""
-    answered = [call for call in journal.calls if call.tokens]
-    waits = [call.ended_at - call.began_at for call in answered if call.ended_at is not None]
-    delivered = sum(call.tokens for call in answered)
+    completed = [call for call in journal.calls if call.tokens]
+    waits = [call.ended_at - call.began_at for call in completed if call.ended_at is not None]
+    delivered = sum(call.tokens for call in completed)
     lag = sorted(lags)[int(len(lags) * 0.99)] if lags else 0.0
     # A response under way at the end is in neither count.
     computed = gpu["tokens_delivered"] + gpu["tokens_abandoned"]
-    useful = sum(call.model.answer_seconds * call.tokens / TOKENS for call in answered)
+    useful = sum(call.model.answer_seconds * call.tokens / TOKENS for call in completed)
     return Result(
         spec=spec,
         useful=useful / seconds,
@@ -116,7 +116,7 @@ def result(
         wasted=max(0.0, gpu["generating_seconds"] - useful) / seconds,
         goodput=delivered / computed if computed else 0.0,
         wasted_tokens=computed - delivered,
-        per_second=len(answered) / seconds,
+        per_second=len(completed) / seconds,
         models=tuple(_per_model(model, journal.calls) for model in spec.models),
         median=statistics.median(waits) if waits else 0.0,
         worst=max(waits, default=0.0),
@@ -149,7 +149,7 @@ def _per_model(model: Model, calls: Iterable[Call]) -> PerModel:
     return PerModel(
         name=model.name,
         calls=len(own),
-        answered=sum(call.tokens > 0 for call in own),
+        completed=sum(call.tokens > 0 for call in own),
         failed=sum(call.ended_at is not None and not call.tokens for call in own),
         open=sum(call.ended_at is None for call in own),
     )

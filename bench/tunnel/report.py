@@ -16,7 +16,7 @@ def of_all(results: Sequence[Result]) -> str:
         [
             str(one.spec.row),
             one.spec.way,
-            f"{one.answered}/{one.calls} {one.rate:.0%}",
+            f"{one.completed}/{one.calls} {one.rate:.0%}",
             str(one.requests),
             str(one.cut),
             f"{one.begun / one.calls:.1f}",
@@ -38,9 +38,9 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
     calls = sum(one.calls for one in seen)
     begun = sum(one.begun for one in seen)
     lost = sum(one.wasted_tokens for one in seen)
-    answered = sum(one.answered for one in seen)
+    completed = sum(one.completed for one in seen)
     return [
-        Verdict("calls answered", answered / calls, 1.0),
+        Verdict("calls answered", completed / calls, 1.0),
         Verdict("generations per call", begun / calls, 1.0, least=False, unit="of them"),
         Verdict("tokens lost", lost, 0.0, least=False, unit="tokens"),
     ]

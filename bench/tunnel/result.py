@@ -19,7 +19,7 @@ class Result:
 
     spec: Spec
     calls: int
-    answered: int
+    completed: int
     requests: int
     statuses: dict[str, int]
     cut: int
@@ -32,18 +32,18 @@ class Result:
 
     @property
     def rate(self) -> float:
-        return self.answered / self.calls
+        return self.completed / self.calls
 
 
 def result(spec: Spec, journal: Journal, gpu: Mapping[str, Any], *, cut: int, lag: float) -> Result:
-    answered = [call for call in journal.calls if call.tokens]
-    delivered = sum(call.tokens for call in answered)
+    completed = [call for call in journal.calls if call.tokens]
+    delivered = sum(call.tokens for call in completed)
     took = [call.ended_at - call.began_at for call in journal.calls if call.ended_at is not None]
-    useful = len(answered) * spec.row.seconds
+    useful = len(completed) * spec.row.seconds
     return Result(
         spec=spec,
         calls=len(journal.calls),
-        answered=len(answered),
+        completed=len(completed),
         requests=journal.requests,
         statuses=dict(Counter(refusal.code for refusal in journal.refusals)),
         cut=cut,

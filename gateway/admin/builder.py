@@ -297,7 +297,7 @@ def _request_timeouts(model: Model, inputs: StatusInputs, *, streaming: bool) ->
         extended=deadlines_extended(
             settings.tunnel, None, heartbeat_schedule({}, None, settings.tunnel)
         ),
-        learned=inputs.statistics.get(model.name),
+        measured=inputs.statistics.get(model.name),
     )
     loaded = model.name in inputs.residency.confirmed
     return deadlines.when_loaded() if loaded else deadlines
@@ -325,8 +325,8 @@ def _context(model: Model, inputs: StatusInputs) -> ContextStatus:
 def _prompt_counts(name: str, inputs: StatusInputs) -> dict[str, Any]:
     totals = inputs.recent["models"].get(name, {})
     return {
-        "prompts_truncated": totals.get("prompts_cut", 0),
-        "prompts_rejected": totals.get("prompts_refused", 0),
+        "prompts_truncated": totals.get("prompts_truncated", 0),
+        "prompts_rejected": totals.get("prompts_rejected", 0),
         "last_too_long_at": totals.get("too_long_at"),
     }
 

@@ -123,9 +123,8 @@ class KeyStore:
         """The credential of a secret, in whatever state; None if the secret is unknown."""
         digest = digest_of(secret)
         # The time of a dict look-up can reveal how a presented digest resembles a stored one. That
-        # is of no use: nobody can choose a secret by its digest, and the digest of the right
-        # secret is as far from any other as chance has it. The constant-time comparison excludes
-        # that a digest which merely landed in the same slot is taken for the stored one.
+        # is of no use to an attacker: a secret cannot be chosen by its digest, and similar digests
+        # do not mean similar secrets. The comparison itself takes constant time.
         credential = self._valid.by_digest.get(digest)
         if credential is None or not hmac.compare_digest(credential.digest, digest):
             return None

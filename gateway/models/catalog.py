@@ -48,7 +48,7 @@ class Stamped(Generic[T]):
     """A response and when it was asked for: it knows nothing of what happened after that."""
 
     value: T
-    asked_at: float
+    fetched_at: float
 
 
 class SingleFlight(Generic[T]):
@@ -81,7 +81,7 @@ class SingleFlight(Generic[T]):
         self._failure: GatewayError = UpstreamUnreachable()
 
     def __repr__(self) -> str:
-        kept = "nothing" if self._stamped is None else f"a response of {self._stamped.asked_at:g}"
+        kept = "nothing" if self._stamped is None else f"a response of {self._stamped.fetched_at:g}"
         in_flight = ", in flight" * self.in_flight
         return f"<SingleFlight {kept}, {self._failures} failures{in_flight}>"
 
@@ -122,18 +122,18 @@ class SingleFlight(Generic[T]):
 
     def _kept_since(self, moment: float) -> Stamped[T] | None:
         kept = self._stamped
-        return kept if kept is not None and kept.asked_at >= moment else None
+        return kept if kept is not None and kept.fetched_at >= moment else None
 
     async def _fetch_now(self) -> Stamped[T]:
-        asked_at = self._attempted_at = self._now()
+        fetched_at = self._attempted_at = self._now()
         try:
-            value = await self._fetch(asked_at)
+            value = await self._fetch(fetched_at)
         except UpstreamTimeout:
             raise self._failed(self._timed_out()) from None
         except UPSTREAM_DOWN as error:
             self._failed(error)
             raise
-        self._stamped = Stamped(value, asked_at)
+        self._stamped = Stamped(value, fetched_at)
         self._on_end(None)
         return self._stamped
 
@@ -277,8 +277,8 @@ class Catalog:
         if max_age is None:
             # Every inference request comes here, and nearly always finds a list.
             kept, now = self._list.stamped, self._now()
-            if kept is not None and now - kept.asked_at <= self._ttl:
-                return CachedList(kept.value, max(0.0, now - kept.asked_at), stale=False)
+            if kept is not None and now - kept.fetched_at <= self._ttl:
+                return CachedList(kept.value, max(0.0, now - kept.fetched_at), stale=False)
             # While Ollama is known to be down, only one request per interval waits for it in vain.
             recent = now - self._list.attempted_at < RETRY_INTERVAL
             if self._up is False and (self._list.in_flight or recent):
@@ -354,7 +354,7 @@ class Catalog:
             return await self._since(self._version, self._now() - self._ttl)
         except UPSTREAM_DOWN:
             kept = self._version.stamped
-            if kept is None or self._now() - kept.asked_at >= self._stale_limit:
+            if kept is None or self._now() - kept.fetched_at >= self._stale_limit:
                 raise
             return kept.value
 
@@ -418,8 +418,8 @@ class Catalog:
             self.mark_suspect()
             raise
 
-    async def _fetch_list(self, asked_at: float) -> Listing:
-        return parse_listing(await self._probes.tags(), fetched_at=asked_at)
+    async def _fetch_list(self, fetched_at: float) -> Listing:
+        return parse_listing(await self._probes.tags(), fetched_at=fetched_at)
 
     def _list_fetched(self, error: GatewayError | None) -> None:
         up = error is None

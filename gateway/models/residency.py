@@ -238,12 +238,12 @@ class ResidencyTracker:
         resident.used_at = now
         return resident.confirmed
 
-    def release(self, model: str, *, answered: bool) -> None:
+    def release(self, model: str, *, completed: bool) -> None:
         """Note that a request for ``model`` has ended.
 
         Args:
             model: its name as Ollama lists it.
-            answered: the model produced a response, so it is loaded. Without one it may still be
+            completed: the model produced a response, so it is loaded. Without one it may still be
                 loading: Ollama finishes a load that has begun.
         """
         resident = self._residents.get(model)
@@ -252,7 +252,7 @@ class ResidencyTracker:
         now = self._now()
         if not resident.confirmed:
             self._loads = (now if self._loads is None else self._loads[0], now)
-            resident.confirmed = answered
+            resident.confirmed = completed
             self._changed()
         resident.requests = max(0, resident.requests - 1)
         resident.used_at = now
@@ -398,7 +398,7 @@ class ResidencyWatcher:
         self._now_utc = now_utc
         self._max_age = max_age
         # All mutable state: when Ollama was last asked, with or without success.
-        self._asked_at = -math.inf
+        self._fetched_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<ResidencyWatcher {'busy' if self._busy() else 'idle'}, {self._tracker!r}>"
@@ -412,19 +412,19 @@ class ResidencyWatcher:
 
     def _is_due(self) -> bool:
         now = self._now()
-        if now - self._asked_at >= (BUSY_INTERVAL if self._busy() else IDLE_INTERVAL):
+        if now - self._fetched_at >= (BUSY_INTERVAL if self._busy() else IDLE_INTERVAL):
             return True
         # After a load, ask once for what was evicted for it.
         load_at = self._tracker.unverified_load_at
-        return load_at is not None and self._asked_at < load_at + DELAY_AFTER_LOAD <= now
+        return load_at is not None and self._fetched_at < load_at + DELAY_AFTER_LOAD <= now
 
     async def _update(self) -> None:
-        asked_at = self._asked_at = self._now()
+        fetched_at = self._fetched_at = self._now()
         try:
             loaded = parse_ps(await self._fetch(), self._now_utc())
         except GatewayError:
             return
-        self._tracker.update(loaded, asked_at - self._max_age)
+        self._tracker.update(loaded, fetched_at - self._max_age)
         self._on_update()
 
 

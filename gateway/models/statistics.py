@@ -23,7 +23,7 @@ from gateway.dialects import Timings
 from gateway.estimate import Estimate, is_plausible
 from gateway.files import replace_file
 from gateway.models.listing import UNREADABLE
-from gateway.timeouts import LearnedTimes
+from gateway.timeouts import MeasuredTimes
 
 N = TypeVar("N", int, float)
 
@@ -77,7 +77,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     timed_out: bool = False
 
 
-class ModelStats(LearnedTimes, frozen=True, kw_only=True):
+class ModelStats(MeasuredTimes, frozen=True, kw_only=True):
     """What is known of one model on this machine; an estimate of count 0 is not known.
 
     The times on which timeouts depend are those of ``LearnedTimes``. Times are in seconds, rates in
@@ -155,7 +155,7 @@ class Statistics:
     # What the pipeline learns.
 
     def observe(self, seen: Observation) -> None:
-        """Learn from one request. Implausible numbers, whoever sent them, count as unknown."""
+        """Learn from one request. Implausible numbers count as unknown."""
         if is_plausible(seen.service):
             known = self._models.get(seen.model, _NO_STATS)
             self._keep(seen.model, _learn(known, _credible(seen)))
@@ -164,8 +164,8 @@ class Statistics:
         """Learn from one prompt how many bytes of text a token stands for."""
         if is_plausible(bytes_per_token):
             known = self._models.get(model, _NO_STATS)
-            learned = known.bytes_per_token.with_sample(bytes_per_token)
-            self._keep(model, replace(known, bytes_per_token=learned))
+            measured = known.bytes_per_token.with_sample(bytes_per_token)
+            self._keep(model, replace(known, bytes_per_token=measured))
 
     def bytes_per_token(self, model: str) -> Estimate:
         """Return the bytes of text for each token of a prompt."""

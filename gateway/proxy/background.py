@@ -28,7 +28,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         key: the name of the request's key.
         observation: how long it took; None if that teaches nothing.
         tokens_in: prompt tokens that Ollama reported; None if unknown.
-        answered: Ollama's response was good and ended, so its token counts teach.
+        completed: Ollama's response was good and ended, so its token counts teach.
         ask_context: Ollama must be asked to decide whether the prompt was truncated.
         truncated: the request's log line says that it was.
     """
@@ -38,7 +38,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     prompt: Prompt
     observation: Observation | None
     tokens_in: int | None = None
-    answered: bool = False
+    completed: bool = False
     ask_context: bool = False
     truncated: bool = False
 
@@ -68,12 +68,12 @@ class BackgroundLearning:
         self._crashed = crashed
         self._pending: deque[Outcome] = deque(maxlen=MAX_PENDING)
         self._submitted = asyncio.Event()
-        self._asking = False
+        self._fetching = False
 
     @property
     def idle(self) -> bool:
         """Return True if everything was learned."""
-        return not self._pending and not self._asking
+        return not self._pending and not self._fetching
 
     def __repr__(self) -> str:
         return f"<BackgroundLearning {len(self._pending)} pending>"
@@ -90,28 +90,28 @@ class BackgroundLearning:
             self._submitted.clear()
             try:
                 for outcome in self.flush():
-                    self._asking = True
+                    self._fetching = True
                     await self._ask(outcome)
             except Exception as error:  # noqa: BLE001 - a bug here must not end the learning
                 self._crashed(error)
             finally:
-                self._asking = False
+                self._fetching = False
 
     def flush(self) -> list[Outcome]:
         """Learn from all that wait, without asking Ollama; return those that it must be asked for.
 
         Also called once when the gateway stops, before the statistics are saved.
         """
-        unanswered = []
+        pending = []
         while self._pending:
             outcome = self._pending.popleft()
             if outcome.observation is not None:
                 self._statistics.observe(outcome.observation)
             if outcome.ask_context:
-                unanswered.append(outcome)
+                pending.append(outcome)
             else:
                 self._learn_bytes_per_token(outcome)
-        return unanswered
+        return pending
 
     async def _ask(self, outcome: Outcome) -> None:
         truncated = await self._guard.check_later(outcome.model, outcome.prompt, outcome.tokens_in)
@@ -120,5 +120,5 @@ class BackgroundLearning:
         self._learn_bytes_per_token(outcome)
 
     def _learn_bytes_per_token(self, outcome: Outcome) -> None:
-        if outcome.answered:
+        if outcome.completed:
             self._guard.learn(outcome.model, outcome.prompt, outcome.tokens_in)

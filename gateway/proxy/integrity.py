@@ -102,33 +102,33 @@ class Truncation(StrEnum):
     CERTAIN = "certain"
 
 
-def suspicious_bytes_per_token(learned: Estimate) -> float:
+def suspicious_bytes_per_token(measured: Estimate) -> float:
     """Return the bytes per token that few texts for this model exceed."""
-    if learned.count < MIN_OBSERVATIONS:
+    if measured.count < MIN_OBSERVATIONS:
         return _SUSPICIOUS
-    return max(_MIN_SUSPICIOUS, 1.4 * learned.mean, learned.mean + 4 * learned.deviation)
+    return max(_MIN_SUSPICIOUS, 1.4 * measured.mean, measured.mean + 4 * measured.deviation)
 
 
-def implausible_bytes_per_token(learned: Estimate) -> float:
+def implausible_bytes_per_token(measured: Estimate) -> float:
     """Return the bytes per token that no text for this model exceeds."""
-    if learned.count < MIN_OBSERVATIONS:
+    if measured.count < MIN_OBSERVATIONS:
         return _IMPLAUSIBLE
-    return max(_MIN_IMPLAUSIBLE, 1.75 * learned.mean, learned.mean + 8 * learned.deviation)
+    return max(_MIN_IMPLAUSIBLE, 1.75 * measured.mean, measured.mean + 8 * measured.deviation)
 
 
-def is_too_long(prompt: Prompt, context: int, learned: Estimate) -> bool:
+def is_too_long(prompt: Prompt, context: int, measured: Estimate) -> bool:
     """Return True if the bytes alone prove that the prompt has more tokens than ``context``."""
-    return prompt.longest_bytes > context * implausible_bytes_per_token(learned)
+    return prompt.longest_bytes > context * implausible_bytes_per_token(measured)
 
 
-def assess(prompt: Prompt, *, tokens: int | None, context: int, learned: Estimate) -> Truncation:
+def assess(prompt: Prompt, *, tokens: int | None, context: int, measured: Estimate) -> Truncation:
     """Decide whether Ollama truncated ``prompt``.
 
     Args:
         tokens: prompt tokens that Ollama reported; None if unknown, as in a stream whose client
             asked for no usage.
         context: the context window in tokens.
-        learned: the model's bytes per token.
+        measured: the model's bytes per token.
     """
     if prompt.truncate is False:
         return Truncation.NONE
@@ -138,19 +138,19 @@ def assess(prompt: Prompt, *, tokens: int | None, context: int, learned: Estimat
     if tokens is not None and tokens > context * prompt.inputs:
         # Then the context window is not the one that is known here.
         return Truncation.NONE
-    if is_too_long(prompt, context, learned) or tokens == context * prompt.inputs:
+    if is_too_long(prompt, context, measured) or tokens == context * prompt.inputs:
         return Truncation.CERTAIN
     if not tokens:
         return Truncation.NONE
 
     bytes_per_token = prompt.text_bytes / tokens
     if _has_truncated_length(prompt, tokens, context):
-        suspicious = bytes_per_token > suspicious_bytes_per_token(learned)
+        suspicious = bytes_per_token > suspicious_bytes_per_token(measured)
         return Truncation.CERTAIN if suspicious else Truncation.SUSPICIOUS
     # Messages may be missing, or one of several texts may have been truncated.
     several = prompt.messages > 1 or prompt.inputs > 1
-    if several and prompt.longest_bytes > context * suspicious_bytes_per_token(learned):
-        implausible = bytes_per_token > implausible_bytes_per_token(learned)
+    if several and prompt.longest_bytes > context * suspicious_bytes_per_token(measured):
+        implausible = bytes_per_token > implausible_bytes_per_token(measured)
         return Truncation.CERTAIN if implausible else Truncation.SUSPICIOUS
     return Truncation.NONE
 
@@ -162,18 +162,18 @@ def _has_truncated_length(prompt: Prompt, tokens: int, context: int) -> bool:
     return 0 <= tokens - context // 2 <= MAX_KEPT_TOKENS
 
 
-def max_tokens(prompt: Prompt, learned: Estimate) -> int | None:
+def max_tokens(prompt: Prompt, measured: Estimate) -> int | None:
     """Return an upper estimate of the tokens of a prompt's longest text; None if not counted."""
     if not prompt.counted:
         return None
     dense = _DENSE
-    if learned.count >= MIN_OBSERVATIONS:
-        dense = max(learned.mean - 2 * learned.deviation, learned.mean / 2, _MIN_BYTES_PER_TOKEN)
+    if measured.count >= MIN_OBSERVATIONS:
+        dense = max(measured.mean - 2 * measured.deviation, measured.mean / 2, _MIN_BYTES_PER_TOKEN)
     return ceil(prompt.longest_bytes / dense)
 
 
 def learnable_bytes_per_token(
-    prompt: Prompt, *, tokens: int | None, context: int, learned: Estimate
+    prompt: Prompt, *, tokens: int | None, context: int, measured: Estimate
 ) -> float | None:
     """Return the bytes per token to learn from a response.
 
@@ -182,10 +182,10 @@ def learnable_bytes_per_token(
     smallest = max(_MIN_LEARNABLE_TOKENS, context // _LEARNABLE_PART)
     if not prompt.counted or not tokens or tokens < smallest or tokens >= context:
         return None
-    if assess(prompt, tokens=tokens, context=context, learned=learned) is not Truncation.NONE:
+    if assess(prompt, tokens=tokens, context=context, measured=measured) is not Truncation.NONE:
         return None
     bytes_per_token = prompt.text_bytes / tokens
-    if not _MIN_BYTES_PER_TOKEN <= bytes_per_token <= implausible_bytes_per_token(learned):
+    if not _MIN_BYTES_PER_TOKEN <= bytes_per_token <= implausible_bytes_per_token(measured):
         return None
     return bytes_per_token
 
@@ -225,18 +225,18 @@ class TruncationGuard:
             return False
         if prompt.num_ctx is not None:
             self._contexts.note_custom_context(model)
-        learned = self._statistics.bytes_per_token(model.name)
-        if not is_too_long(prompt, self._known(model, prompt) or _SMALLEST_CONTEXT, learned):
+        measured = self._statistics.bytes_per_token(model.name)
+        if not is_too_long(prompt, self._known(model, prompt) or _SMALLEST_CONTEXT, measured):
             return False
         # It is too long for the window that was known last: ask, since this may be an error.
         await self._fetch(model)
         context = self._contexts.upper_bound(model, num_ctx=prompt.num_ctx)
         context = context or self._contexts.maximum(model) or 0
-        if not context or not is_too_long(prompt, context, learned):
+        if not context or not is_too_long(prompt, context, measured):
             return False
         if self._is_error(prompt):
-            self._note_overlong(model, prompt, learned)
-            tokens = prompt.longest_bytes / implausible_bytes_per_token(learned)
+            self._note_overlong(model, prompt, measured)
+            tokens = prompt.longest_bytes / implausible_bytes_per_token(measured)
             raise self._too_long(model, context, tokens)
         return prompt.truncate is not False
 
@@ -307,8 +307,8 @@ class TruncationGuard:
         context = self._known(model, prompt)
         if context is None or model.leaves_the_machine:
             return
-        learned = self._statistics.bytes_per_token(model.name)
-        value = learnable_bytes_per_token(prompt, tokens=tokens, context=context, learned=learned)
+        measured = self._statistics.bytes_per_token(model.name)
+        value = learnable_bytes_per_token(prompt, tokens=tokens, context=context, measured=measured)
         if value is not None:
             self._statistics.observe_bytes_per_token(model.name, value)
 
@@ -330,8 +330,8 @@ class TruncationGuard:
             if tokens is None:
                 return None, is_too_long(prompt, _SMALLEST_CONTEXT, Estimate())  # 1
             return None, tokens > _SMALLEST_CONTEXT // 2  # 1
-        learned = self._statistics.bytes_per_token(model.name)
-        truncation = assess(prompt, tokens=tokens, context=context, learned=learned)
+        measured = self._statistics.bytes_per_token(model.name)
+        truncation = assess(prompt, tokens=tokens, context=context, measured=measured)
         is_other_window = not prompt.embeds and tokens is not None and tokens > context
         return truncation, truncation is Truncation.CERTAIN or is_other_window  # 2, 3
 
@@ -349,9 +349,9 @@ class TruncationGuard:
     def _is_error(self, prompt: Prompt) -> bool:
         return self._settings.truncated_prompt == "error" and prompt.truncate is not True
 
-    def _note_overlong(self, model: Model, prompt: Prompt, learned: Estimate) -> None:
+    def _note_overlong(self, model: Model, prompt: Prompt, measured: Estimate) -> None:
         """Note the prompt's length for the status, which tells how large a window would fit it."""
-        tokens = max_tokens(prompt, learned)
+        tokens = max_tokens(prompt, measured)
         if tokens is not None:
             self._contexts.note_overlong_prompt(model, tokens)
 

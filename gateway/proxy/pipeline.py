@@ -85,7 +85,7 @@ class Pipeline:
             streaming=request.streaming,
             client_timeout=request.client_timeout,
             extended=request.extended,
-            learned=self._statistics.get(model.name),
+            measured=self._statistics.get(model.name),
         )
         max_active = settings.scheduler.max_active_per_model
         if rule is not None and rule.max_active is not None:
@@ -182,12 +182,12 @@ class Pipeline:
         timed_out: bool,
     ) -> None:
         """Note what is known when Ollama's response has ended; learn from it in the background."""
-        model, answered = request.model, record.upstream_status == 200
-        if model.leaves_the_machine or not (answered or timed_out):
+        model, completed = request.model, record.upstream_status == 200
+        if model.leaves_the_machine or not (completed or timed_out):
             # What runs elsewhere, or was refused, teaches nothing about this machine.
             return
         waited = None
-        if answered and record.streaming and record.first_byte_at is not None:
+        if completed and record.streaming and record.first_byte_at is not None:
             waited = record.first_byte_at - sent_at
         self._background.submit(
             Outcome(
@@ -207,7 +207,7 @@ class Pipeline:
                     timed_out=timed_out,
                 ),
                 tokens_in=record.tokens_in,
-                answered=relayed,
+                completed=relayed,
                 ask_context=relayed and self._guard.record(request, record),
                 truncated=bool(record.prompt_truncated),
             )

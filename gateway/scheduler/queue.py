@@ -224,18 +224,18 @@ class RequestQueue:
     def queues(self) -> Iterator[ModelQueue]:
         return iter(self._queues.values())
 
-    def candidates(self, held_back: Callable[[SlotRequest], bool]) -> Iterator[QueuedRequest]:
+    def candidates(self, is_duplicate: Callable[[SlotRequest], bool]) -> Iterator[QueuedRequest]:
         """Yield the first request of every queue, and behind one that is held back the next."""
         for queue in self._queues.values():
             for queued in queue:
                 yield queued
-                if not (queued.request.retry and held_back(queued.request)):
+                if not (queued.request.retry and is_duplicate(queued.request)):
                     break
 
-    def is_behind(self, request: SlotRequest, held_back: Callable[[SlotRequest], bool]) -> bool:
+    def is_behind(self, request: SlotRequest, is_duplicate: Callable[[SlotRequest], bool]) -> bool:
         """Return True if the request would have to wait for one that is queued before it."""
         queue = self._queues.get((request.key, request.model), ())
-        return any(not held_back(queued.request) for queued in queue)
+        return any(not is_duplicate(queued.request) for queued in queue)
 
     def add(self, queued: QueuedRequest) -> None:
         request = queued.request

@@ -130,11 +130,11 @@ class ActiveSlots:
         self.usage.add(request)
         self.shares.begin(request.key, granted.charged, keeps_credit=not request.batch)
 
-    def remove(self, granted: QueuedRequest, *, answered: bool) -> None:
+    def remove(self, granted: QueuedRequest, *, completed: bool) -> None:
         """Return a slot. Only an answered request shows how long a response takes."""
         request = granted.request
         seconds = self._now() - granted.granted_at
-        if answered:
+        if completed:
             self.statistics.record_slot_time(
                 request.model, seconds, loaded=granted.model_was_loaded
             )
@@ -211,7 +211,7 @@ class Slot:
         trace: TracebackType | None,
     ) -> None:
         if self._queued is not None:
-            self._scheduler.give_back(self._queued, answered=kind is None)
+            self._scheduler.give_back(self._queued, completed=kind is None)
 
 
 @dataclass(slots=True)
@@ -322,18 +322,18 @@ class Scheduler:
             # The usual case takes constant time: no estimate, no timer, no future.
             active.shares.arrive(request.key)
             queued = QueuedRequest(request, arrived_at=now)
-            self._grant(queued)
+            self._assign_slot(queued)
             return queued
         if len(queue):
             active.charge_elapsed()
         if request.key not in queue.by_key:
             active.shares.arrive(request.key)
         queued = self._new_request(request, now)
-        held_back = active.usage.is_duplicate_in_flight
-        if not queue.is_behind(request, held_back) and (
-            self._decide((*queue.candidates(held_back), queued)).chosen is queued
+        is_duplicate = active.usage.is_duplicate_in_flight
+        if not queue.is_behind(request, is_duplicate) and (
+            self._decide((*queue.candidates(is_duplicate), queued)).chosen is queued
         ):
-            self._grant(queued)
+            self._assign_slot(queued)
             if len(queue):
                 # It may hold back its own retry, which others were queued behind.
                 self._dispatch()
@@ -369,14 +369,14 @@ class Scheduler:
             # Others may have been held back for its sake.
             self._dispatch()
         elif queued.was_granted():
-            self.give_back(queued, answered=False)
+            self.give_back(queued, completed=False)
 
-    def give_back(self, granted: QueuedRequest, *, answered: bool) -> None:
-        """Return a slot. ``answered``: the request ended without an error."""
+    def give_back(self, granted: QueuedRequest, *, completed: bool) -> None:
+        """Return a slot. ``completed``: the request ended without an error."""
         request = granted.request
-        self._active.remove(granted, answered=answered)
+        self._active.remove(granted, completed=completed)
         if request.local:
-            self._residency.release(request.model, answered=answered)
+            self._residency.release(request.model, completed=completed)
         self._forget_key(request.key)
         self._dispatch()
 
@@ -536,22 +536,22 @@ class Scheduler:
         if len(self._queue):
             self._active.charge_elapsed()
         while len(self._queue):
-            held_back = self._active.usage.is_duplicate_in_flight
-            decision = self._decide(self._queue.candidates(held_back))
+            is_duplicate = self._active.usage.is_duplicate_in_flight
+            decision = self._decide(self._queue.candidates(is_duplicate))
             queued = decision.chosen
             if queued is None:
                 redispatch_at = decision.redispatch_at
                 break
             self._queue.remove(queued)
             if queued.is_queued():
-                self._grant(queued)
+                self._assign_slot(queued)
             else:
                 # Its client has disconnected, and its task has not run yet to leave the queue.
                 self._forget_key(queued.request.key)
                 queued.end_wait()
         self._schedule_dispatch(redispatch_at)
 
-    def _grant(self, queued: QueuedRequest) -> None:
+    def _assign_slot(self, queued: QueuedRequest) -> None:
         request = queued.request
         if request.local and not self._residency.view().fits_without_eviction(request.model):
             self._swapped_at = self.now()

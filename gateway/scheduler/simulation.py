@@ -46,7 +46,7 @@ class Schedule:
     """
 
     granted_at: dict[QueuedRequest, float] = field(default_factory=dict)
-    answered_at: dict[QueuedRequest, float] = field(default_factory=dict)
+    finished_at: dict[QueuedRequest, float] = field(default_factory=dict)
     until: float = 0.0
 
 
@@ -115,7 +115,7 @@ def simulate(
             continue
         queued = head.queued
         schedule.granted_at[queued] = state.now
-        schedule.answered_at[queued] = simulation.grant(queued.request)
+        schedule.finished_at[queued] = simulation.assign_slot(queued.request)
         if queued is until:
             break
         if not head.advance():
@@ -158,7 +158,7 @@ class _Simulation:
             cost = seconds / request.weight - each.charged
             self._ends.append((each.granted_at + seconds, request, cost))
 
-    def grant(self, request: SlotRequest) -> float:
+    def assign_slot(self, request: SlotRequest) -> float:
         """Give the request a slot. Returns when its response is complete."""
         state, model = self.state, request.model
         seconds, load = self._seconds_of(model)
@@ -223,12 +223,12 @@ def estimate_wait(
     """
     model = newcomer.request.model
     granted_at = schedule.granted_at.get(newcomer, schedule.until)
-    answered_at = schedule.answered_at.get(newcomer)
-    if answered_at is None:
-        answered_at = granted_at + statistics.slot_time(model).mean
+    finished_at = schedule.finished_at.get(newcomer)
+    if finished_at is None:
+        finished_at = granted_at + statistics.slot_time(model).mean
     return WaitEstimate(
         position=len(schedule.granted_at) - (newcomer in schedule.granted_at),
         wait=max(granted_at - now, 0.0),
-        finish=answered_at - now,
+        finish=finished_at - now,
         known=statistics.knows_slot_time(model),
     )

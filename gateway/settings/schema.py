@@ -228,7 +228,7 @@ class TimeoutsSettings(_Section):
     This is the upper limit. Non-streaming responses that heartbeats keep alive may take this long;
     see [tunnel]."""
 
-    learned_floor: SecondsOrAuto = None
+    adaptive_floor: SecondsOrAuto = None
     """The gateway measures how long each model takes on this machine, and gives a slow model more
     time than its size suggests. A number also lets it give a fast model less time, down to this
     many seconds. With "auto" no model gets less time than its size suggests."""

@@ -27,16 +27,17 @@ NONE: Final = "none"
 class _Totals(Struct):
     """Sums over the requests of one key or model.
 
-    ``prompts_cut``: prompts that Ollama truncated to fit a context; ``prompts_refused``: requests
-    rejected because the prompt does not fit; ``too_long_at``: when either was last.
+    ``prompts_truncated``: prompts that Ollama truncated to fit a context;
+    ``prompts_rejected``: requests rejected because the prompt does not fit;
+    ``too_long_at``: when either was last.
     """
 
     requests: int = 0
     failed: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    prompts_cut: int = 0
-    prompts_refused: int = 0
+    prompts_truncated: int = 0
+    prompts_rejected: int = 0
     too_long_at: str | None = None
 
     def add(self, finished: FinishedRequest, ended_at: float) -> None:
@@ -46,8 +47,8 @@ class _Totals(Struct):
         self.tokens_out += finished.tokens_out or 0
         refused = finished.outcome == ContextLengthExceeded.code
         if refused or finished.prompt_truncated:
-            self.prompts_refused += refused
-            self.prompts_cut += not refused
+            self.prompts_rejected += refused
+            self.prompts_truncated += not refused
             self.too_long_at = _iso(ended_at)
 
 
@@ -94,7 +95,7 @@ class Recent:
         by_key = self._total(self._keys, "key", key)
         by_model = self._total(self._models, "model", model)
         for total in (by_key, by_model):
-            total.prompts_cut += 1
+            total.prompts_truncated += 1
             total.too_long_at = now
 
     def _total(self, totals: dict[str, _Totals], kind: str, name: str | None) -> _Totals:

@@ -73,7 +73,7 @@ class Upstream:
             connection.close()
         self._idle.clear()
 
-    def open(self, request: Outgoing, deadlines: Deadlines) -> "_Exchange":
+    def open(self, request: Outgoing, deadlines: Deadlines) -> "_PendingRequest":
         """``async with upstream.open(...) as reply``: send the request and wait for the head.
 
         Leaving the block returns the connection, or closes it if the response is not complete,
@@ -85,7 +85,7 @@ class Upstream:
                 with broken HTTP, or with a redirect.
             UpstreamFirstByteTimeout, UpstreamTimeout: a deadline passed.
         """
-        return _Exchange(self, request, deadlines)
+        return _PendingRequest(self, request, deadlines)
 
     async def fetch(self, request: Outgoing, deadlines: Deadlines) -> tuple[int, bytes]:
         """Return status and complete body of a small response (lists, probes).
@@ -125,7 +125,7 @@ class Upstream:
         return connection
 
     def release(self, connection: Connection) -> None:
-        """Take a connection back. It is closed if anything of its exchange is still under way."""
+        """Take a connection back. It is closed if its request or response is not complete."""
         self._in_use.discard(connection)
         if not connection.release():
             return
@@ -159,7 +159,7 @@ class Upstream:
         return connection
 
 
-class _Exchange:
+class _PendingRequest:
     """One request and its response, as an async context: whatever happens, the connection returns.
 
     A class and not ``asynccontextmanager``, which costs several times as much per request.

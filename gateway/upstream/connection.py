@@ -215,8 +215,8 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
-    idle -> send -> (bytes of the response) -> release -> idle, or closed if anything of the
-    exchange is still under way. Closing stops Ollama's work within milliseconds.
+    idle -> send -> (bytes of the response) -> release -> idle, or closed if the request or the
+    response is not complete. Closing stops Ollama's work within milliseconds.
     """
 
     # All mutable state:
@@ -289,10 +289,10 @@ class Connection(asyncio.Protocol):
         return reply
 
     def release(self) -> bool:
-        """End the exchange. Return True if the connection may carry another request.
+        """End the current request. Return True if the connection may carry another one.
 
-        It may not while anything of this exchange is still on its way: of the response, of the
-        request (Ollama answered without reading all of it), or in the kernel while reading is
+        It may not while the response is incomplete, the request was not sent completely (Ollama
+        responded without reading all of it), or bytes may wait in the kernel while reading is
         paused.
         """
         reply, self._reply = self._reply, None
@@ -430,8 +430,8 @@ class Connection(asyncio.Protocol):
     def _arm(self, reply: Reply) -> None:
         """Look at the deadlines when the next one can pass.
 
-        A timer that rings earlier is kept, also from one exchange to the next: deadlines move with
-        every byte, and it costs less to let a timer ring in vain than to set one each time.
+        A timer that fires earlier is kept, also from one request to the next: deadlines move with
+        every byte, and it costs less to let a timer fire in vain than to set one each time.
         """
         when = reply.next_deadline()
         if self._timer is not None and self._timer_at <= when:

@@ -14,21 +14,21 @@ from tests.simulator.calls import CHAT, request_json
 WHOLE = Row(seconds=130.0)
 
 
-def _seen(way: Way, *, answered: bool) -> Result:
+def _seen(way: Way, *, completed: bool) -> Result:
     spec = Spec(row=WHOLE, way=way, scale=0.05)
-    call = Call(spec.model, 10.0, 140.0, tokens=TOKENS if answered else 0)
-    journal = Journal(calls=[call], requests=1 if answered else 9)
-    if not answered:
+    call = Call(spec.model, 10.0, 140.0, tokens=TOKENS if completed else 0)
+    journal = Journal(calls=[call], requests=1 if completed else 9)
+    if not completed:
         journal.refusals.extend([Refusal("524", 100.0)] * 9)
-    begun = 1 if answered else 9
-    tokens, seconds = (TOKENS, 131.0) if answered else (300, 900.0)
+    begun = 1 if completed else 9
+    tokens, seconds = (TOKENS, 131.0) if completed else (300, 900.0)
     gpu = {"begun": begun, "tokens": tokens, "seconds": seconds}
-    return result(spec, journal, gpu, cut=0 if answered else 9, lag=0.5)
+    return result(spec, journal, gpu, cut=0 if completed else 9, lag=0.5)
 
 
 def test_what_reached_nobody_is_lost() -> None:
     """Tokens and seconds of the GPU, less those of the answers that arrived."""
-    lost, kept = _seen(Way.DIRECT, answered=False), _seen(Way.GATEWAY, answered=True)
+    lost, kept = _seen(Way.DIRECT, completed=False), _seen(Way.GATEWAY, completed=True)
 
     assert (lost.rate, lost.wasted_tokens, lost.wasted_seconds) == (0.0, 300, 900.0)
     assert (kept.rate, kept.wasted_tokens, kept.wasted_seconds) == (1.0, 0, 1.0)
@@ -38,7 +38,7 @@ def test_what_reached_nobody_is_lost() -> None:
 
 def test_the_table_tells_all_of_it() -> None:
     """A line for each run, under its row's name."""
-    lines = of_all([_seen(Way.DIRECT, answered=False), _seen(Way.GATEWAY, answered=True)])
+    lines = of_all([_seen(Way.DIRECT, completed=False), _seen(Way.GATEWAY, completed=True)])
 
     direct, gateway = lines.splitlines()[2:]
     assert direct.startswith("130 s, whole")
@@ -47,13 +47,13 @@ def test_the_table_tells_all_of_it() -> None:
     assert "1/1 100%" in gateway
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_only_the_gateway_is_judged(answered: bool) -> None:
+@pytest.mark.parametrize("completed", [True, False])
+def test_only_the_gateway_is_judged(completed: bool) -> None:
     """What the others lose is no fault of this project's."""
-    found = verdicts([_seen(Way.DIRECT, answered=False), _seen(Way.GATEWAY, answered=answered)])
+    found = verdicts([_seen(Way.DIRECT, completed=False), _seen(Way.GATEWAY, completed=completed)])
 
-    assert [verdict.met for verdict in found] == [answered] * 3
-    assert verdicts([_seen(Way.PROXY, answered=False)]) == []
+    assert [verdict.met for verdict in found] == [completed] * 3
+    assert verdicts([_seen(Way.PROXY, completed=False)]) == []
 
 
 @pytest.mark.parametrize("plan", [FULL, QUICK, UNSCALED])

@@ -98,7 +98,7 @@ def test_a_model_cannot_load_beside_one_that_may_be_loading() -> None:
     """The last /api/ps was asked before the load began, and still listed what it evicts."""
     memory = ResidencyTracker(max_loaded=None, now=lambda: 10.0)
     memory.acquire("a")
-    memory.release("a", answered=True)
+    memory.release("a", completed=True)
     memory.acquire("b")
     memory.update({"a": 300.0}, 10.0)
 
@@ -216,7 +216,7 @@ def tracker(clock: Clock) -> ResidencyTracker:
 
 def request(tracker: ResidencyTracker, model: str) -> None:
     tracker.acquire(model)
-    tracker.release(model, answered=True)
+    tracker.release(model, completed=True)
 
 
 def resident(tracker: ResidencyTracker) -> set[str]:
@@ -254,7 +254,7 @@ def test_a_response_confirms_that_a_model_is_loaded(tracker: ResidencyTracker) -
 def test_a_request_without_a_response_confirms_nothing(tracker: ResidencyTracker) -> None:
     """A load that has begun goes on: resident, and not confirmed."""
     tracker.acquire("a")
-    tracker.release("a", answered=False)
+    tracker.release("a", completed=False)
 
     assert (resident(tracker), confirmed(tracker)) == ({"a"}, set())
 
@@ -263,7 +263,7 @@ def test_a_failed_request_keeps_a_confirmed_model(tracker: ResidencyTracker) -> 
     """One failure says nothing against a model that has responded to others."""
     request(tracker, "a")
     tracker.acquire("a")
-    tracker.release("a", answered=False)
+    tracker.release("a", completed=False)
 
     assert confirmed(tracker) == {"a"}
 
@@ -361,10 +361,10 @@ def test_events_after_ollama_was_asked_count_more_than_its_response(
 ) -> None:
     """A late response neither hides a model used since nor brings back an evicted one."""
     request(tracker, "a")
-    asked_at = clock()
+    fetched_at = clock()
     clock.time += 1
     request(tracker, "b")
-    tracker.update({"a": 60.0}, asked_at)
+    tracker.update({"a": 60.0}, fetched_at)
 
     assert resident(tracker) == {"b"}
 
@@ -433,7 +433,7 @@ def test_a_model_expires_five_minutes_after_its_last_request(
     tracker.acquire("a")
     clock.time += 2 * KEEP_ALIVE
     at_work = resident(tracker)
-    tracker.release("a", answered=True)
+    tracker.release("a", completed=True)
     clock.time += KEEP_ALIVE - 1
     before = resident(tracker)
     clock.time += 2
@@ -563,7 +563,7 @@ def test_the_number_of_listed_models_is_bounded(tracker: ResidencyTracker, clock
 
 def test_a_release_without_an_acquire_is_ignored(tracker: ResidencyTracker) -> None:
     """Nothing becomes resident by it."""
-    tracker.release("a", answered=True)
+    tracker.release("a", completed=True)
 
     assert resident(tracker) == set()
 
@@ -615,7 +615,7 @@ def test_invariants_hold_for_any_sequence_of_events(
                 memory.use("a")
                 requests += 1
             case "end a":
-                tracker.release("a", answered=True)
+                tracker.release("a", completed=True)
                 requests = max(0, requests - 1)
             case "forget":
                 tracker.forget()
@@ -705,11 +705,11 @@ class Ollama:
         self.loaded = loaded
         self.error: GatewayError | None = None
         self.body: bytes | None = None
-        self.asked_at: list[float] = []
+        self.fetched_at: list[float] = []
         self.busy = False
 
     async def ps(self) -> bytes:
-        self.asked_at.append(now() - 1000.0)
+        self.fetched_at.append(now() - 1000.0)
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
@@ -742,7 +742,7 @@ async def test_the_watcher_asks_once_a_minute_while_idle() -> None:
     async with watched(ollama):
         await asyncio.sleep(3 * IDLE_INTERVAL + 1)
 
-    assert ollama.asked_at == [0.0, 60.0, 120.0, 180.0]
+    assert ollama.fetched_at == [0.0, 60.0, 120.0, 180.0]
 
 
 @virtual_time
@@ -754,7 +754,7 @@ async def test_the_watcher_asks_every_five_seconds_while_busy() -> None:
         ollama.busy = True
         await asyncio.sleep(2 * BUSY_INTERVAL + 1)
 
-    assert ollama.asked_at == pytest.approx([0.0, 20.5, 25.5, 30.5], abs=0.5)
+    assert ollama.fetched_at == pytest.approx([0.0, 20.5, 25.5, 30.5], abs=0.5)
 
 
 @virtual_time
@@ -765,14 +765,14 @@ async def test_the_watcher_asks_once_a_moment_after_a_load() -> None:
         await asyncio.sleep(10)
         tracker.acquire("b")
         await asyncio.sleep(8)
-        tracker.release("b", answered=True)
+        tracker.release("b", completed=True)
         ollama.loaded = ("a", "b")
         await asyncio.sleep(2)
         assert tracker.view().resident == {"a", "b"}
         assert tracker.view().coresident == {frozenset("ab")}
         await asyncio.sleep(30)
 
-    assert ollama.asked_at == pytest.approx([0.0, 19.0], abs=0.6)
+    assert ollama.fetched_at == pytest.approx([0.0, 19.0], abs=0.6)
 
 
 @virtual_time
@@ -783,9 +783,9 @@ async def test_requests_for_a_loaded_model_are_no_reason_to_ask() -> None:
         for _ in range(50):
             tracker.acquire("a")
             await asyncio.sleep(0.5)
-            tracker.release("a", answered=True)
+            tracker.release("a", completed=True)
 
-    assert ollama.asked_at == [0.0]
+    assert ollama.fetched_at == [0.0]
 
 
 @pytest.mark.parametrize("body", [None, b"<html>"])
@@ -797,11 +797,11 @@ async def test_a_failed_update_changes_nothing(body: bytes | None) -> None:
         ollama.error = None if body else UpstreamUnreachable("connection refused")
         ollama.body = body
         tracker.acquire("b")
-        tracker.release("b", answered=True)
+        tracker.release("b", completed=True)
         await asyncio.sleep(IDLE_INTERVAL + 5)
         assert tracker.view().confirmed == {"b"}
 
-    assert ollama.asked_at == pytest.approx([0.0, 1.0, 61.0], abs=0.6)
+    assert ollama.fetched_at == pytest.approx([0.0, 1.0, 61.0], abs=0.6)
 
 
 @virtual_time
@@ -812,9 +812,9 @@ async def test_an_update_counts_as_old_as_its_cache_allows() -> None:
         ollama.busy = True
         await asyncio.sleep(4.4)
         tracker.acquire("a")
-        tracker.release("a", answered=True)
+        tracker.release("a", completed=True)
         await asyncio.sleep(0.8)
-        assert len(ollama.asked_at) == 2
+        assert len(ollama.fetched_at) == 2
         assert tracker.view().confirmed == {"a"}
         await asyncio.sleep(2)
         assert tracker.view().resident == frozenset()

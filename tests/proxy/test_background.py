@@ -51,7 +51,7 @@ def outcome(prompt: Prompt = MIDDLE, **changes: Any) -> Outcome:
     observation = Observation(
         model=MODEL.name, resident_before=True, streaming=True, service=2.0, complete=True
     )
-    values: dict[str, Any] = {"observation": observation, "answered": True, **changes}
+    values: dict[str, Any] = {"observation": observation, "completed": True, **changes}
     return Outcome(key="tester", model=MODEL, prompt=prompt, **values)
 
 
@@ -87,10 +87,10 @@ async def test_flush_learns_without_asking_ollama() -> None:
     """At the end of the gateway, before the statistics are saved."""
     setup = Setup()
     setup.learning.submit(outcome(LONG, tokens_in=4096, ask_context=True))
-    unanswered = setup.learning.flush()
+    pending = setup.learning.flush()
 
     assert setup.statistics.get(MODEL.name) is not None
-    assert len(unanswered) == 1
+    assert len(pending) == 1
     assert setup.ollama.asked == []
 
 

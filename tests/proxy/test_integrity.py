@@ -62,7 +62,7 @@ def body_of(said: bytes, dialect: Dialect = OPENAI) -> Body:
     return body
 
 
-def answered(tokens: int) -> Body:
+def completed(tokens: int) -> Body:
     return body_of(
         b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":%d,"completion_tokens":5}}' % tokens
@@ -97,7 +97,7 @@ async def test_short_prompt_needs_no_question_to_ollama() -> None:
     ollama, record = loaded(), answered_record(80)
     guard, call = truncation_guard(ollama, truncated_is_error=True), inference_request(prompt=SHORT)
     assert not await guard.check_before(call)
-    assert await guard.check_response(call, record, 200, answered(80)) == []
+    assert await guard.check_response(call, record, 200, completed(80)) == []
     await at_the_end(guard, call, record)
 
     assert ollama.asked == []
@@ -147,7 +147,7 @@ async def test_client_that_asks_for_truncation_gets_it() -> None:
     call = inference_request(prompt=replace(LONG, truncate=True))
 
     assert await guard.check_before(call)
-    assert await guard.check_response(call, record, 200, answered(4096)) == [TRUNCATED_HEADER]
+    assert await guard.check_response(call, record, 200, completed(4096)) == [TRUNCATED_HEADER]
     assert record.prompt_truncated is True
 
 
@@ -174,7 +174,7 @@ async def test_complete_response_has_the_truncation_header(tokens: int) -> None:
     ollama, record = loaded(), answered_record(tokens)
     call = inference_request(prompt=replace(LONG, text_bytes=17_000, longest_bytes=17_000))
 
-    assert await truncation_guard(ollama).check_response(call, record, 200, answered(tokens)) == [
+    assert await truncation_guard(ollama).check_response(call, record, 200, completed(tokens)) == [
         TRUNCATED_HEADER
     ]
     assert record.prompt_truncated is True
@@ -186,7 +186,7 @@ async def test_truncated_prompt_can_be_refused_after_the_response() -> None:
     record = answered_record(4096)
     with pytest.raises(ContextLengthExceeded, match="holds 4096 tokens"):
         await truncation_guard(loaded(), truncated_is_error=True).check_response(
-            inference_request(prompt=LONG), record, 200, answered(4096)
+            inference_request(prompt=LONG), record, 200, completed(4096)
         )
 
     assert record.prompt_truncated is True
@@ -274,7 +274,7 @@ async def test_checked_response_is_not_checked_again() -> None:
     """One look at Ollama's memory for one truncated prompt."""
     ollama, record = loaded(), answered_record(4096)
     guard, call = truncation_guard(ollama), inference_request(prompt=LONG)
-    await guard.check_response(call, record, 200, answered(4096))
+    await guard.check_response(call, record, 200, completed(4096))
     looks = list(ollama.asked)
     await at_the_end(guard, call, record)
 
@@ -466,7 +466,7 @@ class ModelRun:
     async def answer(self, prompt: Prompt, tokens: int) -> bool:
         record = answered_record(tokens)
         request = inference_request(prompt=prompt)
-        await self.guard.check_response(request, record, 200, answered(tokens))
+        await self.guard.check_response(request, record, 200, completed(tokens))
         await at_the_end(self.guard, request, record)
         return bool(record.prompt_truncated)
 
@@ -479,8 +479,8 @@ async def test_bytes_per_token_are_learned_from_complete_prompts() -> None:
     assert await run.answer(LONG, 4096)
     assert not await run.answer(MIDDLE, 2051)
 
-    learned = run.statistics.bytes_per_token(NAME)
-    assert (learned.count, learned.mean) == (4, 4.0)
+    measured = run.statistics.bytes_per_token(NAME)
+    assert (measured.count, measured.mean) == (4, 4.0)
 
 
 async def test_learned_bytes_per_token_reveal_more_truncations() -> None:
@@ -516,9 +516,9 @@ def sized(text_bytes: int, **changes: Any) -> Prompt:
 
 
 def checked(
-    prompt: Prompt, tokens: int | None, *, context: int = CONTEXT, learned: Estimate = NOTHING
+    prompt: Prompt, tokens: int | None, *, context: int = CONTEXT, measured: Estimate = NOTHING
 ) -> Truncation:
-    return assess(prompt, tokens=tokens, context=context, learned=learned)
+    return assess(prompt, tokens=tokens, context=context, measured=measured)
 
 
 # What was recorded.
@@ -557,8 +557,8 @@ def test_truncated_prompts_among_the_recordings_are_found_and_no_others(
     expected = Truncation.CERTAIN if reply.case in CUT else Truncation.NONE
     tokens = tokens_of(reply)
 
-    for learned in (NOTHING, USUAL, Estimate(mean=1.2, deviation=0.1, count=50)):
-        assert checked(prompt, tokens, context=context, learned=learned) is expected
+    for measured in (NOTHING, USUAL, Estimate(mean=1.2, deviation=0.1, count=50)):
+        assert checked(prompt, tokens, context=context, measured=measured) is expected
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -576,13 +576,13 @@ def test_truncated_recordings_are_too_long_by_their_bytes(version: str) -> None:
 # Each signature.
 
 
-@pytest.mark.parametrize("learned", [NOTHING, USUAL])
-def test_token_count_of_the_full_window_is_proof(learned: Estimate) -> None:
+@pytest.mark.parametrize("measured", [NOTHING, USUAL])
+def test_token_count_of_the_full_window_is_proof(measured: Estimate) -> None:
     """A token less is none."""
     for text_bytes in (12_000, 16_384, 17_000, 60_000):
-        assert checked(sized(text_bytes), CONTEXT, learned=learned) is Truncation.CERTAIN
+        assert checked(sized(text_bytes), CONTEXT, measured=measured) is Truncation.CERTAIN
         assert checked(
-            sized(text_bytes), CONTEXT - 1, learned=learned
+            sized(text_bytes), CONTEXT - 1, measured=measured
         ) is not Truncation.CERTAIN or (text_bytes == 60_000)
 
 
@@ -591,20 +591,20 @@ def test_half_of_the_window_is_proof_with_text_for_twice_as_much(kept: int) -> N
     """A complete prompt of that length has as many bytes as any other."""
     tokens = CONTEXT // 2 + kept
 
-    assert checked(sized(4 * CONTEXT + 500), tokens, learned=USUAL) is Truncation.CERTAIN
+    assert checked(sized(4 * CONTEXT + 500), tokens, measured=USUAL) is Truncation.CERTAIN
     assert checked(sized(4 * CONTEXT + 500), tokens) is Truncation.CERTAIN
-    assert checked(sized(4 * tokens), tokens, learned=USUAL) is Truncation.SUSPICIOUS
-    assert checked(sized(4 * CONTEXT + 500), tokens + 200, learned=USUAL) is Truncation.NONE
+    assert checked(sized(4 * tokens), tokens, measured=USUAL) is Truncation.SUSPICIOUS
+    assert checked(sized(4 * CONTEXT + 500), tokens + 200, measured=USUAL) is Truncation.NONE
 
 
 def test_truncated_embedding_may_lack_its_edge_marks() -> None:
     """Or be truncated to the batch, where the window is larger than that."""
     for context, tokens in ((512, 512), (512, 511), (512, 510), (8192, 2048), (8192, 2046)):
         prompt = replace(EMBEDS, text_bytes=5 * 2048 * 2, longest_bytes=5 * 512)
-        assert checked(prompt, tokens, context=context, learned=USUAL) is Truncation.CERTAIN
+        assert checked(prompt, tokens, context=context, measured=USUAL) is Truncation.CERTAIN
     whole = replace(EMBEDS, text_bytes=4 * 511, longest_bytes=4 * 511)
 
-    assert checked(whole, 511, context=512, learned=USUAL) is Truncation.SUSPICIOUS
+    assert checked(whole, 511, context=512, measured=USUAL) is Truncation.SUSPICIOUS
 
 
 def test_texts_to_embed_are_truncated_separately() -> None:
@@ -612,9 +612,9 @@ def test_texts_to_embed_are_truncated_separately() -> None:
     three = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=3000)
     mixed = replace(EMBEDS, inputs=3, text_bytes=9000, longest_bytes=8900)
 
-    assert checked(three, 3 * 512, context=512, learned=USUAL) is Truncation.CERTAIN
-    assert checked(three, 1535, context=512, learned=USUAL) is Truncation.SUSPICIOUS
-    assert checked(mixed, 540, context=512, learned=USUAL) is Truncation.CERTAIN
+    assert checked(three, 3 * 512, context=512, measured=USUAL) is Truncation.CERTAIN
+    assert checked(three, 1535, context=512, measured=USUAL) is Truncation.SUSPICIOUS
+    assert checked(mixed, 540, context=512, measured=USUAL) is Truncation.CERTAIN
 
 
 def test_conversation_without_its_oldest_messages_is_found_if_much_is_missing() -> None:
@@ -623,10 +623,10 @@ def test_conversation_without_its_oldest_messages_is_found_if_much_is_missing() 
     longer = sized(18_000, messages=20)
 
     assert checked(long, 3900) is Truncation.CERTAIN
-    assert checked(long, 3900, learned=USUAL) is Truncation.CERTAIN
-    assert checked(longer, 3900, learned=USUAL) is Truncation.NONE
-    assert checked(sized(26_000, messages=20), 3900, learned=USUAL) is Truncation.SUSPICIOUS
-    assert checked(sized(26_000, messages=1), 3900, learned=USUAL) is Truncation.NONE
+    assert checked(long, 3900, measured=USUAL) is Truncation.CERTAIN
+    assert checked(longer, 3900, measured=USUAL) is Truncation.NONE
+    assert checked(sized(26_000, messages=20), 3900, measured=USUAL) is Truncation.SUSPICIOUS
+    assert checked(sized(26_000, messages=1), 3900, measured=USUAL) is Truncation.NONE
 
 
 # What is never told.
@@ -635,16 +635,16 @@ def test_conversation_without_its_oldest_messages_is_found_if_much_is_missing() 
 @given(
     tokens=st.integers(1, 10_000) | st.none(),
     text_bytes=st.integers(0, CONTEXT // 2 - 1),
-    learned=st.builds(Estimate, st.floats(0.5, 20), st.floats(0, 5), st.integers(0, 100)),
+    measured=st.builds(Estimate, st.floats(0.5, 20), st.floats(0, 5), st.integers(0, 100)),
     embeds=st.booleans(),
 )
 def test_prompt_far_below_the_window_is_never_truncated(
-    tokens: int | None, text_bytes: int, learned: Estimate, embeds: bool
+    tokens: int | None, text_bytes: int, measured: Estimate, embeds: bool
 ) -> None:
     """Half as many bytes as the window has tokens."""
     prompt = sized(text_bytes, embeds=embeds)
 
-    assert checked(prompt, tokens, learned=learned) is Truncation.NONE
+    assert checked(prompt, tokens, measured=measured) is Truncation.NONE
 
 
 @given(
@@ -663,22 +663,22 @@ def test_prompt_with_truncation_forbidden_is_never_truncated(
 
 def test_more_tokens_than_the_window_prove_nothing() -> None:
     """Then the window is another one."""
-    assert checked(sized(200_000), 5000, learned=USUAL) is Truncation.NONE
+    assert checked(sized(200_000), 5000, measured=USUAL) is Truncation.NONE
 
 
 @given(
     tokens=st.integers(64, CONTEXT - 1),
-    learned=st.floats(0.6, 5.4),
+    measured=st.floats(0.6, 5.4),
     messages=st.integers(1, 40),
 )
 def test_complete_prompt_of_usual_text_is_never_reported(
-    tokens: int, learned: float, messages: int
+    tokens: int, measured: float, messages: int
 ) -> None:
     """Of any length but exactly the window."""
-    prompt = sized(int(tokens * learned), messages=messages)
+    prompt = sized(int(tokens * measured), messages=messages)
 
     assert checked(prompt, tokens) is not Truncation.CERTAIN
-    assert checked(prompt, tokens, learned=USUAL) is not Truncation.CERTAIN
+    assert checked(prompt, tokens, measured=USUAL) is not Truncation.CERTAIN
 
 
 # What is learned.
@@ -687,10 +687,10 @@ def test_complete_prompt_of_usual_text_is_never_reported(
 @given(st.floats(0.5, 8), st.integers(1, 100))
 def test_learning_never_makes_english_text_suspicious(mean: float, count: int) -> None:
     """Prompts in another language taught it; the next one has 4 bytes per token."""
-    learned = Estimate(mean=mean, deviation=0.0, count=count)
+    measured = Estimate(mean=mean, deviation=0.0, count=count)
 
-    assert suspicious_bytes_per_token(learned) >= 4.0
-    assert implausible_bytes_per_token(learned) >= max(6.0, suspicious_bytes_per_token(learned))
+    assert suspicious_bytes_per_token(measured) >= 4.0
+    assert implausible_bytes_per_token(measured) >= max(6.0, suspicious_bytes_per_token(measured))
 
 
 def test_few_observations_do_not_count() -> None:
@@ -725,7 +725,7 @@ def test_only_certainly_complete_prompts_teach(
     prompt: Prompt, tokens: int | None, shown: float | None
 ) -> None:
     """And only those long enough that the template does not count."""
-    found = learnable_bytes_per_token(prompt, tokens=tokens, context=CONTEXT, learned=NOTHING)
+    found = learnable_bytes_per_token(prompt, tokens=tokens, context=CONTEXT, measured=NOTHING)
 
     assert found == shown
 
@@ -750,16 +750,16 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
     Only a prompt of exactly the context is told and was whole, in 0.24: nothing tells it from one
     that is longer.
     """
-    chance, learned = random.Random(11), NOTHING  # noqa: S311  - the same prompts each time
+    chance, measured = random.Random(11), NOTHING  # noqa: S311  - the same prompts each time
     for _ in range(taught):
-        learned = learned.with_sample(chance.gauss(4.2, 0.4))
+        measured = measured.with_sample(chance.gauss(4.2, 0.4))
     found: Counter[tuple[str, bool]] = Counter()
     for _ in range(1000):
         length = chance.randint(int(0.9 * CONTEXT), int(1.1 * CONTEXT))
         prompt = sized(int(length * min(5.5, max(3.0, chance.gauss(4.2, 0.4)))))
         tokens = kept_tokens(version, length)
         was = "cut" if tokens < length else "exactly" if length == CONTEXT else "send"
-        found[was, checked(prompt, tokens, learned=learned) is Truncation.CERTAIN] += 1
+        found[was, checked(prompt, tokens, measured=measured) is Truncation.CERTAIN] += 1
 
     assert found["send", True] == 0
     assert found["exactly", True] <= 2
@@ -771,7 +771,7 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
 
 
 @pytest.mark.parametrize(
-    ("learned", "most"),
+    ("measured", "most"),
     [
         (NOTHING, 4000),
         (Estimate(mean=4.0, deviation=0.2, count=MIN_OBSERVATIONS - 1), 4000),
@@ -780,9 +780,9 @@ def test_of_a_thousand_prompts_near_the_limit_hardly_one_is_told_wrongly(
         (Estimate(mean=0.6, deviation=0.2, count=50), 24_000),
     ],
 )
-def test_prompt_length_is_an_upper_estimate(learned: Estimate, most: int) -> None:
+def test_prompt_length_is_an_upper_estimate(measured: Estimate, most: int) -> None:
     """A window made for it should be large enough."""
-    assert max_tokens(sized(12_000), learned) == most
+    assert max_tokens(sized(12_000), measured) == most
 
 
 def test_longest_of_several_texts_counts() -> None:

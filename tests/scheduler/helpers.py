@@ -33,7 +33,7 @@ class EverythingLoaded(ResidencyTracker):
         del model
         return True
 
-    def release(self, model: str, *, answered: bool) -> None:
+    def release(self, model: str, *, completed: bool) -> None:
         pass
 
 

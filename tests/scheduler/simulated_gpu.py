@@ -181,13 +181,13 @@ class Gpu:
             record_decision(decision, self.now)
             if decision.chosen is None:
                 break
-            self._grant(decision.chosen)
+            self._assign_slot(decision.chosen)
         if decision.redispatch_at is not None:
             assert decision.redispatch_at > self.now
             self._at(decision.redispatch_at, lambda: None)
         self._check(self)
 
-    def _grant(self, queued: GpuRequest) -> None:
+    def _assign_slot(self, queued: GpuRequest) -> None:
         request = queued.request
         assert queued.granted_at is None
         assert queued is self.queues[request.key, request.model].pop(0)

@@ -46,7 +46,7 @@ MODELS = (WRITER, JUDGE)
 class LogicalRequest:
     model: Model
     key: str
-    answered: bool = False
+    completed: bool = False
     failed: bool = False
 
 
@@ -71,8 +71,8 @@ class LoadResult:
     busy: float = 0.0
 
     @property
-    def answered(self) -> int:
-        return sum(request.answered for request in self.requests)
+    def completed(self) -> int:
+        return sum(request.completed for request in self.requests)
 
     @property
     def failed(self) -> int:
@@ -99,7 +99,7 @@ class LoadResult:
 
     def answered_share(self, model: Model) -> float:
         sent = [request for request in self.requests if request.model == model]
-        return sum(request.answered for request in sent) / len(sent)
+        return sum(request.completed for request in sent) / len(sent)
 
     @property
     def model_ratio(self) -> float:
@@ -112,7 +112,7 @@ class LoadResult:
         """The seconds served to the key that fares worst, divided by those of the best."""
         served = Counter[str]()
         for request in self.requests:
-            served[request.key] += round(request.answered * request.model.seconds)
+            served[request.key] += round(request.completed * request.model.seconds)
         return min(served.values()) / max(served.values())
 
 
@@ -215,7 +215,7 @@ class _Clients:
         except GatewayError as error:
             result.rejected.append(Rejected(error.code, now() - arrived_at))
             return float(error.headers.get("Retry-After", 0.0))
-        request.answered = True
+        request.completed = True
         result.useful += length
         return None
 

@@ -685,11 +685,11 @@ async def test_slots_are_charged_and_measured() -> None:
     """By weight; only an answered request shows how long a response takes."""
     statistics = Statistics(now=now)
     slots = ActiveSlots(now=now, statistics=statistics)
-    for seconds, answered in ((10.0, True), (4.0, False)):
+    for seconds, completed in ((10.0, True), (4.0, False)):
         granted = QueuedRequest(slot_request("a", "m", weight=2.0), arrived_at=now())
         slots.add(granted, model_was_loaded=True)
         await asyncio.sleep(seconds)
-        slots.remove(granted, answered=answered)
+        slots.remove(granted, completed=completed)
 
     assert slots.shares.account("a") == 7.0
     assert statistics.slot_time("m").mean == 10.0
@@ -710,6 +710,6 @@ async def test_a_long_request_is_charged_while_it_lasts() -> None:
     await asyncio.sleep(20.0)
     slots.charge_elapsed()
     slots.charge_elapsed()
-    slots.remove(granted, answered=True)
+    slots.remove(granted, completed=True)
 
     assert slots.shares.account("a") == 120.0

@@ -235,4 +235,4 @@ def test_every_queued_request_runs_in_the_simulation(
 
     assert set(schedule.granted_at) == {each for queue in queues for each in queue}
     for each, granted_at in schedule.granted_at.items():
-        assert NOW <= granted_at <= schedule.answered_at[each]
+        assert NOW <= granted_at <= schedule.finished_at[each]

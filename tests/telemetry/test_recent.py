@@ -29,7 +29,7 @@ def test_totals_are_kept_per_outcome_key_and_model(facts: MakeFacts) -> None:
 
     assert seen["requests"] == 3
     assert seen["outcomes"] == {"ok": 1, "queue_full": 1, "invalid_api_key": 1}
-    rest = {"prompts_cut": 0, "prompts_refused": 0, "too_long_at": None}
+    rest = {"prompts_truncated": 0, "prompts_rejected": 0, "too_long_at": None}
     assert seen["keys"] == {
         "engramia": {"requests": 1, "failed": 0, "tokens_in": 10, "tokens_out": 5, **rest},
         "ci": {"requests": 1, "failed": 1, "tokens_in": 1, "tokens_out": 0, **rest},
@@ -52,7 +52,7 @@ def test_truncated_and_rejected_prompts_are_counted_apart(facts: MakeFacts) -> N
 
     total = recent.snapshot()["models"]["llama3.2:1b"]
 
-    assert (total["prompts_cut"], total["prompts_refused"]) == (1, 2)
+    assert (total["prompts_truncated"], total["prompts_rejected"]) == (1, 2)
     assert total["too_long_at"] == "1970-01-01T00:01:01.000+00:00"
 
 

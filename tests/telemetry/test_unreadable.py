@@ -82,9 +82,9 @@ async def send() -> AsyncIterator[Send]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(raw.encode("latin-1"))
         writer.write_eof()
-        answered = await reader.read()
+        completed = await reader.read()
         writer.close()
-        return answered
+        return completed
 
     yield deliver
     await runner.cleanup()
