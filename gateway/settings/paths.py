@@ -46,7 +46,7 @@ def find_config(config: Path | None, environ: Mapping[str, str]) -> Path | None:
 
     Raises:
         ConfigFileMissing: the given file does not exist.
-        SettingsError: it is a folder.
+        SettingsError: it is a folder or another thing that is not a regular file.
     """
     if config is None:
         candidates = [folder / CONFIG_NAME for folder in (user_folder(environ), SYSTEM_FOLDER)]
@@ -55,9 +55,11 @@ def find_config(config: Path | None, environ: Mapping[str, str]) -> Path | None:
     path = next((path for path in candidates if _exists(path)), None)
     if path is None and config is not None:
         raise ConfigFileMissing(candidates[0])
-    # The TOML source ignores everything that is not a file.
+    # The TOML source silently ignores everything that is not a regular file.
     if path is not None and path.is_dir():
         raise SettingsError([f"{path}: is a folder; name the file in it"])
+    if path is not None and not path.is_file():
+        raise SettingsError([f"{path}: is not a regular file; write the settings into a file"])
     return path
 
 

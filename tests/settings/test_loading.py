@@ -1,4 +1,5 @@
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -257,3 +258,12 @@ def _mistakes(file: Path) -> list[str]:
     except SettingsError as error:
         return error.lines or [""]
     return []
+
+
+def test_config_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    """A shell's ``<(...)`` names one. It would otherwise be ignored, and the defaults used."""
+    pipe = tmp_path / "gateway.toml"
+    os.mkfifo(pipe)
+
+    with pytest.raises(SettingsError, match="is not a regular file"):
+        load(pipe, environ={})
