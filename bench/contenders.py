@@ -36,7 +36,7 @@ max_active_per_model = 1024
 connections = 4096
 buffered_bytes = "2GiB"
 """
-"""Raised so far that nobody queues: the benchmark is about cost, not about admission."""
+"""So high that no request queues: the benchmark is about cost, not about scheduling."""
 
 
 class Kind(StrEnum):

@@ -60,7 +60,7 @@ async def measure(one: Contender, effort: Effort) -> Sample:
     sample |= await first_tokens(one, effort.first_token_seconds)
     sample |= await large_bodies(one, effort.large_bodies)
     if one.kind is Kind.DIRECT:
-        # There is nobody in between; the upstream's own CPU says nothing.
+        # Nothing is in between; the upstream's own CPU says nothing.
         return {name: value for name, value in sample.items() if not name.startswith("cpu_")}
     return sample
 

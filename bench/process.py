@@ -9,7 +9,7 @@ from pathlib import Path
 class Cores:
     """Who runs where. ``note`` tells what is wrong with it, if anything is.
 
-    ``separate``: nobody shares a core with anybody, so that a process may keep its own awake.
+    ``separate``: no two processes share a core, so each may keep its own awake.
     """
 
     upstream: frozenset[int]

@@ -70,7 +70,7 @@ def write_json(results: object, file: Path) -> None:
 
 
 def tell_result(work: Coroutine[Any, Any, object], *, scale: float) -> int:
-    """What a run does: print the result of ``work``, unless nobody is left to take it.
+    """What a run does: print the result of ``work``, unless its reader is gone.
 
     Returns the process's exit status.
     """

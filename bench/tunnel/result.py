@@ -12,9 +12,9 @@ from bench.tunnel.world import Spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """``begun`` generations, and the tokens and seconds of the GPU that reached nobody, counted
-    when the last caller had his answer or had given up. ``median`` is from a call's first request
-    to its answer, or to when it was given up.
+    """``begun`` generations, and the tokens and seconds of the GPU that reached no client, counted
+    when the last client had its response or had given up. ``median`` is from a call's first request
+    to its response, or to when it was given up.
     """
 
     spec: Spec
