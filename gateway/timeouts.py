@@ -163,7 +163,8 @@ class Deadlines(Struct, frozen=True, kw_only=True):
     response, ``write`` with each write to a client that takes nothing.
 
     ``first_byte_loaded`` replaces ``first_byte`` if the model is known to be loaded.
-    The object depends on nothing but the model, the client's timeout and whether it streams.
+    It depends on the settings, the model with its rule and statistics, the client's timeout,
+    whether heartbeats extend it, and whether the response streams.
     """
 
     queue: float

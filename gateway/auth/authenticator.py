@@ -159,10 +159,20 @@ class Authenticator:
         return credential.principal
 
 
-def require_scope(principal: Principal, scope: Scope) -> None:
-    """Raise ScopeNotAllowed if the principal's key does not have the scope."""
+def require_scope(principal: Principal, scope: Scope, *, in_path: bool = False) -> None:
+    """Raise ScopeNotAllowed if the principal's key does not have the scope.
+
+    Args:
+        in_path: the request's URL contains a key.
+    """
     if scope in principal.scopes:
         return
+    if in_path and scope is Scope.INFERENCE:
+        # Engramia, for example, with a Base URL but without an API key.
+        raise ScopeNotAllowed(
+            "The URL contains a discovery key, which cannot run models. Send an API key with the "
+            "scope inference as well, as `Authorization: Bearer <key>`."
+        )
     has = " and ".join(each.value for each in Scope if each in principal.scopes)
     raise ScopeNotAllowed(
         f"This route needs a key with the scope {scope.value}; the key sent has {has}. To create "

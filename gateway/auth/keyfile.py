@@ -42,7 +42,7 @@ HEADER: Final = """\
 #
 # A key is shown only once, when it is created; this file contains its SHA-256 digest.
 # Managed with:  ollama-gateway keys create | list | rotate | revoke
-# By hand, edit anything but sha256 and previous; a running gateway notices within seconds.
+# By hand, edit anything but sha256 and previous; a running gateway notices within a second.
 # Times are UTC. In models and cloud, * and ? are wildcards.
 # Keep the file private (mode 0600): anyone who can write it can grant themselves access.
 """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  - its only name
 
-_TAKES_EFFECT: Final = "A running gateway notices within seconds."
+_TAKES_EFFECT: Final = "A running gateway notices within a second."
 _HEADINGS: Final = ("NAME", "SCOPES", "MODELS", "LIMITS", "CREATED", "STATE")
 
 

@@ -80,7 +80,7 @@ class Residency:
         return self.can_coexist(self.resident | {model})
 
     def can_load_now(self, model: str, active: AbstractSet[str] | Mapping[str, int]) -> bool:
-        """Return True if ``model`` is loaded, or can be without evicting one of ``active``.
+        """Return True if ``model`` can run now without evicting one of ``active``.
 
         Sent earlier, its request would occupy a slot while it waits inside Ollama, and the evicted
         model would have to be loaded again for its next request.

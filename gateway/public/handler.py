@@ -126,9 +126,9 @@ class RequestHandler:
             self._active.add(context)
             self.idle.clear()
             try:
-                await self._attempt(context)
+                await self._serve_or_fail(context)
             except asyncio.CancelledError:
-                if not await self._was_shut_down(context):
+                if not await self._finish_cancelled(context):
                     raise
             finally:
                 self._active.discard(context)
@@ -140,7 +140,7 @@ class RequestHandler:
                 self._telemetry.finished(record.finish(self._now()))
         return response.aiohttp_response
 
-    async def _attempt(self, context: RequestContext) -> None:
+    async def _serve_or_fail(self, context: RequestContext) -> None:
         """Serve a request, and turn every failure into a response."""
         try:
             await self._serve(context)
@@ -156,12 +156,12 @@ class RequestHandler:
             raise BadRequest
         if not route.methods:
             raise UnknownRoute
+        record.route = route.template
         if request.method not in route.methods:
             allowed = ", ".join(route.methods)
             raise MethodNotAllowed(
                 f"{route.template} is called with {allowed}.", headers={"Allow": allowed}
             )
-        record.route = route.template
         if self.draining and route.template != HEALTH:
             raise Draining
         if route.scope is not None:
@@ -173,7 +173,7 @@ class RequestHandler:
         record.phase = Phase.DONE
 
     async def _authorize(self, context: RequestContext) -> None:
-        """Find out which key was sent and whether it may do this. No byte of the body was read."""
+        """Find out which key was sent and whether it may do this, before reading the body."""
         record = context.record
         record.phase = Phase.AUTHENTICATE
         try:
@@ -181,7 +181,7 @@ class RequestHandler:
                 context.request.headers, path_token=context.token, client=record.client or ""
             )
         except (InvalidApiKey, TooManyFailures) as error:
-            # Too many failures are caused by the latest of them.
+            # TooManyFailures is raised from the InvalidApiKey that reached the limit.
             cause = error if isinstance(error, InvalidApiKey) else error.__cause__
             reason = cause.reason if isinstance(cause, InvalidApiKey) else error.code
             self._metrics.auth_failed(reason)
@@ -189,7 +189,7 @@ class RequestHandler:
         record.key = principal.key
         context.principal = principal
         if context.route.scope is not None:
-            require_scope(principal, context.route.scope)
+            require_scope(principal, context.route.scope, in_path=context.token is not None)
         if principal.rpm is not None:
             self._rates.take(principal)
 
@@ -205,7 +205,7 @@ class RequestHandler:
         except (ClientDisconnected, ClientWriteTimeout):
             response.abort()
 
-    async def _was_shut_down(self, context: RequestContext) -> bool:
+    async def _finish_cancelled(self, context: RequestContext) -> bool:
         """Finish a cancelled request; return False if it was cancelled because its client left."""
         record, response = context.record, context.response
         # If the client left as well, one more cancellation is pending.
@@ -216,7 +216,10 @@ class RequestHandler:
         elif shut_down:
             await self._fail(context, Shutdown())
         else:
-            record.fail(Shutdown() if self.draining else ClientDisconnected())
+            # A client may disconnect during the drain, too: its connection tells.
+            transport = context.request.transport
+            connected = transport is not None and not transport.is_closing()
+            record.fail(Shutdown() if self.draining and connected else ClientDisconnected())
         if not shut_down:
             response.abort()
         return shut_down
@@ -224,11 +227,11 @@ class RequestHandler:
     # For the server's drain and the status.
 
     def drain(self) -> None:
-        """Reject every request that arrives from now on."""
+        """Reject all new requests except /healthz."""
         self.draining = True
 
     def abort_all(self) -> None:
-        """Fail every request that is still served: the time of the drain has run out."""
+        """Fail every request that is still served: ``drain_timeout`` has expired."""
         for context in self._active:
             if not context.is_shut_down:
                 context.is_shut_down = True
@@ -253,7 +256,7 @@ class RequestHandler:
     # For connections, before and after a request exists.
 
     def record_bad_request(self, request: web.BaseRequest) -> str:
-        """Record a request that is not valid HTTP, and nothing of it. Returns an id for it."""
+        """Record that a request was not valid HTTP, without its content. Returns an id for it."""
         record = RequestRecord(request_id=_new_id(), method="", started=self._now())
         record.client = client_address(request.remote, request.headers, ())
         record.fail(BadRequest())

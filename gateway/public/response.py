@@ -13,6 +13,7 @@
 #   pending    send_heartbeat         committed  status 200 and the first heartbeat
 #   pending    fail                   ended      status and body of the error
 #   pending    abort                  aborted    a closed connection
+#   committed  send, begin_stream     committed  after heartbeats: Ollama's body, or the failure
 #   committed  write, send_heartbeat  committed  bytes of the body
 #   committed  end                    ended      the end of the body
 #   committed  fail                   aborted    an error event where one may stand in the stream,
@@ -22,8 +23,9 @@
 #   ended, aborted: final
 #
 # A failure after heartbeats of a complete response of which nothing was written ends it with the
-# error's JSON, if ``tunnel.late_error`` is "object". Otherwise nothing can be reported to this
-# client: its retry gets the failure (``cannot_report_errors``, gateway.proxy.replay).
+# error's JSON, if ``tunnel.late_error`` is "object". If it is "abort", or the complete response has
+# begun, nothing can be reported to this client: its retry gets the failure
+# (``cannot_report_errors``, gateway.proxy.replay).
 
 from collections.abc import Iterable
 from enum import StrEnum

@@ -2,7 +2,7 @@
 
 All mutable state is in ``Scheduler`` and what it owns. Every change is synchronous and ends with
 ``_dispatch``, so that a free slot and a request that may use it never exist at the same time when
-the event loop goes on.
+the event loop goes on, except while rule 3 of the policy keeps a slot free.
 """
 
 import asyncio

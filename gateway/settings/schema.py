@@ -5,7 +5,7 @@ setting at "auto" is None.
 
 The docstrings of a section and of its settings are the comments in ``config/gateway.toml``, word
 for word; a test compares them. A new setting needs an attribute here, its lines in that file, and
-its row in the README.
+its row in docs/settings.md.
 """
 
 from collections import Counter

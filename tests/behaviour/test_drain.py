@@ -78,6 +78,20 @@ async def test_running_request_may_end(
     _assert_log_is_complete(process, "draining", "draining", "ok")
 
 
+async def test_client_that_disconnects_during_the_drain_is_logged_as_such(
+    home: Home, key: str, sim: Simulator, hold: Hold
+) -> None:
+    with home.serves(sim.url) as process:
+        async with streaming(process, key):
+            process.signal(signal.SIGTERM)
+            await process.until(lambda: bool(process.log("gateway.draining")))
+        code = await process.ended()
+        finished = process.log("request.finished")[-1]
+
+    assert code == 0
+    assert (finished["outcome"], finished["status"]) == ("client_disconnected", 499)
+
+
 @either_signal
 async def test_request_is_aborted_after_the_drain_timeout(
     number: signal.Signals, home: Home, key: str, sim: Simulator, hold: Hold
