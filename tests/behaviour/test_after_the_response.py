@@ -1,4 +1,4 @@
-"""What must be found out after a response has ended delays nobody, and fails no request."""
+"""Work after the end of a response delays no request and fails none."""
 
 import time
 from pathlib import Path

@@ -23,7 +23,7 @@ async def client(gateway: Running) -> AsyncIterator[anthropic.AsyncAnthropic]:
         yield clients.anthropic
 
 
-async def test_a_message_is_answered(client: anthropic.AsyncAnthropic, sim: Simulator) -> None:
+async def test_message_gets_a_response(client: anthropic.AsyncAnthropic, sim: Simulator) -> None:
     """Text, stop reason and usage; the key itself stays with us."""
     answer = await client.messages.create(model=MODEL, max_tokens=50, messages=WELL)
 
@@ -33,7 +33,7 @@ async def test_a_message_is_answered(client: anthropic.AsyncAnthropic, sim: Simu
     assert sim.requests[-1].header("x-api-key") is None
 
 
-async def test_a_stream_says_the_same(client: anthropic.AsyncAnthropic) -> None:
+async def test_stream_has_the_same_text(client: anthropic.AsyncAnthropic) -> None:
     """Piece by piece, to ``message_stop``."""
     async with client.messages.stream(model=MODEL, max_tokens=50, messages=WELL) as stream:
         pieces = [text async for text in stream.text_stream]
@@ -72,7 +72,7 @@ async def test_the_beta_client_works_alike(client: anthropic.AsyncAnthropic) -> 
     assert answer.content[0].text == "all is well"
 
 
-async def test_thoughts_and_tools_come_as_blocks(client: anthropic.AsyncAnthropic) -> None:
+async def test_thinking_and_tools_are_content_blocks(client: anthropic.AsyncAnthropic) -> None:
     """Streamed: thinking before the text, and a tool with its input."""
     async with client.messages.stream(
         model="deepseek-r1:8b",
@@ -102,7 +102,7 @@ async def test_thoughts_and_tools_come_as_blocks(client: anthropic.AsyncAnthropi
         (None, "", anthropic.BadRequestError, "invalid_request_error"),
     ],
 )
-async def test_errors_raise_what_the_sdk_calls_them(
+async def test_errors_raise_the_exceptions_of_the_sdk(
     gateway: Running,
     key: str | None,
     model: str,
@@ -146,7 +146,7 @@ async def test_counting_tokens_is_not_served(client: anthropic.AsyncAnthropic) -
         await client.messages.count_tokens(model=MODEL, messages=WELL)
 
 
-async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None:
+async def test_timeout_is_not_retried(sim: Simulator, tmp_path: Path) -> None:
     """With its retries on: the SDK obeys ``x-should-retry`` too."""
     async with running(sim.url, tmp_path, timeouts={"first_byte_timeout": 0.2}) as gateway:
         async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key=gateway.key) as client:
@@ -159,7 +159,7 @@ async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None
     assert [line["outcome"] for line in lines] == ["upstream_first_byte_timeout"]
 
 
-async def test_ollamas_own_error_passes_unchanged(
+async def test_ollama_error_passes_unchanged(
     client: anthropic.AsyncAnthropic, sim: Simulator, gateway: Running
 ) -> None:
     """Body and status as Ollama wrote them."""

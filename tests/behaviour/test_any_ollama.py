@@ -50,7 +50,7 @@ async def model_that(gateway: Running, *, embeds: bool) -> str:
     pytest.skip("no model of this kind is pulled")
 
 
-async def test_a_chat_is_answered_whole_and_counted(before_ollama: Running) -> None:
+async def test_chat_response_is_complete_and_counted(before_ollama: Running) -> None:
     """Text, usage and a reason to end; the log has the same numbers."""
     model = await model_that(before_ollama, embeds=False)
     async with clients_of(before_ollama) as clients:
@@ -77,7 +77,7 @@ async def test_a_stream_ends_with_its_final_event(before_ollama: Running) -> Non
     assert reasons[-1] in {"stop", "length"}
 
 
-async def test_anthropic_s_client_is_answered(before_ollama: Running) -> None:
+async def test_anthropic_client_works(before_ollama: Running) -> None:
     """The same model through the other dialect."""
     model = await model_that(before_ollama, embeds=False)
     async with clients_of(before_ollama) as clients:
@@ -89,7 +89,7 @@ async def test_anthropic_s_client_is_answered(before_ollama: Running) -> None:
     assert answer.stop_reason in {"end_turn", "max_tokens"}
 
 
-async def test_ollama_s_client_is_answered(before_ollama: Running) -> None:
+async def test_ollama_client_works(before_ollama: Running) -> None:
     """Its own API, and what it says of the model."""
     model = await model_that(before_ollama, embeds=False)
     async with clients_of(before_ollama) as clients:
@@ -101,7 +101,7 @@ async def test_ollama_s_client_is_answered(before_ollama: Running) -> None:
     assert shown.modelfile is None
 
 
-async def test_a_text_becomes_a_vector(before_ollama: Running) -> None:
+async def test_text_is_embedded(before_ollama: Running) -> None:
     """As the SDK asks for it, in base64."""
     model = await model_that(before_ollama, embeds=True)
     async with clients_of(before_ollama) as clients:

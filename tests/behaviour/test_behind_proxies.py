@@ -69,7 +69,7 @@ async def house(product: Product, folder: Path, **settings: Any) -> AsyncIterato
 
 
 @every_proxy
-async def test_a_fast_answer(product: Product, tmp_path: Path) -> None:
+async def test_fast_response_passes(product: Product, tmp_path: Path) -> None:
     """The same object as without it, to all that is not of one answer alone."""
     async with house(product, tmp_path) as here:
         found = []
@@ -83,7 +83,7 @@ async def test_a_fast_answer(product: Product, tmp_path: Path) -> None:
 
 
 @every_proxy
-async def test_a_stream_comes_event_by_event(product: Product, tmp_path: Path) -> None:
+async def test_stream_arrives_event_by_event(product: Product, tmp_path: Path) -> None:
     """No proxy gathers it: each token is there before the model has made the next one."""
     async with house(product, tmp_path) as here, here.openai() as client:
         with here.sim.hold() as hold:
@@ -102,7 +102,7 @@ async def test_a_stream_comes_event_by_event(product: Product, tmp_path: Path) -
 
 
 @every_proxy
-async def test_an_error_keeps_its_status_and_its_words(product: Product, tmp_path: Path) -> None:
+async def test_error_keeps_its_status_and_message(product: Product, tmp_path: Path) -> None:
     """No page of the proxy's own stands in its place."""
     async with house(product, tmp_path) as here:
         async with here.openai() as client:
@@ -118,7 +118,7 @@ async def test_an_error_keeps_its_status_and_its_words(product: Product, tmp_pat
 
 @every_proxy
 @every_dialect
-async def test_a_broken_stream_is_broken_for_the_caller(
+async def test_truncated_stream_is_truncated_for_the_client(
     product: Product, spec: DialectSpec, tmp_path: Path
 ) -> None:
     """Our last words pass, and the missing end stays missing, whatever the proxy's protocol."""
@@ -133,7 +133,7 @@ async def test_a_broken_stream_is_broken_for_the_caller(
 
 @every_proxy
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
-async def test_a_caller_who_leaves_frees_the_model(
+async def test_client_disconnect_stops_the_generation(
     product: Product, stream: bool, tmp_path: Path
 ) -> None:
     """The proxy passes that on, too, and Ollama stops."""
@@ -155,7 +155,7 @@ async def test_a_caller_who_leaves_frees_the_model(
 
 
 @every_proxy
-async def test_each_of_them_cuts_what_is_silent(product: Product, tmp_path: Path) -> None:
+async def test_each_proxy_aborts_a_silent_response(product: Product, tmp_path: Path) -> None:
     """With a status if nothing had come; else only the end is missing. The way behind is closed."""
     async with (
         Target() as target,
@@ -248,9 +248,7 @@ async def all_of_them(here: "House", port: int) -> dict[str, Any]:
 
 
 @every_proxy_in_1_1
-async def test_whoever_waits_long_gets_what_he_would_have_got_at_once(
-    product: Product, tmp_path: Path
-) -> None:
+async def test_slow_response_arrives_unchanged(product: Product, tmp_path: Path) -> None:
     """Whole or streamed, in every client's family: the silence before the first byte passes."""
     wide = {"max_active": 8, "max_active_per_model": 8}
     async with house(product, tmp_path, tunnel=PULSE, scheduler=wide) as here:
@@ -271,7 +269,7 @@ async def test_whoever_waits_long_gets_what_he_would_have_got_at_once(
 
 
 @every_proxy_in_1_1
-async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Path) -> None:
+async def test_heartbeats_cover_the_time_in_the_queue(product: Product, tmp_path: Path) -> None:
     """Behind another call, which holds the only place, and is kept alive itself."""
     async with house(product, tmp_path, tunnel=PULSE, scheduler={"max_active": 1}) as here:
         with here.sim.hold() as hold:
@@ -292,7 +290,7 @@ async def test_time_spent_in_the_queue_passes_too(product: Product, tmp_path: Pa
 
 
 @every_proxy_in_1_1
-async def test_a_stream_that_pauses_goes_on(product: Product, tmp_path: Path) -> None:
+async def test_stream_continues_after_a_pause(product: Product, tmp_path: Path) -> None:
     """A comment now and then stands between two events, and no client sees it."""
     async with house(product, tmp_path, tunnel=PULSE) as here:
         at_once = await says_streamed(here, here.gateway.port)
@@ -307,7 +305,7 @@ async def test_a_stream_that_pauses_goes_on(product: Product, tmp_path: Path) ->
 
 
 @every_proxy_in_1_1
-async def test_a_failure_after_heartbeats_reaches_the_caller_by_his_retry(
+async def test_failure_after_heartbeats_is_replayed_to_the_retry(
     product: Product, tmp_path: Path
 ) -> None:
     """The cut passes through the proxy; asking again is answered with what had happened."""

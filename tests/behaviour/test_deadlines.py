@@ -24,7 +24,9 @@ async def _with_patience(scene: Scene, seconds: str, header: str = HEADERS[0]) -
 
 
 @pytest.mark.parametrize("header", HEADERS)
-async def test_who_would_surely_be_gone_is_refused_at_once(header: str, tmp_path: Path) -> None:
+async def test_request_that_cannot_meet_its_deadline_is_rejected_at_once(
+    header: str, tmp_path: Path
+) -> None:
     """503 ``deadline_unreachable``, with the place in the queue and when to come again."""
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         measured(scene.gateway, 60.0)
@@ -42,7 +44,7 @@ async def test_who_would_surely_be_gone_is_refused_at_once(header: str, tmp_path
     assert len(asked(scene.sim)) == 1
 
 
-async def test_the_openai_client_is_told_so_by_its_own_timeout(tmp_path: Path) -> None:
+async def test_openai_client_timeout_counts_as_a_deadline(tmp_path: Path) -> None:
     """Nothing but ``timeout=`` is needed."""
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         measured(scene.gateway, 60.0)
@@ -59,8 +61,8 @@ async def test_the_openai_client_is_told_so_by_its_own_timeout(tmp_path: Path) -
     assert (caught.value.status_code, caught.value.code) == (503, "deadline_unreachable")
 
 
-async def test_one_whom_heartbeats_keep_is_queued(tmp_path: Path) -> None:
-    """His timeout is one between two bytes, and he gets one in time."""
+async def test_request_extended_by_heartbeats_is_queued(tmp_path: Path) -> None:
+    """The client's timeout is one between two bytes, and a heartbeat arrives in time."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0)
         async with scene.occupied() as (_, hold):
@@ -71,7 +73,7 @@ async def test_one_whom_heartbeats_keep_is_queued(tmp_path: Path) -> None:
             assert (await call).status == 200
 
 
-async def test_a_limit_for_the_whole_answer_is_one(tmp_path: Path) -> None:
+async def test_request_timeout_header_is_a_deadline_in_both_modes(tmp_path: Path) -> None:
     """No heartbeat renews an ``X-Request-Timeout``."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
         measured(scene.gateway, 60.0)
@@ -82,7 +84,7 @@ async def test_a_limit_for_the_whole_answer_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("client_timeout", ["120", ""], ids=["long", "undeclared"])
-async def test_who_has_the_time_waits(client_timeout: str, tmp_path: Path) -> None:
+async def test_request_with_enough_time_is_queued(client_timeout: str, tmp_path: Path) -> None:
     """And is served."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0)
@@ -94,7 +96,7 @@ async def test_who_has_the_time_waits(client_timeout: str, tmp_path: Path) -> No
             assert (await call).status == 200
 
 
-async def test_nobody_is_refused_for_what_is_not_known(tmp_path: Path) -> None:
+async def test_request_is_not_rejected_without_measurements(tmp_path: Path) -> None:
     """Of a model that was never measured anything may be true."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0, model="qwen2.5-coder:7b")
@@ -106,18 +108,18 @@ async def test_nobody_is_refused_for_what_is_not_known(tmp_path: Path) -> None:
             assert (await call).status == 200
 
 
-async def test_a_free_place_is_given_to_whoever_asks(tmp_path: Path) -> None:
-    """Refusing him would leave the GPU idle, and the prediction may be wrong."""
+async def test_free_slot_is_given_even_if_the_deadline_looks_unreachable(tmp_path: Path) -> None:
+    """A rejection would leave the GPU idle, and the estimate may be wrong."""
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
         measured(scene.gateway, 60.0)
 
         assert (await _with_patience(scene, "5")).status == 200
 
 
-async def test_who_has_waited_until_it_was_too_late_is_told_before_he_leaves(
+async def test_queued_request_is_rejected_once_it_would_be_too_late(
     tmp_path: Path,
 ) -> None:
-    """He is not sent to Ollama for an answer that nobody will be there to take."""
+    """It is not sent to Ollama for a response that the client would no longer wait for."""
     async with scene_of(tmp_path, OPENAI, UNHELD) as scene:
         measured(scene.gateway, 0.8)
         async with scene.occupied():
@@ -128,7 +130,7 @@ async def test_who_has_waited_until_it_was_too_late_is_told_before_he_leaves(
     assert len(asked(scene.sim)) == 1
 
 
-async def test_what_was_predicted_stands_beside_what_happened(tmp_path: Path) -> None:
+async def test_estimate_is_logged_beside_the_real_duration(tmp_path: Path) -> None:
     """In the log of each call, and as a metric of how far off it was."""
     async with house(tmp_path, scheduler=ONE_PLACE["scheduler"]) as (sim, gateway):
         measured(gateway, 60.0)

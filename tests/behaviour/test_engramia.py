@@ -25,7 +25,9 @@ TENANTS = pytest.mark.parametrize("tenant_of", [by_path, by_userinfo])
 
 
 @TENANTS
-async def test_the_whole_sequence(gateway: Running, sim: Simulator, tenant_of: Any) -> None:
+async def test_validation_and_inference_in_sequence(
+    gateway: Running, sim: Simulator, tenant_of: Any
+) -> None:
     """Version, list, details, then inference: all of it is answered."""
     tenant = tenant_of(gateway)
     version = await asyncio.to_thread(tenant.probe, "GET", "/api/version")
@@ -48,7 +50,7 @@ async def test_the_whole_sequence(gateway: Running, sim: Simulator, tenant_of: A
 
 
 @TENANTS
-async def test_validation_finds_what_is_there(gateway: Running, tenant_of: Any) -> None:
+async def test_validation_finds_pulled_models(gateway: Running, tenant_of: Any) -> None:
     """With and without a tag: ``nomic-embed-text`` means its ``:latest``."""
     tenant = tenant_of(gateway)
 
@@ -56,12 +58,12 @@ async def test_validation_finds_what_is_there(gateway: Running, tenant_of: Any) 
     assert await asyncio.to_thread(tenant.validate, EMBEDDER) == "ok"
 
 
-async def test_validation_tells_a_missing_model(gateway: Running) -> None:
+async def test_validation_reports_a_missing_model(gateway: Running) -> None:
     """The list is there, the model is not."""
     assert await asyncio.to_thread(by_path(gateway).validate, "llama9") == "model_missing"
 
 
-async def test_validation_tells_an_empty_list(tmp_path: Path) -> None:
+async def test_validation_reports_an_empty_list(tmp_path: Path) -> None:
     """Nothing pulled is an answer, not an error: 200 and an empty list."""
     async with Simulator(models=[], time_scale=0) as sim, running(sim.url, tmp_path) as gateway:
         verdict = await asyncio.to_thread(by_path(gateway).validate, MODEL)
@@ -70,7 +72,7 @@ async def test_validation_tells_an_empty_list(tmp_path: Path) -> None:
     assert verdict == "config"
 
 
-async def test_a_key_that_may_use_nothing_that_is_there_is_a_config_error(
+async def test_key_without_a_usable_model_is_a_config_error(
     gateway: Running,
 ) -> None:
     """The list holds what the deciding key may use."""
@@ -88,7 +90,7 @@ async def test_validation_without_a_good_key_is_unreachable(gateway: Running, pa
     assert await asyncio.to_thread(tenant.validate, MODEL) == "unreachable"
 
 
-async def test_validation_fails_fast_when_ollama_never_was_there(tmp_path: Path) -> None:
+async def test_validation_fails_fast_if_ollama_never_responded(tmp_path: Path) -> None:
     """Within the probe's five seconds there is a 502 with words, not a timeout without any."""
     async with Simulator(time_scale=0) as sim:
         await sim.stop()
@@ -103,7 +105,7 @@ async def test_validation_fails_fast_when_ollama_never_was_there(tmp_path: Path)
     assert "ollama serve" in answer.json()["error"]
 
 
-async def test_validation_survives_an_ollama_that_hangs(gateway: Running, sim: Simulator) -> None:
+async def test_validation_survives_a_hanging_ollama(gateway: Running, sim: Simulator) -> None:
     """A list from before is served after two seconds, in time for the probe, and marked."""
     tenant = by_path(gateway)
     assert await asyncio.to_thread(tenant.validate, MODEL) == "ok"
@@ -120,7 +122,7 @@ async def test_validation_survives_an_ollama_that_hangs(gateway: Running, sim: S
     assert answer.json()["models"]
 
 
-async def test_a_model_pulled_a_second_ago_validates(gateway: Running, sim: Simulator) -> None:
+async def test_model_pulled_a_second_ago_validates(gateway: Running, sim: Simulator) -> None:
     """The list is asked afresh, however long the cached one would still hold."""
     tenant = by_path(gateway)
     before = await asyncio.to_thread(tenant.validate, "brand-new:3b")
@@ -151,7 +153,7 @@ async def test_generic_validation_doubles_the_v1(gateway: Running) -> None:
     assert MODEL in [model["id"] for model in plain.json()["data"]]
 
 
-async def test_in_the_path_form_the_header_decides(gateway: Running, sim: Simulator) -> None:
+async def test_header_takes_precedence_over_the_path_key(gateway: Running, sim: Simulator) -> None:
     """The discovery key in the path makes nothing of a missing or a wrong API key good."""
     tenant = by_path(gateway)
     async with Tenant(tenant.base_url, "wrong-key-of-tenant").client(retries=0) as client:
@@ -166,7 +168,7 @@ async def test_in_the_path_form_the_header_decides(gateway: Running, sim: Simula
     assert len(asked(sim)) == 1
 
 
-async def test_the_token_of_the_path_is_in_no_log(gateway: Running) -> None:
+async def test_path_key_is_in_no_log(gateway: Running) -> None:
     """Nor the key in the address: what Engramia shows in clear, we do not repeat."""
     await asyncio.to_thread(by_path(gateway).validate, MODEL)
     await asyncio.to_thread(by_userinfo(gateway).validate, MODEL)
@@ -177,7 +179,7 @@ async def test_the_token_of_the_path_is_in_no_log(gateway: Running) -> None:
     assert gateway.key not in logged
 
 
-async def test_ten_calls_at_once_on_two_models_are_all_answered(
+async def test_ten_concurrent_requests_to_two_models_complete(
     gateway: Running, sim: Simulator
 ) -> None:
     """Evaluations judge with a smaller model than the one that wrote: none of ten is refused."""

@@ -22,7 +22,7 @@ ELSEWHERE = frozenset({"context_length_exceeded", "upstream_4xx", "upstream_5xx"
 """Held to their promise with prompts that are too long, and with failures that come late."""
 
 CALLER_IS_GONE = {"client_disconnected", "client_write_timeout"}
-"""Nobody is told of these; further down each has a test of its own."""
+"""No client sees these; each has a test of its own below."""
 
 ANTHROPIC_TYPES = {413: "request_too_large"}
 
@@ -41,7 +41,9 @@ def _cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("row", "spec"), _cases())
-async def test_a_failure_is_told_in_full(row: Row, spec: DialectSpec, tmp_path: Path) -> None:
+async def test_failure_has_status_code_message_and_advice(
+    row: Row, spec: DialectSpec, tmp_path: Path
+) -> None:
     """Status, code, type, advice and what to do, in the dialect of the route, and in the log."""
     async with scene_of(tmp_path, spec, row.settings) as scene:
         told = await row.provoke(scene)
@@ -93,7 +95,7 @@ def _check_headers(row: Row, told: RawResponse, failure: Failure) -> None:
             assert (advice in told.headers) is (advice in row.headers), advice
 
 
-def test_no_failure_was_forgotten() -> None:
+def test_every_error_class_has_a_case() -> None:
     """Every class of ``gateway.errors`` is a row of the table, or is known to be none."""
     classes = [
         each
@@ -138,9 +140,7 @@ class Passed:
     ],
     ids=lambda own: own.status,
 )
-async def test_ollamas_own_errors_pass_unchanged(
-    own: Passed, spec: DialectSpec, tmp_path: Path
-) -> None:
+async def test_ollama_errors_pass_unchanged(own: Passed, spec: DialectSpec, tmp_path: Path) -> None:
     """Its status, its body to the byte, its advice; ours only where it gave none."""
     body = b'{"error":   "words of Ollama"}'
     headers = [("Content-Type", "application/json"), *own.said.items()]
@@ -155,7 +155,7 @@ async def test_ollamas_own_errors_pass_unchanged(
     assert line["error"] == "words of Ollama"
 
 
-async def test_ollamas_error_in_its_own_stream_passes_as_it_came(tmp_path: Path) -> None:
+async def test_ollama_error_inside_a_stream_passes_unchanged(tmp_path: Path) -> None:
     """On ``/api`` a dead runner is told by Ollama itself, in a last line; nothing is added."""
     async with scene_of(tmp_path, NATIVE) as scene:
         told = await scene.provoked(Fault.die(after_tokens=2), stream=True)
@@ -169,8 +169,8 @@ async def test_ollamas_error_in_its_own_stream_passes_as_it_came(tmp_path: Path)
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
-async def test_a_caller_who_left_is_only_logged(spec: DialectSpec, tmp_path: Path) -> None:
-    """Nobody is there to be told; the log says 499 and where he was."""
+async def test_client_disconnect_is_only_logged(spec: DialectSpec, tmp_path: Path) -> None:
+    """The log has 499 and the phase."""
     async with scene_of(tmp_path, spec) as scene:
         async with scene.occupied():
             pass
@@ -180,8 +180,8 @@ async def test_a_caller_who_left_is_only_logged(spec: DialectSpec, tmp_path: Pat
     assert line["phase"] == "first_byte"
 
 
-async def test_a_caller_who_takes_nothing_is_only_logged(tmp_path: Path) -> None:
-    """He is cut off, and the log says why."""
+async def test_client_that_reads_nothing_is_only_logged(tmp_path: Path) -> None:
+    """The connection is aborted, and the log has the reason."""
     settings = {"timeouts": {"write_timeout": 0.2}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         scene.sim.fault(Fault.huge(24 << 20))
@@ -191,7 +191,7 @@ async def test_a_caller_who_takes_nothing_is_only_logged(tmp_path: Path) -> None
     assert (line["status"], line["outcome"]) == (499, "client_write_timeout")
 
 
-async def test_a_bug_is_told_to_the_log_alone(tmp_path: Path) -> None:
+async def test_bug_is_described_only_in_the_log(tmp_path: Path) -> None:
     """The traceback stands in the log, under the id that the caller is given."""
     async with scene_of(tmp_path, OPENAI) as scene:
         told = await failing_ollama.bug(scene)
@@ -202,7 +202,7 @@ async def test_a_bug_is_told_to_the_log_alone(tmp_path: Path) -> None:
     assert "AttributeError" in crashed[0]["exception"]
 
 
-async def test_a_valid_key_passes_among_failures(tmp_path: Path) -> None:
+async def test_valid_key_passes_among_failed_authentications(tmp_path: Path) -> None:
     """All tunnels come from one address: one caller's failures are not another's."""
     settings = {"limits": {"failures_per_minute": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
@@ -212,7 +212,7 @@ async def test_a_valid_key_passes_among_failures(tmp_path: Path) -> None:
     assert (refused.status, told.status) == (429, 200)
 
 
-async def test_a_drained_connection_is_closed(tmp_path: Path) -> None:
+async def test_connection_is_closed_while_draining(tmp_path: Path) -> None:
     """``Connection: close`` is said and done."""
     async with scene_of(tmp_path, OPENAI) as scene, raw_client(scene.gateway.port) as one:
         scene.gateway.gateway.handler.drain()

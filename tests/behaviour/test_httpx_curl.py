@@ -52,7 +52,7 @@ async def test_head_is_get_without_its_body(
     "path",
     ["/", "/api/version", "/api/tags", "/v1/models", f"/v1/models/{MODEL}", "/api/ps"],
 )
-async def test_discovery_answers_like_ollama(
+async def test_discovery_responds_like_ollama(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str
 ) -> None:
     """Field for field, and with the same type; ``owned_by`` and dates included."""
@@ -66,7 +66,7 @@ async def test_discovery_answers_like_ollama(
         assert through.json() == direct.json()
 
 
-async def test_cached_lists_tell_their_age(gateway: Running, client: httpx.AsyncClient) -> None:
+async def test_cached_lists_have_an_age_header(gateway: Running, client: httpx.AsyncClient) -> None:
     """``Age`` in whole seconds; a fresh one is not called stale."""
     answer = await client.get(f"{gateway.url}/v1/models")
 
@@ -74,7 +74,7 @@ async def test_cached_lists_tell_their_age(gateway: Running, client: httpx.Async
     assert "x-gateway-stale" not in answer.headers
 
 
-async def test_a_list_outlives_ollama_and_says_so(
+async def test_stale_list_is_marked_while_ollama_is_down(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient
 ) -> None:
     """The last good list, its age, and that it may be old: on both routes."""
@@ -93,7 +93,7 @@ async def test_a_list_outlives_ollama_and_says_so(
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/api/tags"])
-async def test_name_and_key_may_stand_in_the_address(gateway: Running, path: str) -> None:
+async def test_credentials_in_the_url_are_accepted(gateway: Running, path: str) -> None:
     """``http://name:key@host`` is what people paste where there is no field for a key."""
     url = f"http://tester:{gateway.key}@127.0.0.1:{gateway.port}"
     async with httpx.AsyncClient() as client:
@@ -104,7 +104,7 @@ async def test_name_and_key_may_stand_in_the_address(gateway: Running, path: str
     assert said.json()["response"] == "all is well"
 
 
-async def test_a_discovery_key_may_stand_in_the_path(gateway: Running) -> None:
+async def test_discovery_key_in_the_path_is_accepted(gateway: Running) -> None:
     """It looks; to make Ollama work it takes a header, and then the header decides."""
     url = f"{gateway.url}/k/{gateway.discovery}"
     async with httpx.AsyncClient() as client:
@@ -187,7 +187,7 @@ async def test_curl_streams_unbuffered(gateway: Running, sim: Simulator) -> None
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
-async def test_curl_notices_a_stream_that_broke(
+async def test_curl_reports_a_truncated_stream(
     gateway: Running, sim: Simulator, version: str
 ) -> None:
     """Its exit code says so, in both versions of HTTP: 18 is partial, 56 is a reset."""
@@ -200,7 +200,7 @@ async def test_curl_notices_a_stream_that_broke(
     assert said
 
 
-async def test_curl_waits_for_our_go_ahead(gateway: Running) -> None:
+async def test_curl_waits_for_100_continue(gateway: Running) -> None:
     """A large body with ``Expect: 100-continue`` is asked for at once, not after a second."""
     body = json.dumps({**CHAT, "padding": "x" * 2_000_000})
     process = await asyncio.create_subprocess_exec(

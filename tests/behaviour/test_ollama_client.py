@@ -36,7 +36,7 @@ async def test_list_show_and_ps(client: ollama.AsyncClient) -> None:
     assert [model.model for model in loaded.models] == [MODEL]
 
 
-async def test_show_tells_about_the_model_and_not_about_the_host(
+async def test_show_describes_the_model_and_not_the_host(
     client: ollama.AsyncClient,
 ) -> None:
     """No path with the owner's name in it, no text of the owner's."""
@@ -48,7 +48,7 @@ async def test_show_tells_about_the_model_and_not_about_the_host(
     assert shown.modelinfo
 
 
-async def test_chat_whole_and_streamed(client: ollama.AsyncClient) -> None:
+async def test_chat_complete_and_streamed(client: ollama.AsyncClient) -> None:
     """The same words, and the numbers at the end."""
     complete = await client.chat(MODEL, WELL)
     parts = [part async for part in await client.chat(MODEL, WELL, stream=True)]
@@ -59,7 +59,7 @@ async def test_chat_whole_and_streamed(client: ollama.AsyncClient) -> None:
     assert parts[-1].eval_count == complete.eval_count == 3
 
 
-async def test_generate_whole_and_streamed(client: ollama.AsyncClient) -> None:
+async def test_generate_complete_and_streamed(client: ollama.AsyncClient) -> None:
     """Its older sister, with the context that a next call may send back."""
     complete = await client.generate(MODEL, "SAY: yes we can")
     parts = [part async for part in await client.generate(MODEL, "SAY: yes we can", stream=True)]
@@ -124,7 +124,7 @@ async def test_tuning_is_dropped_and_named(
         ("gpt-oss:120b-cloud", 403, "ollama.com"),
     ],
 )
-async def test_errors_carry_status_and_words(
+async def test_errors_have_status_and_message(
     client: ollama.AsyncClient, model: str, status: int, words: str
 ) -> None:
     """Its library reads ``error``, of a whole answer and of a stream alike."""
@@ -137,7 +137,7 @@ async def test_errors_carry_status_and_words(
     assert complete.value.status_code == streamed.value.status_code == status
 
 
-async def test_without_a_key_nothing_is_told(gateway: Running) -> None:
+async def test_without_a_key_nothing_is_revealed(gateway: Running) -> None:
     """A 401 whose words say what to send."""
     async with ollama.AsyncClient(host=gateway.url) as client:
         with pytest.raises(ollama.ResponseError, match="Authorization: Bearer") as caught:
@@ -158,7 +158,7 @@ async def test_a_call_without_a_prompt_does_not_load_or_unload(
 
 
 @pytest.mark.parametrize("call", ["pull", "push", "delete", "create", "copy"])
-async def test_the_host_cannot_be_run(
+async def test_management_routes_cannot_be_reached(
     client: ollama.AsyncClient, sim: Simulator, call: str
 ) -> None:
     """Every route that changes what is on the machine does not exist here."""
@@ -170,7 +170,7 @@ async def test_the_host_cannot_be_run(
     assert {each.path for each in sim.requests} <= {"/api/tags", "/api/version"}
 
 
-async def test_ollamas_own_error_passes_unchanged(
+async def test_ollama_error_passes_unchanged(
     client: ollama.AsyncClient, sim: Simulator, gateway: Running
 ) -> None:
     """Status and words as Ollama wrote them, in the log as well."""

@@ -32,7 +32,7 @@ async def client(gateway: Running) -> AsyncIterator[openai.AsyncOpenAI]:
 # What works directly works through us.
 
 
-async def test_a_chat_is_answered_with_its_usage(client: openai.AsyncOpenAI) -> None:
+async def test_chat_response_has_usage(client: openai.AsyncOpenAI) -> None:
     """``choices[0].message.content`` and ``usage`` are what callers read."""
     answer = await client.chat.completions.create(model=MODEL, messages=WELL)
 
@@ -42,7 +42,7 @@ async def test_a_chat_is_answered_with_its_usage(client: openai.AsyncOpenAI) -> 
     assert answer.usage.completion_tokens == 3
 
 
-async def test_a_stream_says_the_same_and_ends_with_its_usage(client: openai.AsyncOpenAI) -> None:
+async def test_stream_has_the_same_text_and_usage(client: openai.AsyncOpenAI) -> None:
     """Piece by piece, a finish reason, and the usage that was asked for."""
     stream = await client.chat.completions.create(
         model=MODEL, messages=WELL, stream=True, stream_options={"include_usage": True}
@@ -86,7 +86,7 @@ async def test_older_completions_work(client: openai.AsyncOpenAI) -> None:
     assert "".join(streamed) == "yes we can"
 
 
-async def test_embeddings_are_asked_for_in_base64_and_decoded(
+async def test_embeddings_are_requested_in_base64_and_decoded(
     sim: Simulator, client: openai.AsyncOpenAI
 ) -> None:
     """The SDK asks for base64 unless told otherwise; that wish goes to Ollama as it is."""
@@ -127,7 +127,9 @@ async def test_models_are_listed_and_retrieved(client: openai.AsyncOpenAI, sim: 
     assert {MODEL, "nomic-embed-text:latest", slashed.id} <= set(listed)
 
 
-async def test_tools_are_called_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
+async def test_tools_are_called_in_complete_and_streamed_responses(
+    client: openai.AsyncOpenAI,
+) -> None:
     """A call of a tool arrives as the SDK's own object."""
     turn = [user('CALL_TOOL {"at": 1}')]
     completions = client.chat.completions
@@ -142,7 +144,7 @@ async def test_tools_are_called_whole_and_streamed(client: openai.AsyncOpenAI) -
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-async def test_fields_that_we_do_not_know_reach_ollama_as_they_are(
+async def test_unknown_fields_reach_ollama_unchanged(
     client: openai.AsyncOpenAI, sim: Simulator
 ) -> None:
     """JSON mode, a seed, and whatever a next version adds: value by value as it came."""
@@ -177,9 +179,7 @@ async def test_a_base_url_works_with_and_without_its_v1(gateway: Running, path: 
     assert one.id in [model.id for model in listed.data]
 
 
-async def test_a_client_uses_one_connection_for_many_calls(
-    client: openai.AsyncOpenAI, sim: Simulator
-) -> None:
+async def test_client_reuses_its_connection(client: openai.AsyncOpenAI, sim: Simulator) -> None:
     """Connections to Ollama are kept and used again, after streams too."""
     for stream in (False, True, False, True):
         answer: Any = await client.chat.completions.create(

@@ -71,7 +71,7 @@ FAILING = [
 
 
 @pytest.mark.parametrize("failing", FAILING, ids=lambda failing: failing.code)
-async def test_errors_raise_what_the_sdk_calls_them(gateway: Running, failing: Failing) -> None:
+async def test_errors_raise_the_exceptions_of_the_sdk(gateway: Running, failing: Failing) -> None:
     """Class, code and parameter are read from our body; the id is in the header and in the log."""
     key = gateway.new_key("narrow", models=("llama3.2*", "*-cloud"))
     async with openai_at(gateway, key=key) as client:
@@ -97,7 +97,7 @@ async def test_a_discovery_key_cannot_make_ollama_work(gateway: Running, sim: Si
     assert asked(sim) == []
 
 
-async def test_an_inference_key_without_discovery_cannot_look(gateway: Running) -> None:
+async def test_inference_key_without_discovery_cannot_list_models(gateway: Running) -> None:
     """The other way round: it answers, but lists nothing."""
     key = gateway.new_key("worker", scopes=frozenset({Scope.INFERENCE}))
     async with openai_at(gateway, key=key) as client:
@@ -109,9 +109,7 @@ async def test_an_inference_key_without_discovery_cannot_look(gateway: Running) 
     assert caught.value.code == "scope_not_allowed"
 
 
-async def test_ollamas_own_refusal_passes_unchanged(
-    gateway: Running, client: openai.AsyncOpenAI
-) -> None:
+async def test_ollama_error_passes_unchanged(gateway: Running, client: openai.AsyncOpenAI) -> None:
     """Its status and words; the log keeps the words and whose they are."""
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model=EMBEDDER, messages=WELL)
@@ -126,7 +124,7 @@ async def test_ollamas_own_refusal_passes_unchanged(
 # What it repeats, and when.
 
 
-async def test_a_missing_model_is_asked_for_once(gateway: Running) -> None:
+async def test_missing_model_is_not_retried(gateway: Running) -> None:
     """With all its retries on, the SDK lets a 404 be."""
     async with openai_at(gateway, retries=2) as client:
         with pytest.raises(openai.NotFoundError) as caught:
@@ -136,7 +134,7 @@ async def test_a_missing_model_is_asked_for_once(gateway: Running) -> None:
     assert len(await gateway.finished()) == 1
 
 
-async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None:
+async def test_timeout_is_not_retried(sim: Simulator, tmp_path: Path) -> None:
     """The SDK repeats every 5xx but the one that says not to: a GPU is not kept busy thrice."""
     async with running(sim.url, tmp_path, timeouts={"total_timeout": 0.2}) as gateway:
         async with openai_at(gateway, retries=2) as client:
@@ -151,7 +149,7 @@ async def test_a_timeout_is_not_repeated(sim: Simulator, tmp_path: Path) -> None
     assert len(asked(sim)) == 1
 
 
-async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path: Path) -> None:
+async def test_full_queue_is_retried_after_retry_after(sim: Simulator, tmp_path: Path) -> None:
     """``Retry-After`` is obeyed: the second attempt comes no sooner, and is answered."""
     scheduler = {"max_queued": 1, "max_queued_per_key": 1}
     async with running(sim.url, tmp_path, scheduler=scheduler) as gateway:
@@ -183,7 +181,7 @@ async def test_a_full_queue_is_tried_again_when_we_say(sim: Simulator, tmp_path:
     ]
 
 
-async def test_own_limits_are_told_apart_from_ours(gateway: Running) -> None:
+async def test_limits_of_the_key_and_of_the_gateway_differ(gateway: Running) -> None:
     """A key's own rate is 429 with a wait that the SDK would obey."""
     key = gateway.new_key("slow", rpm=1, scopes=BOTH)
     async with openai_at(gateway, key=key) as client:
@@ -195,7 +193,7 @@ async def test_own_limits_are_told_apart_from_ours(gateway: Running) -> None:
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
-async def test_ollama_away_is_told_with_a_wait(sim: Simulator, gateway: Running) -> None:
+async def test_unreachable_ollama_has_a_retry_after(sim: Simulator, gateway: Running) -> None:
     """Nothing was sent, so trying again is safe; it works as soon as Ollama is back."""
     async with openai_at(gateway) as client:
         await client.chat.completions.create(model=MODEL, messages=WELL)
@@ -210,9 +208,7 @@ async def test_ollama_away_is_told_with_a_wait(sim: Simulator, gateway: Running)
     assert answer.choices[0].message.content == "all is well"
 
 
-async def test_ollamas_503_gets_our_advice_where_it_gave_none(
-    sim: Simulator, client: openai.AsyncOpenAI
-) -> None:
+async def test_ollama_503_gets_a_retry_after(sim: Simulator, client: openai.AsyncOpenAI) -> None:
     """Its status and body pass; when to come back is ours to add, never to replace."""
     sim.fault(Fault.status(503, b'{"error":{"message":"not now"}}'))
     json_type = ("Content-Type", "application/json")

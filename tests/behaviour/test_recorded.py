@@ -136,7 +136,7 @@ def script_of(response: dict[str, Any]) -> Script:
 
 CASES = recorded()
 BUSY = [case for case in CASES if case.name.startswith("busy-")]
-"""Ollama had no room, which is waited out: its words reach nobody."""
+"""A busy Ollama is waited for: its message does not reach the client."""
 WHOLE = [case for case in CASES if not case.streamed and case not in BUSY]
 STREAMS = [case for case in CASES if case.streamed]
 

@@ -15,7 +15,7 @@ AGAIN = {"x-stainless-retry-count": "1"}
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
-async def test_a_retry_waits_for_its_first_attempt(spec: DialectSpec, tmp_path: Path) -> None:
+async def test_retry_waits_for_its_first_attempt(spec: DialectSpec, tmp_path: Path) -> None:
     """Whatever places are free."""
     async with (
         scene_of(tmp_path, spec, {"scheduler": ROOM}) as scene,
@@ -33,8 +33,8 @@ async def test_a_retry_waits_for_its_first_attempt(spec: DialectSpec, tmp_path: 
         assert scene.sim.stats.peak_active == 1
 
 
-async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: Path) -> None:
-    """The caller's connection breaks, he asks again, and gets his answer."""
+async def test_retry_is_served_after_its_first_attempt_was_aborted(tmp_path: Path) -> None:
+    """The client's connection breaks, it retries, and gets its response."""
     async with (
         scene_of(tmp_path, OPENAI, {"scheduler": ROOM}) as scene,
         asyncio.TaskGroup() as group,
@@ -42,7 +42,7 @@ async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: P
         async with scene.occupied() as (_, hold):
             again = group.create_task(scene.fetch(headers=AGAIN))
             await scene.queued(1)
-        # He has hung up; the hold went with it.
+        # The client has disconnected, and the held generation ended with it.
         told = await again
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
 
@@ -52,7 +52,7 @@ async def test_a_retry_is_served_when_its_first_attempt_was_given_up(tmp_path: P
 
 
 @pytest.mark.parametrize("other", ["body", "key", "no retry"])
-async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -> None:
+async def test_only_an_identical_request_counts_as_the_retry(other: str, tmp_path: Path) -> None:
     """Two callers may well ask the same; one caller may ask twice and mean it."""
     async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
@@ -68,7 +68,7 @@ async def test_only_the_same_call_come_again_waits(other: str, tmp_path: Path) -
             assert (await call).status == 200
 
 
-async def test_others_pass_a_retry_that_waits(tmp_path: Path) -> None:
+async def test_other_requests_overtake_a_waiting_retry(tmp_path: Path) -> None:
     """Of the same key and for the same model: it is not their call that is being stopped."""
     async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)

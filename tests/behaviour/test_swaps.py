@@ -1,4 +1,4 @@
-"""One GPU, several models: loading takes long, so it is done seldom, and for nobody too late."""
+"""One GPU, several models: loads are slow, so they are rare, but no request waits too long."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,8 +51,8 @@ async def _loads_of_a_crowd(folder: Path, client_timeout: float) -> int:
         return sim.stats.loads
 
 
-async def test_models_are_loaded_far_less_often_than_they_answer(tmp_path: Path) -> None:
-    """Whoever needs what is loaded goes first for a while; without that they swap all the time."""
+async def test_models_are_swapped_far_less_often_than_they_respond(tmp_path: Path) -> None:
+    """Requests for the loaded model run first for a while; otherwise every request would swap."""
     swapping, patient = tmp_path / "swapping", tmp_path / "patient"
     swapping.mkdir()
     patient.mkdir()
@@ -63,7 +63,7 @@ async def test_models_are_loaded_far_less_often_than_they_answer(tmp_path: Path)
     assert loads * 2 <= without
 
 
-async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: Path) -> None:
+async def test_no_request_is_skipped_for_longer_than_max_affinity_delay(tmp_path: Path) -> None:
     """Others keep the loaded model busy without a pause: the swap comes all the same."""
     async with one_gpu(tmp_path, max_affinity_delay=0.3) as (sim, gateway):
         modest = gateway.new_key("modest")
@@ -84,11 +84,11 @@ async def test_nobody_is_passed_over_for_longer_than_patience_allows(tmp_path: P
         await sim.wait_for(lambda: sim.stats.active == 0)
 
     assert told.status == 200
-    # He was passed over as long as allowed, and a clock may be a little early.
+    # The request was skipped for as long as allowed; timers may fire slightly early.
     assert line["queue_wait"] >= 0.25
 
 
-async def test_a_model_at_work_is_not_driven_out(tmp_path: Path) -> None:
+async def test_model_in_use_is_not_evicted(tmp_path: Path) -> None:
     """A call that would do that waits here, where waiting holds no place, though one is free."""
     async with house(tmp_path, scheduler=ROOM_FOR_ONE) as (sim, gateway):
         with sim.hold() as hold:
@@ -103,7 +103,7 @@ async def test_a_model_at_work_is_not_driven_out(tmp_path: Path) -> None:
         assert sim.stats.peak_active == 1
 
 
-async def test_models_that_fit_together_work_together(tmp_path: Path) -> None:
+async def test_models_that_fit_together_run_together(tmp_path: Path) -> None:
     """By the owner's word."""
     async with house(tmp_path, scheduler={"max_loaded_models": 2}) as (sim, gateway):
         with sim.hold() as hold:
@@ -117,7 +117,7 @@ async def test_models_that_fit_together_work_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [1, 3])
-async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> None:
+async def test_coresidency_is_learned_from_ps(tmp_path: Path, room: int) -> None:
     """By default Ollama is asked what is loaded, after a load and from time to time."""
     async with (
         Simulator(time_scale=0, num_parallel=8, max_loaded_models=room) as sim,
@@ -135,8 +135,8 @@ async def test_what_fits_is_learned_by_looking(tmp_path: Path, room: int) -> Non
         await left_empty(gateway)
 
 
-async def test_an_ollama_that_is_away_has_nothing_loaded(tmp_path: Path) -> None:
-    """Also for calls that get their turn afterwards, and find nobody there."""
+async def test_residency_is_forgotten_while_ollama_is_down(tmp_path: Path) -> None:
+    """Also for requests that are dispatched afterwards and find Ollama down."""
     async with house(tmp_path) as (sim, gateway):
         assert (await say(gateway)).status == 200
         before = gateway.gateway.host.residency.view().resident

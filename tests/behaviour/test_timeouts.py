@@ -95,7 +95,7 @@ async def test_connect_timeout_ends_in_502(tmp_path: Path) -> None:
 
 @contextmanager
 def deaf(port: int) -> Iterator[None]:
-    """Something listens there, and accepts nobody: its backlog is full."""
+    """A listener accepts no connection: its backlog is full."""
     waiting = []
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

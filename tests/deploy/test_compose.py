@@ -38,8 +38,8 @@ def _networks(service: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_gateway_has_no_privilege_and_writes_nowhere(file: str) -> None:
-    """Whoever got into it would have nothing to work with."""
+def test_gateway_container_has_no_privileges_and_a_read_only_filesystem(file: str) -> None:
+    """An attacker inside the container could do little."""
     gateway = _gateway(file)
 
     assert gateway["read_only"] is True
@@ -50,7 +50,7 @@ def test_the_gateway_has_no_privilege_and_writes_nowhere(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_engine_waits_for_the_drain(file: str) -> None:
+def test_stop_grace_period_exceeds_the_drain_timeout(file: str) -> None:
     """Else it kills the gateway in the middle of the answers that it lets end."""
     grace = parse_seconds(_gateway(file)["stop_grace_period"])
 
@@ -58,7 +58,7 @@ def test_the_engine_waits_for_the_drain(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_folder_is_mounted_and_not_a_file_in_it(file: str) -> None:
+def test_config_folder_is_mounted_not_single_files(file: str) -> None:
     """Config and keys are replaced, and a mounted file would stay the old one."""
     (mount,) = _gateway(file)["volumes"]
     volume, _, target = mount.partition(":")
@@ -69,12 +69,12 @@ def test_the_folder_is_mounted_and_not_a_file_in_it(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_gateway_is_built_and_never_pulled(file: str) -> None:
-    """With a name, compose would ask a registry for somebody's image first."""
+    """With an image name, compose would first look for a third-party image in a registry."""
     assert (DEPLOY / _gateway(file)["build"] / "Dockerfile").is_file()
     assert "image" not in _gateway(file)
 
 
-def test_what_is_published_is_for_this_machine_alone() -> None:
+def test_ports_are_published_on_loopback_only() -> None:
     """Neither the admin listener nor Ollama is among it."""
     published = {
         name: [port.rsplit(":", 2) for port in service.get("ports", [])]
@@ -88,7 +88,7 @@ def test_what_is_published_is_for_this_machine_alone() -> None:
     assert {"11434", "11436"}.isdisjoint({inside for _, _, inside in ports})
 
 
-def test_nobody_but_the_gateway_reaches_ollama() -> None:
+def test_only_the_gateway_can_reach_ollama() -> None:
     """A tunnel's container could otherwise be pointed at it."""
     beside = {name for name in SERVICES if _networks(name) & _networks("ollama")}
 
@@ -113,7 +113,7 @@ def test_the_admin_listener_opens_for_prometheus_on_demand() -> None:
     assert _networks("gateway") & _networks("prometheus")
 
 
-def test_tunnels_are_believed_at_their_addresses_and_nobody_else_is() -> None:
+def test_only_the_tunnels_addresses_are_trusted() -> None:
     """Each at its fixed address, which no other container can be given."""
     trusted = {str(row.address): row.header for row in _settings("compose.yaml").proxies.trusted}
     fixed = {name: SERVICES[name]["networks"]["tunnel"]["ipv4_address"] for name in TUNNELS}
@@ -137,22 +137,22 @@ def test_ollama_is_stopped_after_the_gateway() -> None:
 
 
 @pytest.mark.parametrize("name", ["cloudflared", "tailscale", "prometheus"])
-def test_what_is_optional_waits_for_a_healthy_gateway(name: str) -> None:
+def test_optional_services_wait_for_a_healthy_gateway(name: str) -> None:
     """And is not there unless its profile is asked for."""
     assert name in SERVICES[name]["profiles"]
     assert SERVICES[name]["depends_on"]["gateway"]["condition"] == "service_healthy"
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_foreign_images_are_pinned(name: str) -> None:
-    """An update is somebody's decision."""
+def test_third_party_images_are_pinned(name: str) -> None:
+    """Updates are made on purpose."""
     _, colon, tag = SERVICES[name]["image"].partition(":")
 
     assert colon
     assert re.search(r"\d+\.\d+\.\d+", tag)
 
 
-def test_mounted_files_are_there() -> None:
+def test_mounted_files_exist() -> None:
     """For a missing one the engine makes an empty folder and says nothing."""
     sources = [
         mount.partition(":")[0]
@@ -174,7 +174,7 @@ def test_every_variable_is_explained_and_has_a_default() -> None:
     assert {name for name, _ in used} | {"COMPOSE_PROFILES"} == set(explained)
 
 
-def test_on_the_hosts_network_it_listens_to_this_machine_alone() -> None:
+def test_host_network_variant_listens_on_loopback_only() -> None:
     """What the image opens for a network of its own would be open to the whole LAN there."""
     gateway = _gateway("compose.host.yaml")
     settings = _settings("compose.host.yaml")
@@ -186,7 +186,7 @@ def test_on_the_hosts_network_it_listens_to_this_machine_alone() -> None:
     assert settings.listen.admin.host == "127.0.0.1"
 
 
-def test_both_files_are_of_one_project() -> None:
+def test_both_compose_files_use_the_same_project() -> None:
     """So that changing over keeps config and keys."""
     host = from_yaml(DEPLOY / "compose.host.yaml")
 

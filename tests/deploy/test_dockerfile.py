@@ -1,4 +1,4 @@
-"""The image: small, pinned, without root and without anybody's secrets."""
+"""The image: small, pinned, without root and without secrets."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def _health_command() -> list[str]:
 
 
 def test_every_stage_starts_from_a_pinned_official_python() -> None:
-    """Neither a moving tag nor somebody's image of that name."""
+    """Neither a moving tag nor a third-party image of that name."""
     images = [each.rest.split()[0] for each in INSTRUCTIONS if each.word == "FROM"]
 
     assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", image) for image in images)
@@ -41,7 +41,7 @@ def test_every_stage_starts_from_a_pinned_official_python() -> None:
     assert len(set(images)) == 1
 
 
-def test_it_runs_as_a_number_that_is_not_root() -> None:
+def test_image_runs_as_a_numeric_non_root_user() -> None:
     """Said before what it runs; a number, for engines refuse names where root is forbidden."""
     words = [instruction.word for instruction in FINAL]
 
@@ -52,19 +52,19 @@ def test_it_runs_as_a_number_that_is_not_root() -> None:
 
 
 @pytest.mark.parametrize("word", ["ENTRYPOINT", "CMD", "VOLUME"])
-def test_no_shell_stands_between_the_engine_and_the_program(word: str) -> None:
+def test_image_starts_the_program_without_a_shell(word: str) -> None:
     """A shell would get the signal to stop, and keep it to itself."""
     assert isinstance(json.loads(_of(word)), list)
 
 
-def test_it_serves_unless_told_otherwise() -> None:
+def test_image_runs_serve_by_default() -> None:
     """`docker run IMAGE init` runs another command; `docker stop` asks politely."""
     assert json.loads(_of("ENTRYPOINT")) == ["ollama-gateway"]
     assert json.loads(_of("CMD")) == ["serve"]
     assert _of("STOPSIGNAL") == "SIGTERM"
 
 
-def test_nothing_is_fetched_but_what_the_lock_files_name() -> None:
+def test_image_installs_only_locked_packages() -> None:
     """No ADD (it fetches addresses), no other index, and every package by its hash."""
     content = text(ROOT / "Dockerfile")
 
@@ -75,13 +75,13 @@ def test_nothing_is_fetched_but_what_the_lock_files_name() -> None:
     assert all("--require-hashes" in each or "--no-index" in each for each in installs)
 
 
-def test_no_secret_is_built_in() -> None:
+def test_image_contains_no_secret() -> None:
     """What stands in ARG and ENV can be read in every copy of the image."""
     assert "ARG" not in {instruction.word for instruction in INSTRUCTIONS}
     assert not [name for name in _environ() if re.search("KEY|TOKEN|SECRET|PASSW", name)]
 
 
-def test_the_build_gets_all_that_the_package_is_made_of() -> None:
+def test_build_context_contains_the_complete_package() -> None:
     """What pyproject.toml names is copied, and what is copied gets past .dockerignore."""
     project = tomllib.loads(text(ROOT / "pyproject.toml"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
@@ -108,7 +108,7 @@ def test_the_build_gets_all_that_the_package_is_made_of() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_its_settings_are_settings() -> None:
+def test_image_environment_contains_valid_settings() -> None:
     """Open inside the container, the admin listener to itself alone; config in the volume."""
     environ = _environ()
     listen = load(environ=environ).settings.listen
@@ -121,7 +121,7 @@ def test_its_settings_are_settings() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("503 Service Unavailable", 1)])
-async def test_the_health_check_tells_a_gateway_that_lives(status: str, code: int) -> None:
+async def test_health_check_passes_while_the_gateway_runs(status: str, code: int) -> None:
     """It asks the admin listener, wherever that is, past any proxy of the environment."""
     asked = []
 
@@ -144,7 +144,7 @@ async def test_the_health_check_tells_a_gateway_that_lives(status: str, code: in
     assert asked == [b"GET /healthz HTTP/1.1"]
 
 
-async def test_the_health_check_fails_when_nobody_listens(unused_tcp_port: int) -> None:
+async def test_health_check_fails_without_a_listener(unused_tcp_port: int) -> None:
     """A gateway that hangs or is gone is not healthy."""
     check = await asyncio.create_subprocess_exec(
         *_health_command(),

@@ -31,7 +31,7 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 
 def test_every_variable_is_a_setting() -> None:
-    """A misspelt one would stop the gateway, with a line about it, at whoever copied it."""
+    """A misspelt one would stop the gateway of every user who copies it."""
     known = {variable_for(name) for name in setting_names()}
     used = {
         (path.name, variable)
@@ -69,7 +69,7 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_lead_to_existing_files(page: str) -> None:
     """Also after a file was renamed."""
     links = re.findall(r"\]\(([^)#:]+)\)", text(DOCS / page))
 
@@ -77,7 +77,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", TUNNELS)
-def test_a_tunnels_page_has_what_engramia_asks_for(page: str) -> None:
+def test_tunnel_page_has_both_engramia_fields(page: str) -> None:
     """Both fields, ready to be filled in, and the two ports that no tunnel may lead to."""
     content = text(DOCS / page)
 
@@ -87,7 +87,7 @@ def test_a_tunnels_page_has_what_engramia_asks_for(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", TUNNELS)
-def test_a_tunnels_page_makes_failures_count_per_caller(page: str, tmp_path: Path) -> None:
+def test_tunnel_page_trusts_the_client_address_header(page: str, tmp_path: Path) -> None:
     """Its first settings say in which header that tunnel names the caller."""
     config = tmp_path / "gateway.toml"
     config.write_text(blocks(DOCS / page, "toml")[0], encoding="utf-8")

@@ -88,20 +88,20 @@ def test_outcomes_in_expressions_exist(expression: str) -> None:
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 def test_an_alert_says_what_happened_and_what_to_do(rule: dict[str, Any]) -> None:
-    """Whoever is woken by it needs both."""
+    """A person on call needs both."""
     assert rule["annotations"].keys() == {"summary", "action"}
     assert all(note.strip().endswith(".") for note in rule["annotations"].values())
     assert rule["labels"]["severity"] in {"critical", "warning"}
 
 
-def test_alerts_have_names_of_their_own() -> None:
+def test_alert_names_are_unique() -> None:
     """Two of one name would be taken for one."""
     names = [rule["alert"] for rule in ALERTS]
 
     assert len(set(names)) == len(names)
 
 
-def test_prometheus_asks_the_admin_listener_by_a_name_that_it_knows() -> None:
+def test_prometheus_uses_an_accepted_host_name() -> None:
     """With a key from a file that git does not take."""
     compose = from_yaml(DEPLOY / "compose.yaml")
     environ = {"XDG_CONFIG_HOME": "/nowhere"}

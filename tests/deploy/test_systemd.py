@@ -48,7 +48,7 @@ def _value(name: str) -> str:
         ("UMask", "0077"),
     ],
 )
-def test_it_may_do_little(name: str, value: str) -> None:
+def test_unit_is_sandboxed(name: str, value: str) -> None:
     """Each line closes a way that the gateway has no use for."""
     assert _value(name) == value
 
@@ -61,14 +61,14 @@ def test_system_calls_are_a_positive_list() -> None:
     assert all(line.startswith("~") for line in others)
 
 
-def test_its_user_is_the_one_that_init_gives_keys_to() -> None:
+def test_unit_user_is_the_one_that_init_gives_files_to() -> None:
     """Keys made under sudo would otherwise be unreadable for it."""
     assert _value("User") == SERVICE_USER
     assert _value("Group") == SERVICE_USER
     assert "sudo useradd --system --user-group" in text(DOCS / "systemd.md")
 
 
-def test_it_reads_its_config_in_the_systems_folder() -> None:
+def test_unit_uses_the_system_config_folder() -> None:
     """Where the commands find it, too."""
     words = shlex.split(_value("ExecStart"))
 
@@ -77,7 +77,7 @@ def test_it_reads_its_config_in_the_systems_folder() -> None:
     assert words[0] in text(DOCS / "systemd.md")
 
 
-def test_its_command_line_is_accepted(
+def test_unit_command_line_is_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the unit, with another folder for the system's."""
@@ -97,13 +97,13 @@ def test_systemd_waits_for_the_drain() -> None:
     assert _value("KillSignal") == "SIGTERM"
 
 
-def test_wrong_settings_are_not_tried_again() -> None:
+def test_unit_does_not_restart_on_wrong_settings() -> None:
     """A failure is; but settings that were wrong stay wrong."""
     assert _value("Restart") == "on-failure"
     assert _value("RestartPreventExitStatus") == str(WRONG_USAGE)
 
 
-def test_it_is_stopped_before_ollama() -> None:
+def test_unit_stops_before_ollama() -> None:
     """systemd stops in the reverse order of starting; running answers can end."""
     assert "ollama.service" in _value("After").split()
 
@@ -118,7 +118,7 @@ def verifiable(tmp_path: Path) -> Path:
 
 
 @needs_analyze
-def test_systemd_understands_it(verifiable: Path) -> None:
+def test_systemd_accepts_the_unit(verifiable: Path) -> None:
     """A misspelt line is a warning there, and does nothing."""
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(verifiable)],
@@ -132,7 +132,7 @@ def test_systemd_understands_it(verifiable: Path) -> None:
 
 
 @needs_analyze
-def test_systemd_rates_it_as_well_protected(verifiable: Path) -> None:
+def test_systemd_rates_the_unit_as_well_protected(verifiable: Path) -> None:
     """Out of 10, where 10 is a service that may do everything, it gets at most 1.5."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager"]
     done = subprocess.run(

@@ -50,7 +50,7 @@ STREAM = ["slot", "open", "read", "begin_stream", "write", "read", "write", "rea
 
 
 def slot_request() -> SlotRequest:
-    """Of somebody else, for the same model."""
+    """Of another client, for the same model."""
     return SlotRequest(
         key="other", model="llama3.2:1b", model_max_active=1, key_max_active=None, queue_timeout=5.0
     )

@@ -52,7 +52,7 @@ class Waiting:
     ],
     ids=str,
 )
-async def test_its_patience_raises_the_clock(
+async def test_client_timeout_raises_the_deadline(
     sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
 ) -> None:
     """Its timeout table is keyed by text that Ollama does not write; the number decides here, and
@@ -65,7 +65,7 @@ async def test_its_patience_raises_the_clock(
     assert timeouts.queue == min(waiting.client_timeout, 300.0)
 
 
-async def test_heartbeats_give_it_time(
+async def test_heartbeats_extend_the_deadline(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour of work within 60 s of silence at a time, but for the ceiling."""
