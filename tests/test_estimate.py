@@ -47,14 +47,14 @@ def test_an_estimate_stays_within_its_samples(values: list[float]) -> None:
 
 
 @given(st.lists(VALUES, max_size=20), VALUES)
-def test_a_lower_bound_never_lowers_the_estimate(values: list[float], cut_at: float) -> None:
+def test_a_lower_bound_never_lowers_the_estimate(values: list[float], aborted_at: float) -> None:
     """Neither mean nor deviation."""
     before = over(*values)
-    after = before.with_lower_bound(cut_at)
+    after = before.with_lower_bound(aborted_at)
 
     assert after.mean >= before.mean
     assert after.deviation >= before.deviation
-    assert (after == before) == (cut_at <= before.mean)
+    assert (after == before) == (aborted_at <= before.mean)
 
 
 def test_repeated_timeouts_raise_the_timeout_within_ten_requests() -> None:

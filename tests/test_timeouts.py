@@ -322,13 +322,13 @@ def test_quick_machine_keeps_the_time_by_size() -> None:
     assert deadlines(QUICK, streaming=True).first_byte == 120.0
 
 
-def test_learned_floor_lets_timeouts_fall() -> None:
+def test_adaptive_floor_lets_timeouts_fall() -> None:
     """9 s + 4 x 1.5 s and 5 s + 4 x 0.75 s: the second is below the floor."""
     assert deadlines(QUICK, settings=FLOOR_10).total == 15.0
     assert deadlines(QUICK, settings=FLOOR_10, streaming=True).first_byte == 10.0
 
 
-def test_learned_floor_needs_measured_loads() -> None:
+def test_adaptive_floor_needs_measured_loads() -> None:
     """The next request may have to load the model."""
     unloaded = msgspec.structs.replace(QUICK, load=Estimate(4.0, 0.5, 4))
 
@@ -376,7 +376,7 @@ def test_loaded_model_without_statistics_keeps_its_time() -> None:
     assert deadlines(unknown, streaming=True, loaded=True) == deadlines(unknown, streaming=True)
 
 
-def test_learned_floor_counts_for_loaded_models() -> None:
+def test_adaptive_floor_counts_for_loaded_models() -> None:
     """It replaces half of the time by size."""
     stream = deadlines(QUICK, streaming=True, loaded=True, settings=FLOOR_10)
 
@@ -424,7 +424,7 @@ CLIENT_TIMEOUTS = st.one_of(st.none(), st.floats(1.0, 86_400.0))
 
 
 @given(TIMES, CEILINGS, CLIENT_TIMEOUTS, st.floats(0.1, 500.0), st.booleans())
-def test_learned_timeouts_stay_within_bounds(
+def test_measured_timeouts_stay_within_bounds(
     times: MeasuredTimes,
     ceiling: float,
     client_timeout: float | None,

@@ -99,6 +99,6 @@ def user(text: str) -> ChatCompletionMessageParam:
     return {"role": "user", "content": text}
 
 
-def asked(simulator: Simulator) -> list[str]:
+def seen_request(simulator: Simulator) -> list[str]:
     """The paths of the inference requests that reached Ollama, in order."""
     return [each.path for each in simulator.requests if each.path in INFERENCE]

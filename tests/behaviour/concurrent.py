@@ -19,7 +19,7 @@ OTHER = "qwen2.5-coder:7b"
 
 
 @asynccontextmanager
-async def house(
+async def set_up(
     folder: Path, *, num_parallel: int = 8, **tables: Any
 ) -> AsyncIterator[tuple[Simulator, Running]]:
     """A gateway in front of an Ollama that could do more than it is offered; empty at the end."""
@@ -45,16 +45,16 @@ def started(group: asyncio.TaskGroup, gateway: Running, **terms: Any) -> asyncio
     return group.create_task(say(gateway, **terms))
 
 
-async def in_house(gateway: Running, active: int, queued: int) -> None:
+async def in_set_up(gateway: Running, active: int, queued: int) -> None:
     """Wait until so many hold places, and so many wait."""
     limits = gateway.gateway.settings.scheduler
     wanted = f"<Scheduler {active}/{limits.max_active} active, {queued}/{limits.max_queued} queued>"
     await until(lambda: repr(gateway.gateway.host.scheduler) == wanted)
 
 
-def code_of(told: RawResponse) -> str:
-    return str(told.json()["error"]["code"])
+def code_of(result: RawResponse) -> str:
+    return str(result.json()["error"]["code"])
 
 
-def text_of(told: RawResponse) -> str:
-    return str(told.json()["choices"][0]["message"]["content"])
+def text_of(result: RawResponse) -> str:
+    return str(result.json()["choices"][0]["message"]["content"])

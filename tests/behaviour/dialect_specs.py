@@ -43,29 +43,29 @@ class DialectSpec:
         assert stream.endswith(b"\n\n")
         name, data = _event(stream.removesuffix(b"\n\n").rpartition(b"\n\n")[2])
         assert name == ("" if self.name == "openai" else "error")
-        told = json.loads(data)
+        result = json.loads(data)
         if self.name == "responses":
-            assert told.pop("type") == "error"
-            assert type(told.pop("sequence_number")) is int
-            inner = told.pop("error")
-            assert told == {key: inner[key] for key in ("code", "message", "param")}
-            told = {"error": inner}
-        return self._failure(told)
+            assert result.pop("type") == "error"
+            assert type(result.pop("sequence_number")) is int
+            inner = result.pop("error")
+            assert result == {key: inner[key] for key in ("code", "message", "param")}
+            result = {"error": inner}
+        return self._failure(result)
 
-    def _failure(self, told: dict[str, Any]) -> Failure:
+    def _failure(self, result: dict[str, Any]) -> Failure:
         match self.name:
             case "native":
-                assert set(told) == {"error"}
-                return Failure(told["error"])
+                assert set(result) == {"error"}
+                return Failure(result["error"])
             case "anthropic":
-                assert set(told) == {"type", "error", "request_id"}
-                assert told["type"] == "error"
-                assert set(told["error"]) == {"type", "message"}
-                error = told["error"]
-                return Failure(error["message"], error["type"], None, told["request_id"])
+                assert set(result) == {"type", "error", "request_id"}
+                assert result["type"] == "error"
+                assert set(result["error"]) == {"type", "message"}
+                error = result["error"]
+                return Failure(error["message"], error["type"], None, result["request_id"])
             case _:
-                assert set(told) == {"error"}
-                error = told["error"]
+                assert set(result) == {"error"}
+                error = result["error"]
                 assert set(error) == {"message", "type", "param", "code"}
                 return Failure(error["message"], error["type"], error["code"])
 

@@ -83,7 +83,7 @@ async def ollama_redirects(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.status(302, b"", [("Location", "http://127.0.0.1:1/")]))
 
 
-async def answer_is_cut(scene: Scene) -> RawResponse:
+async def response_is_aborted(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.short_body())
 
 
@@ -113,7 +113,7 @@ async def repeats_itself(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.repeat(after_tokens=2), stream=True)
 
 
-async def stream_is_cut(scene: Scene) -> RawResponse:
+async def stream_is_aborted(scene: Scene) -> RawResponse:
     return await scene.provoked(Fault.abort(after_tokens=2), stream=True)
 
 
@@ -171,8 +171,8 @@ async def bug_in_the_middle(scene: Scene) -> RawResponse:
             return lines[0]
 
     class Breaking:
-        def open(self, *asked: Any) -> Broken:
-            return Broken(scene.gateway.gateway.host.upstream.open(*asked))
+        def open(self, *seen_request: Any) -> Broken:
+            return Broken(scene.gateway.gateway.host.upstream.open(*seen_request))
 
     pipeline._upstream = Breaking()
     return await scene.fetch(stream=True)
@@ -297,7 +297,7 @@ ROWS = (
         code="upstream_incomplete",
         status=502,
         type="api_error",
-        provoke=answer_is_cut,
+        provoke=response_is_aborted,
         says=(_INCOMPLETE,),
     ),
     Row(
@@ -357,7 +357,7 @@ ROWS = (
     ),
     _late("late: dead runner", "upstream_incomplete", runner_dies, _INCOMPLETE, speeches=EVENTS),
     _late("late: repeats itself", "upstream_incomplete", repeats_itself, _INCOMPLETE),
-    _late("late: cut", "upstream_incomplete", stream_is_cut, _INCOMPLETE),
+    _late("late: cut", "upstream_incomplete", stream_is_aborted, _INCOMPLETE),
     _late(
         "late: garbage", "upstream_protocol_error", stream_turns_to_garbage, "check `ollama.url`"
     ),

@@ -24,7 +24,7 @@ SILENCE = 1.0
 """Seconds after which a proxy cuts."""
 
 _TIMEOUT = 10.0
-_PLACES = os.pathsep.join((os.defpath, "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"))
+_PATHS = os.pathsep.join((os.defpath, "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"))
 
 _NGINX = """\
 daemon off;
@@ -142,7 +142,7 @@ async def proxied(product: Product, target: int, folder: Path) -> AsyncIterator[
         async with Tunnel(target, product.behaviour) as tunnel:
             yield Proxy(tunnel.port)
         return
-    program = shutil.which(product.program, path=_PLACES)
+    program = shutil.which(product.program, path=_PATHS)
     if program is None:
         pytest.skip(f"{product.program} is not installed: it is in the package {product.package}")
     home = folder / product.program

@@ -12,7 +12,7 @@ from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import MODEL, asked, clients_of
+from .clients import MODEL, clients_of, seen_request
 
 WELL: list[MessageParam] = [{"role": "user", "content": "SAY: all is well"}]
 
@@ -137,7 +137,7 @@ async def test_web_search_does_not_leave_the_machine(
             tools=[{"type": "web_search_20250305", "name": "web_search"}],
         )
 
-    assert asked(sim) == []
+    assert seen_request(sim) == []
 
 
 async def test_counting_tokens_is_not_served(client: anthropic.AsyncAnthropic) -> None:

@@ -126,7 +126,7 @@ async def results(url: str, key: str, variants: list[Variant]) -> list[Result]:
 
 
 @asynccontextmanager
-async def slow_house(folder: Path) -> AsyncIterator[Running]:
+async def slow_set_up(folder: Path) -> AsyncIterator[Running]:
     async with (
         Simulator(MODELS, num_parallel=AT_ONCE, max_loaded_models=0) as sim,
         running(sim.url, folder, tunnel=TUNNEL, scheduler=ROOM) as gateway,
@@ -140,7 +140,7 @@ async def test_a_thousand_requests_get_the_results_of_ollama(tmp_path: Path) -> 
     variants = thousand(seed=1)
     kinds = list(dict.fromkeys(variants))
     async with (
-        slow_house(tmp_path) as gateway,
+        slow_set_up(tmp_path) as gateway,
         Simulator(THE_SAME_AT_ONCE, max_loaded_models=0) as ollama,
     ):
         direct = dict(zip(kinds, await results(ollama.url, "any", kinds), strict=True))
@@ -163,7 +163,7 @@ async def test_heartbeats_stand_only_where_they_may(tmp_path: Path) -> None:
     variants = [each for each in thousand(seed=2)[:120] if not each.fails]
     seen: Counter[str] = Counter()
     async with (
-        slow_house(tmp_path) as gateway,
+        slow_set_up(tmp_path) as gateway,
         httpx.AsyncClient(headers=gateway.bearer, timeout=20) as client,
     ):
 

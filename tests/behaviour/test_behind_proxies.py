@@ -17,7 +17,7 @@ from tests.conftest import left_empty
 from tests.harness import Running, running
 from tests.simulator.target import CHUNKED, Target, chunk, head
 
-from .clients import EMBEDDER, MODEL, TIMEOUT, asked, user
+from .clients import EMBEDDER, MODEL, TIMEOUT, seen_request, user
 from .dialect_specs import ALL, DialectSpec
 from .failing import until
 from .proxies import (
@@ -37,7 +37,7 @@ every_dialect = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class SetUp:
     """A caller's view: a proxy, behind it a gateway, behind that a simulated Ollama."""
 
     sim: Simulator
@@ -54,14 +54,14 @@ class House:
 
 
 @asynccontextmanager
-async def house(product: Product, folder: Path, **settings: Any) -> AsyncIterator[House]:
+async def set_up(product: Product, folder: Path, **settings: Any) -> AsyncIterator[SetUp]:
     """One that is left empty. In its simulator nothing takes time."""
     async with (
         Simulator(time_scale=0, num_parallel=8) as sim,
         running(sim.url, folder, **settings) as gateway,
         proxied(product, gateway.port, folder) as proxy,
     ):
-        yield House(sim, gateway, proxy)
+        yield SetUp(sim, gateway, proxy)
         await left_empty(gateway)
 
 
@@ -71,7 +71,7 @@ async def house(product: Product, folder: Path, **settings: Any) -> AsyncIterato
 @every_proxy
 async def test_fast_response_passes(product: Product, tmp_path: Path) -> None:
     """The same object as without it, to all that is not of one answer alone."""
-    async with house(product, tmp_path) as here:
+    async with set_up(product, tmp_path) as here:
         found = []
         for port in (here.proxy.port, here.gateway.port):
             async with here.openai(port=port) as client:
@@ -85,7 +85,7 @@ async def test_fast_response_passes(product: Product, tmp_path: Path) -> None:
 @every_proxy
 async def test_stream_arrives_event_by_event(product: Product, tmp_path: Path) -> None:
     """No proxy gathers it: each token is there before the model has made the next one."""
-    async with house(product, tmp_path) as here, here.openai() as client:
+    async with set_up(product, tmp_path) as here, here.openai() as client:
         with here.sim.hold() as hold:
             hold.release()
             stream = await client.chat.completions.create(
@@ -104,7 +104,7 @@ async def test_stream_arrives_event_by_event(product: Product, tmp_path: Path) -
 @every_proxy
 async def test_error_keeps_its_status_and_message(product: Product, tmp_path: Path) -> None:
     """No page of the proxy's own stands in its place."""
-    async with house(product, tmp_path) as here:
+    async with set_up(product, tmp_path) as here:
         async with here.openai() as client:
             with pytest.raises(openai.NotFoundError, match="nope") as missing:
                 await client.chat.completions.create(model="nope", messages=WORDS)
@@ -122,7 +122,7 @@ async def test_truncated_stream_is_truncated_for_the_client(
     product: Product, spec: DialectSpec, tmp_path: Path
 ) -> None:
     """Our last words pass, and the missing end stays missing, whatever the proxy's protocol."""
-    async with house(product, tmp_path) as here:
+    async with set_up(product, tmp_path) as here:
         here.sim.fault(Fault.abort(after_tokens=2))
         body = spec.body(stream=True)
         told = await fetch(here.proxy.port, spec.path, body, headers=here.gateway.bearer)
@@ -137,7 +137,7 @@ async def test_client_disconnect_stops_the_generation(
     product: Product, stream: bool, tmp_path: Path
 ) -> None:
     """The proxy passes that on, too, and Ollama stops."""
-    async with house(product, tmp_path) as here:
+    async with set_up(product, tmp_path) as here:
         with here.sim.hold() as hold:
             async with raw_client(here.proxy.port) as one:
                 body = {"model": MODEL, "messages": WORDS, "stream": stream}
@@ -148,7 +148,7 @@ async def test_client_disconnect_stops_the_generation(
         line = (await here.gateway.finished())[-1]
 
     assert line["outcome"] == "client_disconnected"
-    assert len(asked(here.sim)) == 1
+    assert len(seen_request(here.sim)) == 1
 
 
 # What they do to silence.
@@ -181,20 +181,20 @@ async def test_each_proxy_aborts_a_silent_response(product: Product, tmp_path: P
 
 # Longer than they bear silence.
 
-PULSE = {"commit_after": 0.3, "heartbeat_interval": 0.3}
+HEARTBEATS = {"commit_after": 0.3, "heartbeat_interval": 0.3}
 LONG = 1.3 * SILENCE
 """Seconds of an answer that no proxy here would wait for."""
 
-Say = Callable[["House", int], Coroutine[Any, Any, Any]]
+Say = Callable[["SetUp", int], Coroutine[Any, Any, Any]]
 
 
-async def says_complete(here: "House", port: int) -> Any:
+async def says_complete(here: "SetUp", port: int) -> Any:
     async with here.openai(port=port) as client:
         answer = await client.chat.completions.create(model=MODEL, messages=WORDS)
     return answer.model_dump(exclude={"id", "created"})
 
 
-async def says_streamed(here: "House", port: int) -> Any:
+async def says_streamed(here: "SetUp", port: int) -> Any:
     async with here.openai(port=port) as client:
         stream = await client.chat.completions.create(
             model=MODEL,
@@ -205,12 +205,12 @@ async def says_streamed(here: "House", port: int) -> Any:
         return [event.model_dump(exclude={"id", "created"}) async for event in stream]
 
 
-async def embeds(here: "House", port: int) -> Any:
+async def embeds(here: "SetUp", port: int) -> Any:
     async with here.openai(port=port) as client:
         return (await client.embeddings.create(model=EMBEDDER, input=["one", "two"])).model_dump()
 
 
-async def says_natively(here: "House", port: int) -> Any:
+async def says_natively(here: "SetUp", port: int) -> Any:
     async with ollama.AsyncClient(
         host=f"http://127.0.0.1:{port}", headers=here.gateway.bearer, timeout=TIMEOUT
     ) as client:
@@ -221,7 +221,7 @@ async def says_natively(here: "House", port: int) -> Any:
         return answer.message.content, [piece.message.content async for piece in pieces]
 
 
-async def says_in_anthropic(here: "House", port: int) -> Any:
+async def says_in_anthropic(here: "SetUp", port: int) -> Any:
     async with anthropic.AsyncAnthropic(
         base_url=f"http://127.0.0.1:{port}", api_key=here.gateway.key, max_retries=0
     ) as client:
@@ -240,28 +240,28 @@ SAYINGS: dict[str, Say] = {
 }
 
 
-async def all_of_them(here: "House", port: int) -> dict[str, Any]:
+async def all_of_them(here: "SetUp", port: int) -> dict[str, Any]:
     """What every client is told, all of them asking at once."""
     async with asyncio.TaskGroup() as group:
-        asking = {name: group.create_task(say(here, port)) for name, say in SAYINGS.items()}
-    return {name: task.result() for name, task in asking.items()}
+        requesting = {name: group.create_task(say(here, port)) for name, say in SAYINGS.items()}
+    return {name: task.result() for name, task in requesting.items()}
 
 
 @every_proxy_in_1_1
 async def test_slow_response_arrives_unchanged(product: Product, tmp_path: Path) -> None:
     """Whole or streamed, in every client's family: the silence before the first byte passes."""
     wide = {"max_active": 8, "max_active_per_model": 8}
-    async with house(product, tmp_path, tunnel=PULSE, scheduler=wide) as here:
+    async with set_up(product, tmp_path, tunnel=HEARTBEATS, scheduler=wide) as here:
         at_once = await all_of_them(here, here.gateway.port)
         here.sim.fault(Fault.slow_headers(), times=len(SAYINGS))
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(all_of_them(here, here.proxy.port))
+            requesting = group.create_task(all_of_them(here, here.proxy.port))
             await asyncio.sleep(LONG)
-            assert not asking.done()
+            assert not requesting.done()
             # Some may have spent that time in the gateway's own queue.
             here.sim.clear_faults()
             here.sim.release()
-        late = asking.result()
+        late = requesting.result()
         beats = [line.get("heartbeats", 0) for line in here.gateway.log("request.finished")]
 
     assert late == at_once
@@ -271,7 +271,7 @@ async def test_slow_response_arrives_unchanged(product: Product, tmp_path: Path)
 @every_proxy_in_1_1
 async def test_heartbeats_cover_the_time_in_the_queue(product: Product, tmp_path: Path) -> None:
     """Behind another call, which holds the only place, and is kept alive itself."""
-    async with house(product, tmp_path, tunnel=PULSE, scheduler={"max_active": 1}) as here:
+    async with set_up(product, tmp_path, tunnel=HEARTBEATS, scheduler={"max_active": 1}) as here:
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(says_complete(here, here.proxy.port))
@@ -292,16 +292,16 @@ async def test_heartbeats_cover_the_time_in_the_queue(product: Product, tmp_path
 @every_proxy_in_1_1
 async def test_stream_continues_after_a_pause(product: Product, tmp_path: Path) -> None:
     """A comment now and then stands between two events, and no client sees it."""
-    async with house(product, tmp_path, tunnel=PULSE) as here:
+    async with set_up(product, tmp_path, tunnel=HEARTBEATS) as here:
         at_once = await says_streamed(here, here.gateway.port)
         here.sim.fault(Fault.stall(after_tokens=1))
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(says_streamed(here, here.proxy.port))
+            requesting = group.create_task(says_streamed(here, here.proxy.port))
             await asyncio.sleep(LONG)
-            assert not asking.done()
+            assert not requesting.done()
             here.sim.release()
 
-    assert asking.result() == at_once
+    assert requesting.result() == at_once
 
 
 @every_proxy_in_1_1
@@ -310,21 +310,21 @@ async def test_failure_after_heartbeats_is_replayed_to_the_retry(
 ) -> None:
     """The cut passes through the proxy; asking again is answered with what had happened."""
     async with (
-        house(product, tmp_path, tunnel=PULSE) as here,
+        set_up(product, tmp_path, tunnel=HEARTBEATS) as here,
         here.openai(retries=2) as client,
     ):
         with here.sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 create = client.chat.completions.create(model=MODEL, messages=WORDS)
-                asking = group.create_task(_failure(create))
+                requesting = group.create_task(_failure(create))
                 await here.sim.wait_for(lambda: hold.waiting == 1)
                 await asyncio.sleep(LONG)
                 here.sim.kill_runner(MODEL)
                 hold.release()
-        failure = asking.result()
+        failure = requesting.result()
 
     assert (failure.status_code, failure.response.headers["x-should-retry"]) == (500, "false")
-    assert len(asked(here.sim)) == 1
+    assert len(seen_request(here.sim)) == 1
 
 
 async def _failure(answer: Coroutine[Any, Any, Any]) -> openai.APIStatusError:
@@ -335,7 +335,10 @@ async def _failure(answer: Coroutine[Any, Any, Any]) -> openai.APIStatusError:
 
 async def test_nginx_in_http_1_0_gets_no_heartbeats(tmp_path: Path) -> None:
     """They need chunks: such an nginx cuts, and Ollama stops, as without them."""
-    async with house(NGINX_AS_IT_COMES, tmp_path, tunnel=PULSE) as here, here.openai() as client:
+    async with (
+        set_up(NGINX_AS_IT_COMES, tmp_path, tunnel=HEARTBEATS) as here,
+        here.openai() as client,
+    ):
         with here.sim.hold():
             failure = await _failure(client.chat.completions.create(model=MODEL, messages=WORDS))
             await here.sim.wait_for(lambda: here.sim.stats.generations_abandoned == 1)

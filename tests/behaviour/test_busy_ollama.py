@@ -9,8 +9,8 @@ from gateway.simulator import Fault
 from tests.behaviour.dialect_specs import ANTHROPIC, NATIVE, OPENAI, RESPONSES, DialectSpec
 from tests.behaviour.failing import scene_of
 
-from .clients import asked
-from .concurrent import code_of, house, in_house, say, started, text_of
+from .clients import seen_request
+from .concurrent import code_of, in_set_up, say, set_up, started, text_of
 
 BUSY = {
     "native": b'{"error":"server busy, please try again.  maximum pending requests exceeded"}',
@@ -50,11 +50,11 @@ async def test_request_waits_until_ollama_has_room(
 
 async def test_later_requests_of_its_key_and_model_wait_behind_it(tmp_path: Path) -> None:
     """Ollama would have no room for them either."""
-    async with house(tmp_path) as (sim, gateway):
+    async with set_up(tmp_path) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]))
         async with asyncio.TaskGroup() as group:
             first = started(group, gateway, words="first")
-            await sim.wait_for(lambda: len(asked(sim)) == 1)
+            await sim.wait_for(lambda: len(seen_request(sim)) == 1)
             second = started(group, gateway, words="second")
         came = [each.body for each in sim.requests if each.path == OPENAI.path]
 
@@ -64,12 +64,12 @@ async def test_later_requests_of_its_key_and_model_wait_behind_it(tmp_path: Path
 
 async def test_other_models_do_not_wait_for_it(tmp_path: Path) -> None:
     """The slot is free meanwhile."""
-    async with house(tmp_path, scheduler={"max_active": 1}) as (sim, gateway):
+    async with set_up(tmp_path, scheduler={"max_active": 1}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]))
         async with asyncio.TaskGroup() as group:
             waits = started(group, gateway)
-            await sim.wait_for(lambda: len(asked(sim)) == 1)
-            await in_house(gateway, 0, 1)
+            await sim.wait_for(lambda: len(seen_request(sim)) == 1)
+            await in_set_up(gateway, 0, 1)
             other = await say(gateway, model="qwen2.5-coder:7b")
 
             assert other.status == 200
@@ -79,7 +79,7 @@ async def test_other_models_do_not_wait_for_it(tmp_path: Path) -> None:
 
 async def test_lasting_busy_ollama_ends_in_a_queue_timeout(tmp_path: Path) -> None:
     """503 when no time is left for another attempt."""
-    async with house(tmp_path, timeouts={"queue_timeout": 1.5}) as (sim, gateway):
+    async with set_up(tmp_path, timeouts={"queue_timeout": 1.5}) as (sim, gateway):
         sim.fault(Fault.status(503, BUSY["openai"]), times=100)
         told = await say(gateway)
         sim.clear_faults()
@@ -89,7 +89,7 @@ async def test_lasting_busy_ollama_ends_in_a_queue_timeout(tmp_path: Path) -> No
         assert "did not come through this gateway" in told.json()["error"]["message"]
         assert told.headers["retry-after"] == "1"
         assert (line["outcome"], line["phase"]) == ("queue_timeout", "queue")
-        assert len(asked(sim)) == 2
+        assert len(seen_request(sim)) == 2
 
 
 async def test_client_disconnect_ends_the_attempts(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ async def test_client_disconnect_ends_the_attempts(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI) as scene:
         scene.sim.fault(Fault.status(503, BUSY["openai"]))
         async with scene.waiting():
-            await scene.sim.wait_for(lambda: len(asked(scene.sim)) == 1)
+            await scene.sim.wait_for(lambda: len(seen_request(scene.sim)) == 1)
             await scene.queued(1)
         (line,) = await scene.gateway.finished()
 
     assert (line["outcome"], line["phase"]) == ("client_disconnected", "queue")
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ async def test_no_other_failure_is_sent_again(status: int, body: bytes, tmp_path
         told = await scene.provoked(Fault.status(status, body))
 
     assert (told.status, told.body) == (status, body)
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1

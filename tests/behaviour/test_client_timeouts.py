@@ -22,11 +22,11 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 
 
 def run(loop: Loop, story: Awaitable[None]) -> None:
-    async def told() -> None:
+    async def result() -> None:
         await story
 
     with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(told())
+        runner.run(result())
 
 
 async def drained(one: RawClient) -> int:
@@ -92,11 +92,11 @@ async def test_body_timeout_answers_408(path: str, tmp_path: Path) -> None:
         head = {**scene.gateway.bearer, "Content-Length": "50000"}
         slow.send(request(path, b"{", headers=head))
         trickling = tasks.create_task(trickle(slow, b" "))
-        told = await slow.response()
+        result = await slow.response()
         trickling.cancel()
         line = (await scene.gateway.finished())[0]
 
-    assert (told.status, told.headers["x-should-retry"]) == (408, "false")
+    assert (result.status, result.headers["x-should-retry"]) == (408, "false")
     assert (line["outcome"], line["phase"]) == ("request_body_timeout", "body")
 
 
@@ -109,9 +109,9 @@ async def test_body_timeout_stops_with_the_last_byte(tmp_path: Path) -> None:
             slow.send(request(OPENAI.path, b"{", headers=head))
             refused = await slow.response()
         hold.end()
-        told = await in_time.response()
+        result = await in_time.response()
 
-    assert (refused.status, told.status) == (408, 200)
+    assert (refused.status, result.status) == (408, 200)
 
 
 # Taking the answer.
@@ -219,11 +219,11 @@ async def test_drain_ends_with_the_last_response(tmp_path: Path) -> None:
             await until(lambda: handler.draining)
             assert not draining.done()
             hold.end()
-            told = await last.response()
+            result = await last.response()
         async with asyncio.timeout(5):
             await draining
 
-    assert (told.status, told.complete) == (200, True)
+    assert (result.status, result.complete) == (200, True)
 
 
 async def test_drain_timeout_ends_running_requests(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ async def test_drain_timeout_ends_running_requests(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied() as (last, _):
         async with asyncio.timeout(5):
             await drain(scene.gateway.gateway)
-        told = await last.response()
+        result = await last.response()
 
-    assert (told.status, told.json()["error"]["code"]) == (503, "shutdown")
+    assert (result.status, result.json()["error"]["code"]) == (503, "shutdown")
 
 
 async def test_second_shutdown_changes_nothing(tmp_path: Path) -> None:
@@ -244,6 +244,6 @@ async def test_second_shutdown_changes_nothing(tmp_path: Path) -> None:
         handler.abort_all()
         await asyncio.sleep(0)
         handler.abort_all()
-        told = await last.response()
+        result = await last.response()
 
-    assert told.json()["error"]["code"] == "shutdown"
+    assert result.json()["error"]["code"] == "shutdown"

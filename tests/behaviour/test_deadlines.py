@@ -7,8 +7,8 @@ import httpx
 import openai
 import pytest
 
-from .clients import MODEL, asked, user
-from .concurrent import code_of, house, in_house, started
+from .clients import MODEL, seen_request, user
+from .concurrent import code_of, in_set_up, set_up, started
 from .dialect_specs import OPENAI
 from .failing import Scene, measured, scene_of
 from .wire import RawResponse
@@ -19,7 +19,7 @@ UNHELD = {**ONE_PLACE, "tunnel": {"profile": "none"}}
 HEADERS = ["x-stainless-read-timeout", "X-Request-Timeout"]
 
 
-async def _with_patience(scene: Scene, seconds: str, header: str = HEADERS[0]) -> RawResponse:
+async def _with_client_timeout(scene: Scene, seconds: str, header: str = HEADERS[0]) -> RawResponse:
     return await scene.fetch(headers={header: seconds})
 
 
@@ -31,7 +31,7 @@ async def test_request_that_cannot_meet_its_deadline_is_rejected_at_once(
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
         measured(scene.gateway, 60.0)
         async with scene.occupied() as (first, hold):
-            told = await _with_patience(scene, "30", header)
+            told = await _with_client_timeout(scene, "30", header)
             hold.end()
 
             assert (await first.response()).status == 200
@@ -41,7 +41,7 @@ async def test_request_that_cannot_meet_its_deadline_is_rejected_at_once(
     assert 50.0 < float(told.headers["x-gateway-expected-wait"]) <= 60.0
     assert 50 <= int(told.headers["retry-after"]) <= 60
     assert "x-should-retry" not in told.headers
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 async def test_openai_client_timeout_counts_as_a_deadline(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_request_extended_by_heartbeats_is_queued(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0)
         async with scene.occupied() as (_, hold):
-            call = group.create_task(_with_patience(scene, "30"))
+            call = group.create_task(_with_client_timeout(scene, "30"))
             await scene.queued(1)
             hold.end()
 
@@ -78,7 +78,7 @@ async def test_request_timeout_header_is_a_deadline_in_both_modes(tmp_path: Path
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
         measured(scene.gateway, 60.0)
         async with scene.occupied():
-            told = await _with_patience(scene, "30", "X-Request-Timeout")
+            told = await _with_client_timeout(scene, "30", "X-Request-Timeout")
 
     assert (told.status, code_of(told)) == (503, "deadline_unreachable")
 
@@ -89,7 +89,7 @@ async def test_request_with_enough_time_is_queued(client_timeout: str, tmp_path:
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0)
         async with scene.occupied() as (_, hold):
-            call = group.create_task(_with_patience(scene, client_timeout))
+            call = group.create_task(_with_client_timeout(scene, client_timeout))
             await scene.queued(1)
             hold.end()
 
@@ -101,7 +101,7 @@ async def test_request_is_not_rejected_without_measurements(tmp_path: Path) -> N
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene, asyncio.TaskGroup() as group:
         measured(scene.gateway, 60.0, model="qwen2.5-coder:7b")
         async with scene.occupied() as (_, hold):
-            call = group.create_task(_with_patience(scene, "5"))
+            call = group.create_task(_with_client_timeout(scene, "5"))
             await scene.queued(1)
             hold.end()
 
@@ -113,7 +113,7 @@ async def test_free_slot_is_given_even_if_the_deadline_looks_unreachable(tmp_pat
     async with scene_of(tmp_path, OPENAI, ONE_PLACE) as scene:
         measured(scene.gateway, 60.0)
 
-        assert (await _with_patience(scene, "5")).status == 200
+        assert (await _with_client_timeout(scene, "5")).status == 200
 
 
 async def test_queued_request_is_rejected_once_it_would_be_too_late(
@@ -123,23 +123,23 @@ async def test_queued_request_is_rejected_once_it_would_be_too_late(
     async with scene_of(tmp_path, OPENAI, UNHELD) as scene:
         measured(scene.gateway, 0.8)
         async with scene.occupied():
-            told = await _with_patience(scene, "2")
+            told = await _with_client_timeout(scene, "2")
 
     assert (told.status, code_of(told)) == (503, "deadline_unreachable")
     assert "No slot became free in time" in told.json()["error"]["message"]
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 async def test_estimate_is_logged_beside_the_real_duration(tmp_path: Path) -> None:
     """In the log of each call, and as a metric of how far off it was."""
-    async with house(tmp_path, scheduler=ONE_PLACE["scheduler"]) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=ONE_PLACE["scheduler"]) as (sim, gateway):
         measured(gateway, 60.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway)]
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 calls.append(started(group, gateway))
-                await in_house(gateway, 1, 1)
+                await in_set_up(gateway, 1, 1)
                 hold.end()
         lines = await gateway.finished(2)
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.simulator import Fault
 
-from .clients import asked
+from .clients import seen_request
 from .dialect_specs import ALL, NATIVE, OPENAI, DialectSpec
 from .disconnects import (
     assert_disconnect_logged,
@@ -48,7 +48,7 @@ async def test_disconnect_during_the_upload(tmp_path: Path, leave: Leave) -> Non
         leave(client)
         await assert_disconnect_logged(here, "body")
 
-        assert asked(here.sim) == []
+        assert seen_request(here.sim) == []
 
 
 async def test_disconnect_during_a_large_upload_frees_its_memory(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ async def test_disconnect_in_the_queue(tmp_path: Path, leave: Leave) -> None:
         hold.end()
 
         assert (await first.response()).status == 200
-        assert len(asked(here.sim)) == 1
+        assert len(seen_request(here.sim)) == 1
         assert "upstream_status" not in line
         assert line["queue_wait"] >= 0
 
@@ -95,7 +95,7 @@ async def test_disconnect_in_the_queue_lets_later_requests_move_up(tmp_path: Pat
 
             assert (await first.response()).status == 200
             assert (await behind.response()).status == 200
-        assert len(asked(here.sim)) == 2
+        assert len(seen_request(here.sim)) == 2
 
 
 # (c) Before the first byte.
@@ -122,7 +122,7 @@ async def test_disconnect_while_the_model_loads(tmp_path: Path, leave: Leave) ->
     """Ollama has sent no byte, and sees its connection close."""
     async with scene(tmp_path) as here, here.waiting() as client:
         here.sim.fault(Fault.slow_headers())
-        await here.sim.wait_for(lambda: len(asked(here.sim)) == 1)
+        await here.sim.wait_for(lambda: len(seen_request(here.sim)) == 1)
         leave(client)
         await assert_disconnect_logged(here, "first_byte")
         await until(lambda: here.gateway.gateway.host.scheduler.idle)

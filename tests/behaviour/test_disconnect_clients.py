@@ -13,7 +13,7 @@ from gateway.simulator import Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import MODEL, Clients, asked, clients_of, user
+from .clients import MODEL, Clients, clients_of, seen_request, user
 from .dialect_specs import OPENAI
 from .disconnects import assert_disconnect_logged, assert_ollama_stopped, close_connection, scene
 from .failing import until
@@ -106,7 +106,7 @@ async def test_thirty_disconnects_at_once_leave_nothing(sim: Simulator, tmp_path
 
         assert {line["outcome"] for line in lines} == {"client_disconnected"}
         assert sorted(line["phase"] for line in lines) == ["first_byte"] + ["queue"] * 29
-        assert len(asked(sim)) == 1
+        assert len(seen_request(sim)) == 1
 
 
 async def test_disconnect_from_a_gateway_process(sim: Simulator, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.behaviour.dialect_specs import OPENAI
 from tests.behaviour.process import Home, Process
 from tests.behaviour.wire import RawClient, fetch, raw_client, request
 
-ANSWER = 8
+RESPONSE_TOKENS = 8
 """Tokens of a response of the simulator."""
 
 either_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -65,7 +65,7 @@ async def test_running_request_may_end(
             waiter = await waiting.response()
             ready = process.ready()
             new = await fetch(process.port, OPENAI.path, OPENAI.body(), headers=bearer)
-            hold.release(ANSWER)
+            hold.release(RESPONSE_TOKENS)
             rest, complete = await stream.rest()
         code = await process.ended()
 
@@ -172,7 +172,7 @@ async def test_health_is_ok_during_the_drain(
             await process.until(lambda: process.ready().status_code == 503)
             for port in (process.port, process.admin_port):
                 assert (await fetch(port, "/healthz")).body == b"ok\n"
-            hold.release(ANSWER)
+            hold.release(RESPONSE_TOKENS)
             _, complete = await stream.rest()
         code = await process.ended()
 

@@ -18,13 +18,13 @@ from gateway.simulator import Fault, SimulatedModel, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import EMBEDDER, MODEL, asked, user
+from .clients import EMBEDDER, MODEL, seen_request, user
 from .engramia import PROBE_TIMEOUT, Tenant, by_path, by_userinfo
 
-TENANTS = pytest.mark.parametrize("tenant_of", [by_path, by_userinfo])
+each_tenant = pytest.mark.parametrize("tenant_of", [by_path, by_userinfo])
 
 
-@TENANTS
+@each_tenant
 async def test_validation_and_inference_in_sequence(
     gateway: Running, sim: Simulator, tenant_of: Any
 ) -> None:
@@ -46,10 +46,10 @@ async def test_validation_and_inference_in_sequence(
     assert answer.usage is not None
     assert answer.usage.total_tokens > 3
     assert len(vectors.data[0].embedding) == 768
-    assert asked(sim) == ["/v1/chat/completions", "/v1/embeddings"]
+    assert seen_request(sim) == ["/v1/chat/completions", "/v1/embeddings"]
 
 
-@TENANTS
+@each_tenant
 async def test_validation_finds_pulled_models(gateway: Running, tenant_of: Any) -> None:
     """With and without a tag: ``nomic-embed-text`` means its ``:latest``."""
     tenant = tenant_of(gateway)
@@ -76,8 +76,8 @@ async def test_key_without_a_usable_model_is_a_config_error(
     gateway: Running,
 ) -> None:
     """The list holds what the deciding key may use."""
-    looker = gateway.new_key("blind", models=("nothing*",))
-    tenant = Tenant(f"http://blind:{looker}@127.0.0.1:{gateway.port}/v1", "x" * 8)
+    viewer = gateway.new_key("blind", models=("nothing*",))
+    tenant = Tenant(f"http://blind:{viewer}@127.0.0.1:{gateway.port}/v1", "x" * 8)
 
     assert await asyncio.to_thread(tenant.validate, MODEL) == "config"
 
@@ -165,7 +165,7 @@ async def test_header_takes_precedence_over_the_path_key(gateway: Running, sim: 
 
     assert refused["outcome"] == "invalid_api_key"
     assert (answered["outcome"], answered["key"]) == ("ok", "tester")
-    assert len(asked(sim)) == 1
+    assert len(seen_request(sim)) == 1
 
 
 async def test_path_key_is_in_no_log(gateway: Running) -> None:

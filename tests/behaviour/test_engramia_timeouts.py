@@ -16,7 +16,7 @@ from .clients import user
 from .engramia import by_path
 
 
-def clocks_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[Deadlines]:
+def timeouts_used(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> Sequence[Deadlines]:
     """The clocks of every call that goes to Ollama from here on."""
     used: list[Deadlines] = []
     upstream = gateway.gateway.host.upstream
@@ -59,7 +59,7 @@ async def test_client_timeout_raises_the_deadline(
     what the SDK declares in ``x-stainless-read-timeout`` can only raise it.
     """
     async with running(sim.url, tmp_path, tunnel={"client_timeout": "respect"}) as gateway:
-        timeouts = await _clocks_of_one(gateway, sim, monkeypatch, waiting)
+        timeouts = await _timeouts_of_one(gateway, sim, monkeypatch, waiting)
 
     assert (timeouts.total, timeouts.first_byte) == (waiting.clock, waiting.clock)
     assert timeouts.queue == min(waiting.client_timeout, 300.0)
@@ -69,16 +69,16 @@ async def test_heartbeats_extend_the_deadline(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour of work within 60 s of silence at a time, but for the ceiling."""
-    timeouts = await _clocks_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
+    timeouts = await _timeouts_of_one(gateway, sim, monkeypatch, Waiting("8.0B", 60.0, 1800.0))
 
     assert (timeouts.queue, timeouts.total) == (300.0, 1800.0)
 
 
-async def _clocks_of_one(
+async def _timeouts_of_one(
     gateway: Running, sim: Simulator, monkeypatch: pytest.MonkeyPatch, waiting: Waiting
 ) -> Deadlines:
     sim.pull(SimulatedModel(name="sized", parameter_size=waiting.size, size=1_000_000_000))
-    used = clocks_used(gateway, monkeypatch)
+    used = timeouts_used(gateway, monkeypatch)
     async with by_path(gateway).client(client_timeout=waiting.client_timeout) as client:
         await client.models.list(extra_headers={"Cache-Control": "no-cache"})
         lists = len(used)

@@ -21,7 +21,7 @@ ROWS = (*failing_calls.ROWS, *failing_ollama.ROWS)
 ELSEWHERE = frozenset({"context_length_exceeded", "upstream_4xx", "upstream_5xx"})
 """Held to their promise with prompts that are too long, and with failures that come late."""
 
-CALLER_IS_GONE = {"client_disconnected", "client_write_timeout"}
+CLIENT_IS_GONE = {"client_disconnected", "client_write_timeout"}
 """No client sees these; each has a test of its own below."""
 
 ANTHROPIC_TYPES = {413: "request_too_large"}
@@ -46,25 +46,25 @@ async def test_failure_has_status_code_message_and_advice(
 ) -> None:
     """Status, code, type, advice and what to do, in the dialect of the route, and in the log."""
     async with scene_of(tmp_path, spec, row.settings) as scene:
-        told = await row.provoke(scene)
-        failure = spec.late_failure(told.body) if row.late else spec.failure(told.body)
-        line = await _line_of(scene, told)
+        result = await row.provoke(scene)
+        failure = spec.late_failure(result.body) if row.late else spec.failure(result.body)
+        line = await _line_of(scene, result)
 
-    assert told.status == row.status
-    assert told.complete is not row.late
+    assert result.status == row.status
+    assert result.complete is not row.late
     _check_words(row, spec, failure)
-    _check_headers(row, told, failure)
+    _check_headers(row, result, failure)
     assert line["outcome"] == row.code
     assert line["status"] == row.status
     assert line["error"] == sanitize(failure.message, 300)
 
 
-async def _line_of(scene: Scene, told: RawResponse) -> dict[str, Any]:
+async def _line_of(scene: Scene, result: RawResponse) -> dict[str, Any]:
     """The one log line of a request that was answered."""
     count = 1
     while True:
         lines = await scene.gateway.finished(count)
-        mine = [line for line in lines if line["request_id"] == told.headers["x-request-id"]]
+        mine = [line for line in lines if line["request_id"] == result.headers["x-request-id"]]
         if mine:
             assert len(mine) == 1
             return mine[0]
@@ -81,18 +81,18 @@ def _check_words(row: Row, spec: DialectSpec, failure: Failure) -> None:
         assert failure.code == row.code
 
 
-def _check_headers(row: Row, told: RawResponse, failure: Failure) -> None:
-    assert told.headers["x-request-id"].startswith("req_")
+def _check_headers(row: Row, result: RawResponse, failure: Failure) -> None:
+    assert result.headers["x-request-id"].startswith("req_")
     if failure.request_id is not None:
-        assert failure.request_id == told.headers["x-request-id"]
+        assert failure.request_id == result.headers["x-request-id"]
     for name, value in row.headers.items():
-        assert told.headers[name] == (value or told.headers[name])
-    if "retry-after" in told.headers:
-        assert 1 <= int(told.headers["retry-after"]) <= 60
+        assert result.headers[name] == (value or result.headers[name])
+    if "retry-after" in result.headers:
+        assert 1 <= int(result.headers["retry-after"]) <= 60
     if not row.late:
-        assert told.headers["content-type"] == "application/json"
+        assert result.headers["content-type"] == "application/json"
         for advice in ("retry-after", "x-should-retry", "www-authenticate", "allow"):
-            assert (advice in told.headers) is (advice in row.headers), advice
+            assert (advice in result.headers) is (advice in row.headers), advice
 
 
 def test_every_error_class_has_a_case() -> None:
@@ -102,9 +102,9 @@ def test_every_error_class_has_a_case() -> None:
         for _, each in inspect.getmembers(errors, inspect.isclass)
         if issubclass(each, GatewayError)
     ]
-    told = {row.code for row in ROWS}
+    result = {row.code for row in ROWS}
 
-    assert {each.code for each in classes} == told | CALLER_IS_GONE | ELSEWHERE
+    assert {each.code for each in classes} == result | CLIENT_IS_GONE | ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +145,12 @@ async def test_ollama_errors_pass_unchanged(own: Passed, spec: DialectSpec, tmp_
     body = b'{"error":   "words of Ollama"}'
     headers = [("Content-Type", "application/json"), *own.said.items()]
     async with scene_of(tmp_path, spec) as scene:
-        told = await scene.provoked(Fault.status(own.status, body, headers), stream=own.stream)
-        line = await _line_of(scene, told)
+        result = await scene.provoked(Fault.status(own.status, body, headers), stream=own.stream)
+        line = await _line_of(scene, result)
 
-    assert (told.status, told.body, told.complete) == (own.status, body, True)
-    given = {"retry-after", "x-should-retry"} & set(told.headers)
-    assert {name: told.headers[name] for name in given} == own.advice
+    assert (result.status, result.body, result.complete) == (own.status, body, True)
+    given = {"retry-after", "x-should-retry"} & set(result.headers)
+    assert {name: result.headers[name] for name in given} == own.advice
     assert (line["outcome"], line["upstream_status"]) == (own.outcome, own.status)
     assert line["error"] == "words of Ollama"
 
@@ -158,13 +158,13 @@ async def test_ollama_errors_pass_unchanged(own: Passed, spec: DialectSpec, tmp_
 async def test_ollama_error_inside_a_stream_passes_unchanged(tmp_path: Path) -> None:
     """On ``/api`` a dead runner is told by Ollama itself, in a last line; nothing is added."""
     async with scene_of(tmp_path, NATIVE) as scene:
-        told = await scene.provoked(Fault.die(after_tokens=2), stream=True)
-        line = await _line_of(scene, told)
+        result = await scene.provoked(Fault.die(after_tokens=2), stream=True)
+        line = await _line_of(scene, result)
 
-    last = NATIVE.late_failure(told.body)
-    assert told.complete
+    last = NATIVE.late_failure(result.body)
+    assert result.complete
     assert last.message
-    assert told.body.count(b'"error"') == 1
+    assert result.body.count(b'"error"') == 1
     assert (line["outcome"], line["error"]) == ("upstream_incomplete", last.message)
 
 
@@ -194,11 +194,11 @@ async def test_client_that_reads_nothing_is_only_logged(tmp_path: Path) -> None:
 async def test_bug_is_described_only_in_the_log(tmp_path: Path) -> None:
     """The traceback stands in the log, under the id that the caller is given."""
     async with scene_of(tmp_path, OPENAI) as scene:
-        told = await failing_ollama.bug(scene)
+        result = await failing_ollama.bug(scene)
         crashed = scene.gateway.log("request.crashed")
 
-    assert b"Traceback" not in told.body
-    assert [line["request_id"] for line in crashed] == [told.headers["x-request-id"]]
+    assert b"Traceback" not in result.body
+    assert [line["request_id"] for line in crashed] == [result.headers["x-request-id"]]
     assert "AttributeError" in crashed[0]["exception"]
 
 
@@ -207,9 +207,9 @@ async def test_valid_key_passes_among_failed_authentications(tmp_path: Path) -> 
     settings = {"limits": {"failures_per_minute": 1}}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         refused = await failing_calls.too_many_unknown_keys(scene)
-        told = await scene.fetch()
+        result = await scene.fetch()
 
-    assert (refused.status, told.status) == (429, 200)
+    assert (refused.status, result.status) == (429, 200)
 
 
 async def test_connection_is_closed_while_draining(tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ async def test_connection_is_closed_while_draining(tmp_path: Path) -> None:
     async with scene_of(tmp_path, OPENAI) as scene, raw_client(scene.gateway.port) as one:
         scene.gateway.gateway.handler.drain()
         one.send(request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer))
-        told = await one.response()
+        result = await one.response()
 
-        assert told.headers["connection"] == "close"
+        assert result.headers["connection"] == "close"
         one.send(request("/healthz"))
         assert await one.read_until_closed() == b""

@@ -12,7 +12,7 @@ from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import running
 
-from .clients import MODEL, asked, user
+from .clients import MODEL, seen_request, user
 from .dialect_specs import ALL, NATIVE, OPENAI, DialectSpec
 from .failing import Scene, scene_of, until
 from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
@@ -47,7 +47,7 @@ async def test_failure_is_replayed_once(tmp_path: Path) -> None:
         seen = [await next_status(scene, headers) for headers in (FIRST, AGAIN, THIRD, AGAIN)]
 
     assert seen == [200, 504, 200, 200]
-    assert len(asked(scene.sim)) == 4
+    assert len(seen_request(scene.sim)) == 4
 
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
@@ -72,7 +72,7 @@ async def test_replayed_failure_is_in_the_dialect(tmp_path: Path, spec: DialectS
         True,
         "done",
     )
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 async def test_another_request_gets_no_replayed_failure(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.simulator import Fault
 
-from .clients import EMBEDDER, MODEL, asked, user
+from .clients import EMBEDDER, MODEL, seen_request, user
 from .dialect_specs import ANTHROPIC, OPENAI, DialectSpec
 from .failing import Scene, scene_of
 from .heartbeats import QUICK, all_get_heartbeats
@@ -185,7 +185,7 @@ async def test_failure_after_the_commit_raises_the_same_error(
     assert error.response.headers["x-should-retry"] == "false"
     assert not {"retry-after", "server-timing"} & set(error.response.headers)
     assert error.response.headers.get("x-a") == failing.header
-    assert len(asked(scene.sim)) == 2  # the one before it, and this one
+    assert len(seen_request(scene.sim)) == 2  # the one before it, and this one
     outcome = failing.outcome or failing.code
     assert (first["outcome"], first["status"], first["retry"]) == (outcome, 200, 0)
     assert (again["outcome"], again["status"], again["retry"]) == (outcome, failing.status, 1)
@@ -221,7 +221,7 @@ async def test_failure_before_the_commit_raises_the_same_error(
     assert type(error) is failing.error
     assert (error.status_code, error.code) == (failing.status, failing.code)
     assert error.response.headers["x-should-retry"] == "false"
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
     assert (line["outcome"], line["status"]) == (failing.outcome or failing.code, failing.status)
 
 
@@ -233,7 +233,7 @@ async def test_queue_timeout_is_replayed(tmp_path: Path) -> None:
 
     assert (error.status_code, error.code) == (503, "queue_timeout")
     assert error.response.headers["x-should-retry"] == "false"
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 async def test_unreachable_ollama_is_replayed(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_unreachable_ollama_is_replayed(tmp_path: Path) -> None:
         error = await task
 
     assert (error.status_code, error.code) == (502, "upstream_unreachable")
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 # Every client that retries.
@@ -286,7 +286,7 @@ async def test_failures_of_other_sdk_methods_are_replayed(
 
     assert type(error) is openai.InternalServerError
     assert (error.status_code, error.code) == (503, "not_now")
-    assert len(asked(scene.sim)) == 2
+    assert len(seen_request(scene.sim)) == 2
 
 
 async def test_failure_is_replayed_to_anthropics_sdk(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ async def test_failure_is_replayed_to_anthropics_sdk(tmp_path: Path) -> None:
     assert (caught.value.status_code, caught.value.type) == (503, "overloaded_error")
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert [line["outcome"] for line in lines] == ["queue_timeout"] * 2
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
 
 
 async def test_second_failure_is_replayed_separately(tmp_path: Path) -> None:
@@ -325,4 +325,4 @@ async def test_second_failure_is_replayed_separately(tmp_path: Path) -> None:
 
     assert (first.status_code, second.status_code) == (400, 404)
     assert response.choices[0].message.content == "all is well"
-    assert len(asked(scene.sim)) == 4
+    assert len(seen_request(scene.sim)) == 4

@@ -27,7 +27,7 @@ CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content":
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class SetUp:
     scene: Scene
     clients: Clients
 
@@ -39,7 +39,7 @@ class House:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SetUp]:
     """One for all tests: making a client takes longer than a test."""
     folder = tmp_path_factory.mktemp("held")
     async with (
@@ -47,16 +47,16 @@ async def setup(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         running(sim.url, folder, tunnel=QUICK) as gateway,
         clients_of(gateway) as clients,
     ):
-        yield House(Scene(sim, gateway, OPENAI), clients)
+        yield SetUp(Scene(sim, gateway, OPENAI), clients)
         await left_empty(gateway)
 
 
-IN_ONE_HOUSE = pytest.mark.asyncio(loop_scope="module")
+IN_ONE_SET_UP = pytest.mark.asyncio(loop_scope="module")
 
 
-@IN_ONE_HOUSE
+@IN_ONE_SET_UP
 @EVERY_FAMILY
-async def test_complete_response_with_heartbeats(setup: House, family: Family) -> None:
+async def test_complete_response_with_heartbeats(setup: SetUp, family: Family) -> None:
     """JSON may begin with spaces, for every client."""
     scene = setup.scene
 
@@ -65,18 +65,18 @@ async def test_complete_response_with_heartbeats(setup: House, family: Family) -
 
     async with asyncio.TaskGroup() as group:
         with scene.sim.hold() as hold:
-            asked = group.create_task(fetch())
+            seen_request = group.create_task(fetch())
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             await all_get_heartbeats(scene)
     last_line = await setup.last_line()
 
-    assert asked.result() == SAID
+    assert seen_request.result() == SAID
     assert last_line["heartbeats"] >= 1
 
 
-@IN_ONE_HOUSE
+@IN_ONE_SET_UP
 @EVERY_FAMILY
-async def test_stream_with_heartbeats(setup: House, family: Family) -> None:
+async def test_stream_with_heartbeats(setup: SetUp, family: Family) -> None:
     """Before its first event, and once more in the middle."""
     scene, said = setup.scene, list[str]()
     async with asyncio.TaskGroup() as group:
@@ -103,9 +103,9 @@ async def ollama_vectors(clients: Clients) -> list[list[float]]:
     return [list(each) for each in embedded.embeddings]
 
 
-@IN_ONE_HOUSE
+@IN_ONE_SET_UP
 @pytest.mark.parametrize("vectors", [openai_vectors, ollama_vectors])
-async def test_embeddings_with_heartbeats(setup: House, vectors: Vectors) -> None:
+async def test_embeddings_with_heartbeats(setup: SetUp, vectors: Vectors) -> None:
     """The same vectors, however long they took."""
     scene = setup.scene
     fast = await vectors(setup.clients)
@@ -121,8 +121,8 @@ async def test_embeddings_with_heartbeats(setup: House, vectors: Vectors) -> Non
     assert last_line["heartbeats"] >= 1
 
 
-@IN_ONE_HOUSE
-async def test_heartbeats_keep_an_httpx_read_timeout_from_expiring(setup: House) -> None:
+@IN_ONE_SET_UP
+async def test_heartbeats_keep_an_httpx_read_timeout_from_expiring(setup: SetUp) -> None:
     """Every byte restarts it; the client need not know what heartbeats are."""
     scene = setup.scene
     gateway = scene.gateway
@@ -132,19 +132,19 @@ async def test_heartbeats_keep_an_httpx_read_timeout_from_expiring(setup: House)
     ):
         with scene.sim.hold() as hold:
             post = client.post(f"{gateway.url}/v1/chat/completions", json=CHAT)
-            asked = group.create_task(post)
+            seen_request = group.create_task(post)
             await scene.sim.wait_for(lambda: hold.waiting == 1)
             # Longer than the client's timeout.
             await all_get_heartbeats(scene, 14)
-    response = asked.result()
+    response = seen_request.result()
 
     assert response.json()["choices"][0]["message"]["content"] == SAID
     assert response.text.startswith(" " * 10)
 
 
-@IN_ONE_HOUSE
+@IN_ONE_SET_UP
 @pytest.mark.parametrize("stream", [False, True])
-async def test_curl_prints_the_response_and_heartbeats(setup: House, stream: bool) -> None:
+async def test_curl_prints_the_response_and_heartbeats(setup: SetUp, stream: bool) -> None:
     """Blanks before it, or comments between its events."""
     scene = setup.scene
     gateway = scene.gateway

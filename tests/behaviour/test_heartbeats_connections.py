@@ -8,7 +8,7 @@ import pytest
 
 from gateway.simulator import Fault
 
-from .clients import asked
+from .clients import seen_request
 from .dialect_specs import OPENAI
 from .failing import scene_of
 from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
@@ -16,7 +16,7 @@ from .scripted import open_post
 from .wire import raw_client, request
 
 BOTH_LOOPS = True
-HELD: dict[str, Any] = {"tunnel": QUICK}
+EXTENDED: dict[str, Any] = {"tunnel": QUICK}
 
 streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
 
@@ -34,7 +34,10 @@ def assert_openai_response(body: bytes, *, stream: bool) -> bool:
 @streaming_or_not
 async def test_next_request_after_heartbeats(tmp_path: Path, stream: bool) -> None:
     """A fast response after a slow one, with its own head, and the other way round."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
+    async with (
+        scene_of(tmp_path, OPENAI, EXTENDED) as scene,
+        raw_client(scene.gateway.port) as client,
+    ):
         slow = request(OPENAI.path, OPENAI.body(stream=stream), headers=scene.gateway.bearer)
         response = []
         for _ in range(2):
@@ -55,13 +58,16 @@ async def test_next_request_after_heartbeats(tmp_path: Path, stream: bool) -> No
 
 async def test_pipelined_requests_after_heartbeats(tmp_path: Path) -> None:
     """They wait for the end of the slow one and are served in their order."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
+    async with (
+        scene_of(tmp_path, OPENAI, EXTENDED) as scene,
+        raw_client(scene.gateway.port) as client,
+    ):
         scene.sim.fault(Fault.slow_headers())
         slow = request(OPENAI.path, OPENAI.body(), headers=scene.gateway.bearer)
         client.send(slow + request("/healthz") + slow)
         await client.head()
         await assert_heartbeats(client, OPENAI, 3, stream=False)
-        only_one = asked(scene.sim)
+        only_one = seen_request(scene.sim)
         scene.sim.release()
         rest, complete = await client.rest()
         health, again = await client.response(), await client.response()
@@ -75,7 +81,10 @@ async def test_pipelined_requests_after_heartbeats(tmp_path: Path) -> None:
 
 async def test_expect_continue_with_heartbeats(tmp_path: Path) -> None:
     """``100 Continue`` is no response: heartbeats come after it, in the final response."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, raw_client(scene.gateway.port) as client:
+    async with (
+        scene_of(tmp_path, OPENAI, EXTENDED) as scene,
+        raw_client(scene.gateway.port) as client,
+    ):
         scene.sim.fault(Fault.slow_headers())
         data = request(
             OPENAI.path,
@@ -98,7 +107,7 @@ async def test_expect_continue_with_heartbeats(tmp_path: Path) -> None:
 @streaming_or_not
 async def test_connection_close_with_heartbeats(tmp_path: Path, stream: bool) -> None:
     """It is closed after a response that ends as HTTP says."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene:
+    async with scene_of(tmp_path, OPENAI, EXTENDED) as scene:
         scene.sim.fault(Fault.slow_headers())
         async with open_request(scene, stream=stream, headers={"Connection": "close"}) as client:
             _, headers = await client.head()
@@ -114,12 +123,12 @@ async def test_connection_close_with_heartbeats(tmp_path: Path, stream: bool) ->
 @streaming_or_not
 async def test_http_1_0_gets_no_heartbeats(tmp_path: Path, stream: bool) -> None:
     """It has no chunks: nothing is sent before Ollama's first byte, and nothing besides."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene:
+    async with scene_of(tmp_path, OPENAI, EXTENDED) as scene:
         scene.sim.fault(Fault.slow_headers())
         body = OPENAI.body(stream=stream)
         key = scene.gateway.key
         async with open_post(scene.gateway.port, OPENAI.path, body, key, version="1.0") as old:
-            await scene.sim.wait_for(lambda: asked(scene.sim) == [OPENAI.path])
+            await scene.sim.wait_for(lambda: seen_request(scene.sim) == [OPENAI.path])
             await all_get_heartbeats(scene, 3)
             silent = not old.reader._buffer  # type: ignore[attr-defined]  # what has arrived so far
             scene.sim.release()

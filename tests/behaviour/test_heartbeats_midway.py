@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import asked
+from .clients import seen_request
 from .dialect_specs import ALL, MODEL, NATIVE, OPENAI, DialectSpec
 from .disconnects import (
     assert_disconnect_logged,
@@ -23,7 +23,7 @@ from .failing import Scene, scene_of, until
 from .heartbeats import QUICK, all_get_heartbeats, assert_heartbeats, open_request
 from .scripted import Script, ScriptedOllama
 
-HELD: dict[str, Any] = {"tunnel": QUICK}
+EXTENDED: dict[str, Any] = {"tunnel": QUICK}
 
 SSE = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
 PIECES = {
@@ -93,7 +93,7 @@ async def test_heartbeats_only_between_events(tmp_path: Path, spec: DialectSpec)
 )
 async def test_client_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: Any) -> None:
     """Its slot goes to the next request, and Ollama gets nothing."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene, scene.occupied() as (first, hold):
+    async with scene_of(tmp_path, OPENAI, EXTENDED) as scene, scene.occupied() as (first, hold):
         async with open_request(scene, stream=True) as client:
             await client.head()
             await assert_heartbeats(client, OPENAI, stream=True)
@@ -103,7 +103,7 @@ async def test_client_leaves_the_queue_after_heartbeats(tmp_path: Path, leave: A
         hold.end()
         await first.response()
 
-    assert len(asked(scene.sim)) == 1
+    assert len(seen_request(scene.sim)) == 1
     assert line["heartbeats"] >= 2
 
 
@@ -116,7 +116,7 @@ async def test_client_leaves_after_heartbeats_while_ollama_works(
     tmp_path: Path, spec: DialectSpec, stream: bool
 ) -> None:
     """Ollama stops at once, and the next request is served."""
-    async with scene_of(tmp_path, spec, HELD) as scene:
+    async with scene_of(tmp_path, spec, EXTENDED) as scene:
         with scene.sim.hold() as hold:
             async with open_request(scene, stream=stream) as client:
                 await client.head()
@@ -132,7 +132,7 @@ async def test_client_leaves_after_heartbeats_while_ollama_works(
 
 async def test_disconnect_after_heartbeats_is_no_failure_to_replay(tmp_path: Path) -> None:
     """A retry of it is served."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene:
+    async with scene_of(tmp_path, OPENAI, EXTENDED) as scene:
         with scene.sim.hold():
             async with open_request(scene) as client:
                 await client.head()

@@ -22,7 +22,7 @@ from .heartbeats import (
 )
 from .wire import RawClient
 
-HELD: dict[str, Any] = {"tunnel": QUICK}
+EXTENDED: dict[str, Any] = {"tunnel": QUICK}
 
 every_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 streaming_or_not = pytest.mark.parametrize("stream", [True, False], ids=["stream", "complete"])
@@ -81,7 +81,7 @@ def assert_valid_in_dialect(said: bytes, spec: DialectSpec, *, stream: bool) -> 
 @streaming_or_not
 async def test_heartbeats_while_queued(tmp_path: Path, spec: DialectSpec, stream: bool) -> None:
     """A comment tells the position, where the dialect has comments."""
-    async with scene_of(tmp_path, spec, HELD) as scene, scene.occupied() as (first, hold):
+    async with scene_of(tmp_path, spec, EXTENDED) as scene, scene.occupied() as (first, hold):
         async with open_request(scene, stream=stream) as client:
             await assert_head_of_heartbeat(client, spec, stream=stream)
             await assert_heartbeats(client, spec, stream=stream, note=QUEUED + b"1\n")
@@ -101,7 +101,7 @@ async def test_heartbeats_while_the_model_loads(
     tmp_path: Path, spec: DialectSpec, stream: bool
 ) -> None:
     """Ollama has the request and sends nothing."""
-    async with scene_of(tmp_path, spec, HELD) as scene:
+    async with scene_of(tmp_path, spec, EXTENDED) as scene:
         scene.sim.fault(Fault.slow_headers())
         async with open_request(scene, stream=stream) as client:
             await assert_head_of_heartbeat(client, spec, stream=stream)
@@ -118,7 +118,7 @@ async def test_heartbeats_while_the_model_loads(
 @every_spec
 async def test_heartbeats_while_a_stream_is_silent(tmp_path: Path, spec: DialectSpec) -> None:
     """Between two of its events, after it began by itself."""
-    async with scene_of(tmp_path, spec, HELD) as scene:
+    async with scene_of(tmp_path, spec, EXTENDED) as scene:
         with scene.sim.hold() as hold:
             async with open_request(scene, stream=True) as client:
                 hold.release(2)
@@ -142,7 +142,7 @@ async def test_heartbeats_while_a_complete_response_is_generated(
     tmp_path: Path, spec: DialectSpec
 ) -> None:
     """Nothing distinguishes it from loading the model, and nothing has to."""
-    async with scene_of(tmp_path, spec, HELD) as scene:
+    async with scene_of(tmp_path, spec, EXTENDED) as scene:
         with scene.sim.hold() as hold:
             async with open_request(scene) as client:
                 await assert_head_of_heartbeat(client, spec, stream=False)
@@ -167,7 +167,7 @@ async def test_heartbeats_of_embeddings(tmp_path: Path, path: str, fields: dict[
     """They never stream, though Ollama's own API streams by default."""
     spec = NATIVE if path.startswith("/api") else OPENAI
     body = {"model": EMBEDDER, **fields}
-    async with scene_of(tmp_path, DialectSpec(spec.name, path, fields), HELD) as scene:
+    async with scene_of(tmp_path, DialectSpec(spec.name, path, fields), EXTENDED) as scene:
         fast = await scene.fetch(body)
         scene.sim.fault(Fault.slow_headers())
         async with scene.waiting(body) as client:
@@ -187,7 +187,7 @@ async def test_heartbeats_of_embeddings(tmp_path: Path, path: str, fields: dict[
 
 async def test_comment_tells_the_current_queue_position(tmp_path: Path) -> None:
     """Position and wait, as they are at each heartbeat."""
-    async with scene_of(tmp_path, OPENAI, HELD) as scene:
+    async with scene_of(tmp_path, OPENAI, EXTENDED) as scene:
         measured(scene.gateway, 30.0)
         async with scene.occupied() as (first, hold):
             async with (

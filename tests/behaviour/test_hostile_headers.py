@@ -186,8 +186,10 @@ async def test_stream_with_another_content_type_is_not_complete_without_its_fina
     """A client that requested a stream learns that the final event never came."""
     stream = OK + b"Content-Type: " + kind + b"\r\n" + CHUNKS + b"8\r\ndata: {}\r\n0\r\n\r\n"
     async with raw_ollama(stream) as ollama, running(ollama.url, tmp_path) as gateway:
-        asked = {**CHAT, "stream": True}
-        response = await fetch(gateway.port, "/v1/chat/completions", asked, headers=gateway.bearer)
+        seen_request = {**CHAT, "stream": True}
+        response = await fetch(
+            gateway.port, "/v1/chat/completions", seen_request, headers=gateway.bearer
+        )
 
     assert response.status == 502 or not response.complete
 

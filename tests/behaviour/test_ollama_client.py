@@ -11,7 +11,7 @@ from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import EMBEDDER, MODEL, asked, clients_of
+from .clients import EMBEDDER, MODEL, clients_of, seen_request
 
 WELL = [{"role": "user", "content": "SAY: all is well"}]
 
@@ -154,7 +154,7 @@ async def test_a_call_without_a_prompt_does_not_load_or_unload(
         await client.generate(MODEL, keep_alive=0)
 
     assert caught.value.status_code == 403
-    assert asked(sim) == []
+    assert seen_request(sim) == []
 
 
 @pytest.mark.parametrize("call", ["pull", "push", "delete", "create", "copy"])

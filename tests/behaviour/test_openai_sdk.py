@@ -14,7 +14,7 @@ from gateway.simulator import SimulatedModel, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import EMBEDDER, MODEL, asked, openai_at, user
+from .clients import EMBEDDER, MODEL, openai_at, seen_request, user
 
 WELL = [user("SAY: all is well")]
 LOOK: ChatCompletionFunctionToolParam = {
@@ -188,5 +188,5 @@ async def test_client_reuses_its_connection(client: openai.AsyncOpenAI, sim: Sim
         if stream:
             await answer.response.aread()
 
-    assert len(asked(sim)) == 4
+    assert len(seen_request(sim)) == 4
     assert sim.stats.connections <= 2  # one of them may be the catalogue's

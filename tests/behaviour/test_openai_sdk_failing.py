@@ -15,7 +15,7 @@ from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import BOTH, Running, running
 
-from .clients import EMBEDDER, MODEL, asked, openai_at, user
+from .clients import EMBEDDER, MODEL, openai_at, seen_request, user
 
 WELL = [user("SAY: all is well")]
 
@@ -40,8 +40,8 @@ class Failing:
 
 
 def chat(**more: Any) -> Callable[[openai.AsyncOpenAI], Coroutine[Any, Any, object]]:
-    asking = {"model": MODEL, "messages": WELL, **more}
-    return lambda client: client.chat.completions.create(**asking)
+    requesting = {"model": MODEL, "messages": WELL, **more}
+    return lambda client: client.chat.completions.create(**requesting)
 
 
 FAILING = [
@@ -94,7 +94,7 @@ async def test_a_discovery_key_cannot_make_ollama_work(gateway: Running, sim: Si
 
     assert listed.data
     assert caught.value.code == "scope_not_allowed"
-    assert asked(sim) == []
+    assert seen_request(sim) == []
 
 
 async def test_inference_key_without_discovery_cannot_list_models(gateway: Running) -> None:
@@ -146,7 +146,7 @@ async def test_timeout_is_not_retried(sim: Simulator, tmp_path: Path) -> None:
     assert caught.value.status_code == 504
     assert caught.value.code == "upstream_timeout"
     assert [(line["outcome"], line["retry"]) for line in lines] == [("upstream_timeout", 0)]
-    assert len(asked(sim)) == 1
+    assert len(seen_request(sim)) == 1
 
 
 async def test_full_queue_is_retried_after_retry_after(sim: Simulator, tmp_path: Path) -> None:

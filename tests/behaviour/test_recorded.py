@@ -137,7 +137,7 @@ def script_of(response: dict[str, Any]) -> Script:
 CASES = recorded()
 BUSY = [case for case in CASES if case.name.startswith("busy-")]
 """A busy Ollama is waited for: its message does not reach the client."""
-WHOLE = [case for case in CASES if not case.streamed and case not in BUSY]
+COMPLETE = [case for case in CASES if not case.streamed and case not in BUSY]
 STREAMS = [case for case in CASES if case.streamed]
 
 
@@ -162,7 +162,7 @@ def test_recordings_have_every_version_route_and_ending() -> None:
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("case", WHOLE, ids=str)
+@pytest.mark.parametrize("case", COMPLETE, ids=str)
 async def test_complete_response_passes_byte_for_byte(case: Case, environment: Environment) -> None:
     """With status and headers, and a correct length."""
     async with environment.open_post(case, replace(case.script, at_once=True)) as answer:
@@ -250,12 +250,12 @@ def assert_tells(last: bytes | None, case: Case, line: dict[str, Any]) -> None:
     event, _, data = last.decode().rpartition("data: ")
     assert event == ("" if case.path.endswith("completions") else "event: error\n")
     assert data.endswith("\n\n")
-    told = json.loads(data)
-    assert told["error"]["message"] == line["error"]
+    result = json.loads(data)
+    assert result["error"]["message"] == line["error"]
     if case.path == "/v1/messages":
-        assert told["request_id"] == line["request_id"]
+        assert result["request_id"] == line["request_id"]
     else:
-        assert told["error"]["code"] == "upstream_incomplete"
+        assert result["error"]["code"] == "upstream_incomplete"
 
 
 @pytest.mark.parametrize("case", BUSY, ids=str)

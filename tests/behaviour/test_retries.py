@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from .clients import asked
-from .concurrent import house, in_house
+from .clients import seen_request
+from .concurrent import in_set_up, set_up
 from .dialect_specs import ALL, OPENAI, DialectSpec
 from .failing import Scene, scene_of
 
@@ -25,7 +25,7 @@ async def test_retry_waits_for_its_first_attempt(spec: DialectSpec, tmp_path: Pa
             again = group.create_task(scene.fetch(headers=AGAIN))
             await scene.queued(1)
 
-            assert len(asked(scene.sim)) == 1
+            assert len(seen_request(scene.sim)) == 1
             hold.end()
             answers = [await first.response(), await again]
 
@@ -43,10 +43,10 @@ async def test_retry_is_served_after_its_first_attempt_was_aborted(tmp_path: Pat
             again = group.create_task(scene.fetch(headers=AGAIN))
             await scene.queued(1)
         # The client has disconnected, and the held generation ended with it.
-        told = await again
+        result = await again
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
 
-        assert told.status == 200
+        assert result.status == 200
         assert scene.sim.stats.generations_started == 2
         assert not hold.waiting
 
@@ -54,14 +54,14 @@ async def test_retry_is_served_after_its_first_attempt_was_aborted(tmp_path: Pat
 @pytest.mark.parametrize("other", ["body", "key", "no retry"])
 async def test_only_an_identical_request_counts_as_the_retry(other: str, tmp_path: Path) -> None:
     """Two callers may well ask the same; one caller may ask twice and mean it."""
-    async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
         key = gateway.new_key("other") if other == "key" else ""
         body = OPENAI.body(seed=1) if other == "body" else None
         headers = {} if other == "no retry" else AGAIN
         async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
             call = group.create_task(scene.fetch(body, key=key, headers=headers))
-            await in_house(gateway, 2, 0)
+            await in_set_up(gateway, 2, 0)
             await sim.wait_for(lambda: sim.stats.active == 2)
             hold.end()
 
@@ -70,13 +70,13 @@ async def test_only_an_identical_request_counts_as_the_retry(other: str, tmp_pat
 
 async def test_other_requests_overtake_a_waiting_retry(tmp_path: Path) -> None:
     """Of the same key and for the same model: it is not their call that is being stopped."""
-    async with house(tmp_path, scheduler=ROOM) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=ROOM) as (sim, gateway):
         scene = Scene(sim, gateway, OPENAI)
         async with asyncio.TaskGroup() as group, scene.occupied() as (_, hold):
             again = group.create_task(scene.fetch(headers=AGAIN))
-            await in_house(gateway, 1, 1)
+            await in_set_up(gateway, 1, 1)
             other = group.create_task(scene.fetch(OPENAI.body(seed=1)))
-            await in_house(gateway, 2, 1)
+            await in_set_up(gateway, 2, 1)
             hold.end()
 
             assert [(await call).status for call in (again, other)] == [200, 200]

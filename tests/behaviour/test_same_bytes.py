@@ -18,16 +18,16 @@ CHAT: dict[str, Any] = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "SAY: all is well"}],
 }
-TURN: dict[str, Any] = {**CHAT, "max_tokens": 9}
+MESSAGES: dict[str, Any] = {**CHAT, "max_tokens": 9}
 PROMPT: dict[str, Any] = {"model": MODEL, "prompt": "SAY: all is well"}
 
-WHOLE = [
+COMPLETE = [
     ("/v1/chat/completions", CHAT),
     ("/v1/completions", PROMPT),
     ("/v1/embeddings", {"model": EMBEDDER, "input": ["a", "b"]}),
     ("/v1/embeddings", {"model": EMBEDDER, "input": "a", "encoding_format": "base64"}),
     ("/v1/responses", {"model": MODEL, "input": "SAY: all is well"}),
-    ("/v1/messages", TURN),
+    ("/v1/messages", MESSAGES),
     ("/api/chat", {**CHAT, "stream": False}),
     ("/api/generate", {**PROMPT, "stream": False}),
     ("/api/embed", {"model": EMBEDDER, "input": ["a", "b"]}),
@@ -37,7 +37,7 @@ STREAMED = [
     ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
     ("/v1/completions", {**PROMPT, "stream": True}),
     ("/v1/responses", {"model": MODEL, "input": "SAY: all is well", "stream": True}),
-    ("/v1/messages", {**TURN, "stream": True}),
+    ("/v1/messages", {**MESSAGES, "stream": True}),
     ("/api/chat", CHAT),
     ("/api/generate", PROMPT),
 ]
@@ -79,7 +79,7 @@ async def client(gateway: Running) -> AsyncIterator[httpx.AsyncClient]:
 # The bytes.
 
 
-@pytest.mark.parametrize(("path", "body"), WHOLE)
+@pytest.mark.parametrize(("path", "body"), COMPLETE)
 async def test_complete_response_is_unchanged(
     gateway: Running, sim: Simulator, client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
@@ -123,9 +123,9 @@ async def test_each_event_arrives_when_ollama_sends_it(
     with sim.hold() as hold:
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             request = client.build_request("POST", gateway.url + path, json=body)
-            asking = group.create_task(client.send(request, stream=True))
+            requesting = group.create_task(client.send(request, stream=True))
             hold.release()
-            response = await asking
+            response = await requesting
             pieces = response.aiter_raw()
             for count, word in enumerate((b'"all"', b'" is"', b'" well"'), start=1):
                 while word not in said:

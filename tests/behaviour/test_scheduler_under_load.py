@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from .clients import asked
-from .concurrent import OTHER, code_of, house, in_house, say, started, text_of
+from .clients import seen_request
+from .concurrent import OTHER, code_of, in_set_up, say, set_up, started, text_of
 from .dialect_specs import OPENAI
 from .failing import measured
 
@@ -19,13 +19,13 @@ from .failing import measured
 async def test_thirty_requests_run_one_after_another(tmp_path: Path) -> None:
     """One slot: each gets its own response, in the order of arrival."""
     scheduler = {"max_queued_per_key": 64}
-    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = []
                 for number in range(30):
                     calls.append(started(group, gateway, words=f"number {number}"))
-                    await in_house(gateway, 1, number)
+                    await in_set_up(gateway, 1, number)
                 hold.end()
         came = [each.body.decode() for each in sim.requests if each.path == OPENAI.path]
 
@@ -37,13 +37,13 @@ async def test_thirty_requests_run_one_after_another(tmp_path: Path) -> None:
 
 async def test_the_wait_is_in_response_and_log(tmp_path: Path) -> None:
     """As ``Server-Timing`` and ``queue_wait``."""
-    async with house(tmp_path) as (sim, gateway):
+    async with set_up(tmp_path) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = started(group, gateway)
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 second = started(group, gateway)
-                await in_house(gateway, 1, 1)
+                await in_set_up(gateway, 1, 1)
                 await asyncio.sleep(0.1)  # the wait that is to be measured
                 hold.end()
         lines = await gateway.finished(2)
@@ -56,7 +56,7 @@ async def test_the_wait_is_in_response_and_log(tmp_path: Path) -> None:
 
 async def test_there_are_no_more_connections_to_ollama_than_slots(tmp_path: Path) -> None:
     """Many requests, one connection."""
-    async with house(tmp_path, scheduler={"max_queued_per_key": 64}) as (sim, gateway):
+    async with set_up(tmp_path, scheduler={"max_queued_per_key": 64}) as (sim, gateway):
         before = sim.stats.connections
         answers = await asyncio.gather(*[say(gateway) for _ in range(20)])
 
@@ -70,13 +70,13 @@ async def test_there_are_no_more_connections_to_ollama_than_slots(tmp_path: Path
 async def test_a_model_uses_no_more_slots_than_its_cap(tmp_path: Path) -> None:
     """Three slots, two per model: the third request for one is queued, one for another is not."""
     scheduler = {"max_active": 3, "max_active_per_model": 2, "max_loaded_models": 2}
-    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(3)]
-                await in_house(gateway, 2, 1)
+                await in_set_up(gateway, 2, 1)
                 calls.append(started(group, gateway, model=OTHER))
-                await in_house(gateway, 3, 1)
+                await in_set_up(gateway, 3, 1)
                 held = gateway.gateway.host.scheduler.snapshot().active
                 hold.end()
 
@@ -90,11 +90,11 @@ async def test_a_model_can_have_a_cap_of_its_own(tmp_path: Path) -> None:
         "scheduler": {"max_active": 4, "max_active_per_model": 1},
         "models": [{"match": "llama3.2*", "max_active": 3}],
     }
-    async with house(tmp_path, **tables) as (sim, gateway):
+    async with set_up(tmp_path, **tables) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(4)]
-                await in_house(gateway, 3, 1)
+                await in_set_up(gateway, 3, 1)
                 hold.end()
 
         assert [call.result().status for call in calls] == [200] * 4
@@ -103,14 +103,14 @@ async def test_a_model_can_have_a_cap_of_its_own(tmp_path: Path) -> None:
 async def test_requests_beyond_the_cap_of_a_key_are_queued(tmp_path: Path) -> None:
     """None is rejected, and other keys are not affected."""
     scheduler = {"max_active": 4, "max_active_per_model": 4}
-    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=scheduler) as (sim, gateway):
         capped = gateway.new_key("capped", max_active=1)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway, key=capped) for _ in range(3)]
-                await in_house(gateway, 1, 2)
+                await in_set_up(gateway, 1, 2)
                 calls.append(started(group, gateway))
-                await in_house(gateway, 2, 2)
+                await in_set_up(gateway, 2, 2)
                 hold.end()
 
         assert [call.result().status for call in calls] == [200] * 4
@@ -122,14 +122,14 @@ async def test_requests_beyond_the_cap_of_a_key_are_queued(tmp_path: Path) -> No
 async def test_a_full_queue_rejects_at_once(tmp_path: Path) -> None:
     """503 ``queue_full``; no queued request is dropped if no key has more than the new one."""
     scheduler = {"max_queued": 2, "max_queued_per_key": 2}
-    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=scheduler) as (sim, gateway):
         one, two = gateway.new_key("one"), gateway.new_key("two")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway)]
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 calls += [started(group, gateway, key=key) for key in (one, two)]
-                await in_house(gateway, 1, 2)
+                await in_set_up(gateway, 1, 2)
                 rejected = await say(gateway, key=gateway.new_key("three"))
                 hold.end()
 
@@ -141,13 +141,13 @@ async def test_a_full_queue_rejects_at_once(tmp_path: Path) -> None:
 async def test_a_full_queue_drops_the_newest_request_of_the_heaviest_key(tmp_path: Path) -> None:
     """With 503 ``queue_full``; the first request of another key is queued instead."""
     scheduler = {"max_queued": 2, "max_queued_per_key": 2}
-    async with house(tmp_path, scheduler=scheduler) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=scheduler) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = []
                 for number in range(3):
                     calls.append(started(group, gateway))
-                    await in_house(gateway, 1, number)
+                    await in_set_up(gateway, 1, number)
                 quiet = started(group, gateway, key=gateway.new_key("quiet"))
                 rejected = await calls.pop()
                 hold.end()
@@ -159,15 +159,15 @@ async def test_a_full_queue_drops_the_newest_request_of_the_heaviest_key(tmp_pat
 
 async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
     """429 ``rate_limit_exceeded``, and other keys still find room."""
-    async with house(tmp_path, scheduler={"max_queued_per_key": 2}) as (sim, gateway):
+    async with set_up(tmp_path, scheduler={"max_queued_per_key": 2}) as (sim, gateway):
         other = gateway.new_key("other")
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(3)]
-                await in_house(gateway, 1, 2)
+                await in_set_up(gateway, 1, 2)
                 rejected = await say(gateway)
                 quiet = started(group, gateway, key=other)
-                await in_house(gateway, 1, 3)
+                await in_set_up(gateway, 1, 3)
                 hold.end()
 
         assert (rejected.status, code_of(rejected)) == (429, "rate_limit_exceeded")
@@ -178,18 +178,18 @@ async def test_one_key_cannot_fill_the_queue(tmp_path: Path) -> None:
 async def test_a_request_is_rejected_when_its_queue_timeout_ends(tmp_path: Path) -> None:
     """503 ``queue_timeout``, by its own timer."""
     timeouts = {"queue_timeout": 0.2}
-    async with house(tmp_path, timeouts=timeouts) as (sim, gateway):
+    async with set_up(tmp_path, timeouts=timeouts) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = started(group, gateway)
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 late = await say(gateway)
                 hold.end()
 
         assert (late.status, code_of(late)) == (503, "queue_timeout")
         assert 1 <= int(late.headers["retry-after"]) <= 60
         assert first.result().status == 200
-        assert len(asked(sim)) == 1
+        assert len(seen_request(sim)) == 1
 
 
 async def test_a_request_that_would_wait_too_long_is_rejected_on_arrival(tmp_path: Path) -> None:
@@ -198,12 +198,12 @@ async def test_a_request_that_would_wait_too_long_is_rejected_on_arrival(tmp_pat
         "scheduler": {"max_queued_per_key": 64},
         "timeouts": {"queue_timeout": 50.0},
     }
-    async with house(tmp_path, **tables) as (sim, gateway):
+    async with set_up(tmp_path, **tables) as (sim, gateway):
         measured(gateway, 34.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway) for _ in range(2)]
-                await in_house(gateway, 1, 1)
+                await in_set_up(gateway, 1, 1)
                 rejected = await say(gateway)
                 hold.end()
 
@@ -216,15 +216,15 @@ async def test_a_request_that_would_wait_too_long_is_rejected_on_arrival(tmp_pat
 async def test_retry_after_grows_with_the_queue(tmp_path: Path) -> None:
     """It is the measured time of active and queued requests, and up to half as much more."""
     tables: dict[str, Any] = {"scheduler": {"max_queued": 3, "max_queued_per_key": 3}}
-    async with house(tmp_path, **tables) as (sim, gateway):
+    async with set_up(tmp_path, **tables) as (sim, gateway):
         keys = [gateway.new_key(f"number{n}") for n in range(4)]
         measured(gateway, 5.0)
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway)]
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 calls += [started(group, gateway, key=key) for key in keys[:3]]
-                await in_house(gateway, 1, 3)
+                await in_set_up(gateway, 1, 3)
                 rejected = await say(gateway, key=keys[3])
                 hold.end()
 
@@ -250,7 +250,7 @@ async def test_two_hundred_requests_of_which_some_disconnect(tmp_path: Path, see
             "max_queued_per_key": 400,
         }
     }
-    async with house(tmp_path, **tables) as (sim, gateway):
+    async with set_up(tmp_path, **tables) as (sim, gateway):
         disconnecting = 0
         async with httpx.AsyncClient(
             headers=gateway.bearer, timeout=30, limits=httpx.Limits(max_connections=None)

@@ -6,19 +6,19 @@ from typing import Any
 
 from gateway.simulator import Fault
 
-from .concurrent import MIB, house, in_house, say
+from .concurrent import MIB, in_set_up, say, set_up
 from .dialect_specs import OPENAI
 from .wire import raw_client, request
 
 
 async def test_slow_client_does_not_occupy_the_gpu(tmp_path: Path) -> None:
     """Its complete response is read ahead: the next request is served meanwhile."""
-    async with house(tmp_path) as (sim, gateway):
+    async with set_up(tmp_path) as (sim, gateway):
         sim.fault(Fault.huge(12 * MIB))
         async with raw_client(gateway.port, limit=1 << 16) as slow:
             slow.send(request(OPENAI.path, OPENAI.body(), headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.generations_finished == 1)
-            await in_house(gateway, 0, 0)
+            await in_set_up(gateway, 0, 0)
             next_one = await say(gateway)
             still = repr(gateway.gateway.handler)
             response = await slow.response()
@@ -30,13 +30,13 @@ async def test_slow_client_does_not_occupy_the_gpu(tmp_path: Path) -> None:
 
 async def test_stream_is_read_ahead_within_the_limit(tmp_path: Path) -> None:
     """A stream below ``read_ahead_bytes`` is finished, whatever its client does."""
-    async with house(tmp_path, limits={"read_ahead_bytes": 12 * MIB}) as (sim, gateway):
+    async with set_up(tmp_path, limits={"read_ahead_bytes": 12 * MIB}) as (sim, gateway):
         sim.fault(Fault.huge(10 * MIB))
         async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
             slow.send(request(OPENAI.path, body, headers=gateway.bearer))
             await sim.wait_for(lambda: sim.stats.generations_finished == 1)
-            await in_house(gateway, 0, 0)
+            await in_set_up(gateway, 0, 0)
             status, _ = await slow.head()
             rest, complete = await slow.rest()
 
@@ -45,7 +45,7 @@ async def test_stream_is_read_ahead_within_the_limit(tmp_path: Path) -> None:
 
 async def test_ollama_waits_beyond_the_read_ahead(tmp_path: Path) -> None:
     """No more is kept in memory; once the client reads on, Ollama goes on."""
-    async with house(tmp_path, limits={"read_ahead_bytes": MIB}) as (sim, gateway):
+    async with set_up(tmp_path, limits={"read_ahead_bytes": MIB}) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
         async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)
@@ -72,7 +72,7 @@ async def test_client_that_reads_nothing_times_out(tmp_path: Path) -> None:
         "limits": {"read_ahead_bytes": 64 * 1024},
         "timeouts": {"write_timeout": 0.3},
     }
-    async with house(tmp_path, **tables) as (sim, gateway):
+    async with set_up(tmp_path, **tables) as (sim, gateway):
         sim.fault(Fault.huge(64 * MIB))
         async with raw_client(gateway.port, limit=1 << 16) as slow:
             body = OPENAI.body(stream=True)

@@ -13,11 +13,11 @@ from gateway.simulator import USUAL_MODELS, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .concurrent import OTHER, house, in_house, say, started
+from .concurrent import OTHER, in_set_up, say, set_up, started
 from .dialect_specs import MODEL
 from .failing import until
 
-CALLERS, ROUNDS = 8, 4
+CLIENTS, ROUNDS = 8, 4
 ROOM_FOR_ONE = {"max_loaded_models": 1, "max_queued_per_key": 64}
 
 
@@ -34,7 +34,7 @@ async def one_gpu(folder: Path, **scheduler: Any) -> AsyncIterator[tuple[Simulat
         await left_empty(gateway)
 
 
-async def _loads_of_a_crowd(folder: Path, client_timeout: float) -> int:
+async def _loads_of_many_clients(folder: Path, client_timeout: float) -> int:
     """Of callers who each ask the two models in turn; half of them begin with the other one."""
     async with one_gpu(folder, max_affinity_delay=client_timeout) as (sim, gateway):
 
@@ -45,9 +45,9 @@ async def _loads_of_a_crowd(folder: Path, client_timeout: float) -> int:
                 assert (await say(gateway, key=key, model=model)).status == 200
 
         async with asyncio.TaskGroup() as group:
-            for number in range(CALLERS):
+            for number in range(CLIENTS):
                 group.create_task(alternate(number))
-        assert sim.stats.generations_finished == CALLERS * ROUNDS
+        assert sim.stats.generations_finished == CLIENTS * ROUNDS
         return sim.stats.loads
 
 
@@ -56,17 +56,17 @@ async def test_models_are_swapped_far_less_often_than_they_respond(tmp_path: Pat
     swapping, patient = tmp_path / "swapping", tmp_path / "patient"
     swapping.mkdir()
     patient.mkdir()
-    loads = await _loads_of_a_crowd(patient, 30.0)
-    without = await _loads_of_a_crowd(swapping, 0.0)
+    loads = await _loads_of_many_clients(patient, 30.0)
+    without = await _loads_of_many_clients(swapping, 0.0)
 
-    assert loads <= CALLERS * ROUNDS // 3
+    assert loads <= CLIENTS * ROUNDS // 3
     assert loads * 2 <= without
 
 
 async def test_no_request_is_skipped_for_longer_than_max_affinity_delay(tmp_path: Path) -> None:
     """Others keep the loaded model busy without a pause: the swap comes all the same."""
     async with one_gpu(tmp_path, max_affinity_delay=0.3) as (sim, gateway):
-        modest = gateway.new_key("modest")
+        small = gateway.new_key("modest")
         await say(gateway)
 
         async def flood() -> None:
@@ -76,7 +76,7 @@ async def test_no_request_is_skipped_for_longer_than_max_affinity_delay(tmp_path
         others = [asyncio.get_running_loop().create_task(flood()) for _ in range(6)]
         await until(lambda: gateway.gateway.host.scheduler.snapshot().queued.get(MODEL, 0) >= 3)
         async with asyncio.timeout(5):
-            told = await say(gateway, key=modest, model=OTHER)
+            told = await say(gateway, key=small, model=OTHER)
         line = next(line for line in await gateway.finished() if line["model"] == OTHER)
         for other in others:
             other.cancel()
@@ -90,13 +90,13 @@ async def test_no_request_is_skipped_for_longer_than_max_affinity_delay(tmp_path
 
 async def test_model_in_use_is_not_evicted(tmp_path: Path) -> None:
     """A call that would do that waits here, where waiting holds no place, though one is free."""
-    async with house(tmp_path, scheduler=ROOM_FOR_ONE) as (sim, gateway):
+    async with set_up(tmp_path, scheduler=ROOM_FOR_ONE) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 first = started(group, gateway)
-                await in_house(gateway, 1, 0)
+                await in_set_up(gateway, 1, 0)
                 second = started(group, gateway, model=OTHER)
-                await in_house(gateway, 1, 1)
+                await in_set_up(gateway, 1, 1)
                 hold.end()
 
         assert [call.result().status for call in (first, second)] == [200, 200]
@@ -105,11 +105,11 @@ async def test_model_in_use_is_not_evicted(tmp_path: Path) -> None:
 
 async def test_models_that_fit_together_run_together(tmp_path: Path) -> None:
     """By the owner's word."""
-    async with house(tmp_path, scheduler={"max_loaded_models": 2}) as (sim, gateway):
+    async with set_up(tmp_path, scheduler={"max_loaded_models": 2}) as (sim, gateway):
         with sim.hold() as hold:
             async with asyncio.TaskGroup() as group:
                 calls = [started(group, gateway, model=model) for model in (MODEL, OTHER)]
-                await in_house(gateway, 2, 0)
+                await in_set_up(gateway, 2, 0)
                 await sim.wait_for(lambda: sim.stats.active == 2)
                 hold.end()
 
@@ -137,7 +137,7 @@ async def test_coresidency_is_learned_from_ps(tmp_path: Path, room: int) -> None
 
 async def test_residency_is_forgotten_while_ollama_is_down(tmp_path: Path) -> None:
     """Also for requests that are dispatched afterwards and find Ollama down."""
-    async with house(tmp_path) as (sim, gateway):
+    async with set_up(tmp_path) as (sim, gateway):
         assert (await say(gateway)).status == 200
         before = gateway.gateway.host.residency.view().resident
         await sim.stop()

@@ -22,7 +22,7 @@ SHORT = 0.1
 
 RESPECT = {"tunnel": {"client_timeout": "respect"}}
 
-ANSWER = 8
+RESPONSE_TOKENS = 8
 """Tokens of an answer of the simulator's."""
 
 every_spec = pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
@@ -41,9 +41,9 @@ async def test_queue_timeout_ends_the_wait(tmp_path: Path) -> None:
         scene_of(tmp_path, OPENAI, timeouts(queue_timeout=SHORT)) as scene,
         scene.occupied() as (first, hold),
     ):
-        told = await scene.fetch()
+        result = await scene.fetch()
 
-        assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
+        assert (result.status, result.json()["error"]["code"]) == (503, "queue_timeout")
         assert "1/2 active, 0/64 queued" in repr(scene.gateway.gateway.host.scheduler)
         hold.end()
         assert (await first.response()).status == 200
@@ -57,25 +57,25 @@ async def test_queue_timeout_stops_with_the_slot(tmp_path: Path) -> None:
         scene.waiting() as second,
     ):
         await scene.queued(1)
-        hold.release(ANSWER)
+        hold.release(RESPONSE_TOKENS)
         await first.response()
         await scene.sim.wait_for(lambda: hold.waiting == 1)
         # Its own clock began after that of the one who was granted.
         refused = await scene.fetch()
         hold.end()
-        told = await second.response()
+        result = await second.response()
 
-    assert (refused.status, told.status) == (503, 200)
+    assert (refused.status, result.status) == (503, 200)
 
 
 async def test_queue_wait_ends_with_the_client_timeout(tmp_path: Path) -> None:
     """If no heartbeat extends the deadline."""
     settings = {**timeouts(queue_timeout=300), "tunnel": {"profile": "none"}}
     async with scene_of(tmp_path, OPENAI, settings) as scene, scene.occupied():
-        told = await scene.fetch(headers={"x-stainless-read-timeout": "1"})
+        result = await scene.fetch(headers={"x-stainless-read-timeout": "1"})
 
-    assert (told.status, told.json()["error"]["code"]) == (503, "queue_timeout")
-    assert "within 1 s" in told.json()["error"]["message"]
+    assert (result.status, result.json()["error"]["code"]) == (503, "queue_timeout")
+    assert "within 1 s" in result.json()["error"]["message"]
 
 
 # Connecting.
@@ -87,10 +87,10 @@ async def test_connect_timeout_ends_in_502(tmp_path: Path) -> None:
         await scene.fetch()
         await scene.sim.stop()
         with deaf(scene.sim.port):
-            told = await scene.fetch()
+            result = await scene.fetch()
 
-    assert (told.status, told.json()["error"]["code"]) == (502, "upstream_unreachable")
-    assert "no response within 0.1 s" in told.json()["error"]["message"]
+    assert (result.status, result.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert "no response within 0.1 s" in result.json()["error"]["message"]
 
 
 @contextmanager
@@ -126,11 +126,11 @@ async def test_first_byte_timeout_ends_a_stream_that_does_not_begin(
     """504, no retry, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(first_byte_timeout=SHORT)) as scene:
         with scene.sim.hold():
-            told = await scene.fetch(stream=True)
+            result = await scene.fetch(stream=True)
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
-    assert (told.status, told.headers["x-should-retry"]) == (504, "false")
+    assert (result.status, result.headers["x-should-retry"]) == (504, "false")
     assert (line["outcome"], line["phase"]) == ("upstream_first_byte_timeout", "first_byte")
     assert scene.sim.stats.generations_abandoned == 1
 
@@ -144,9 +144,9 @@ async def test_first_byte_timeout_is_for_streams_only(tmp_path: Path) -> None:
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
                 late = await scene.fetch(stream=True)
                 hold.end()
-                told = await complete.response()
+                result = await complete.response()
 
-    assert (late.status, told.status) == (504, 200)
+    assert (late.status, result.status) == (504, 200)
 
 
 @every_spec
@@ -156,11 +156,11 @@ async def test_total_timeout_ends_a_response_that_never_ends(
     """504, no retry, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(total_timeout=SHORT)) as scene:
         with scene.sim.hold():
-            told = await scene.fetch()
+            result = await scene.fetch()
             await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
-    assert (told.status, told.headers["x-should-retry"]) == (504, "false")
+    assert (result.status, result.headers["x-should-retry"]) == (504, "false")
     assert line["outcome"] == "upstream_timeout"
     assert scene.sim.stats.generations_abandoned == 1
 
@@ -172,12 +172,12 @@ async def test_total_timeout_ends_a_response_that_never_ends(
 async def test_idle_timeout_aborts_a_silent_stream(spec: DialectSpec, tmp_path: Path) -> None:
     """An error event, an abort, and Ollama stops working."""
     async with scene_of(tmp_path, spec, timeouts(idle_timeout=SHORT)) as scene:
-        told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+        result = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
         await scene.sim.wait_for(lambda: scene.sim.stats.active == 0)
         line = (await scene.gateway.finished())[0]
 
-    assert "nothing for 0.1 s" in spec.late_failure(told.body).message
-    assert (told.status, told.complete) == (200, False)
+    assert "nothing for 0.1 s" in spec.late_failure(result.body).message
+    assert (result.status, result.complete) == (200, False)
     assert (line["outcome"], line["phase"]) == ("upstream_idle_timeout", "relay")
     assert scene.sim.stats.generations_abandoned == 1
 
@@ -187,9 +187,9 @@ async def test_first_byte_timeout_is_the_default_idle_timeout(
 ) -> None:
     """Ollama is as silent while it builds a tool call as before its first token."""
     async with scene_of(tmp_path, OPENAI, timeouts(first_byte_timeout=SHORT)) as scene:
-        told = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
+        result = await scene.provoked(Fault.stall(after_tokens=2), stream=True)
 
-    assert OPENAI.late_failure(told.body).code == "upstream_idle_timeout"
+    assert OPENAI.late_failure(result.body).code == "upstream_idle_timeout"
 
 
 async def test_each_byte_restarts_the_idle_timeout(tmp_path: Path) -> None:
@@ -199,11 +199,11 @@ async def test_each_byte_restarts_the_idle_timeout(tmp_path: Path) -> None:
         Simulator(models, output_tokens=16) as sim,
         running(sim.url, tmp_path, timeouts={"idle_timeout": 0.5}) as gateway,
     ):
-        told = await Scene(sim, gateway, OPENAI).fetch(stream=True)
+        result = await Scene(sim, gateway, OPENAI).fetch(stream=True)
         line = (await gateway.finished())[0]
         await left_empty(gateway)
 
-    assert told.complete
+    assert result.complete
     assert line["duration"] > 0.5
 
 
@@ -216,11 +216,11 @@ async def test_stream_total_timeout_aborts_an_endless_stream(
     async with scene_of(tmp_path, spec, settings) as scene:
         with scene.sim.hold() as hold:
             hold.release(2)
-            told = await scene.fetch(stream=True)
+            result = await scene.fetch(stream=True)
         line = (await scene.gateway.finished())[0]
 
-    assert "did not complete the response within 0.2 s" in spec.late_failure(told.body).message
-    assert (told.status, told.complete) == (200, False)
+    assert "did not complete the response within 0.2 s" in spec.late_failure(result.body).message
+    assert (result.status, result.complete) == (200, False)
     assert line["outcome"] == "upstream_timeout"
 
 
@@ -234,12 +234,12 @@ async def test_total_timeout_of_a_complete_response_that_stops_midway(
         await scene.gateway.gateway.host.catalog.get()
         await scene.sim.stop()
         async with _stopping_after(sent, scene.sim.port):
-            told = await scene.fetch()
+            result = await scene.fetch()
         line = (await scene.gateway.finished())[0]
 
-    assert (told.status, told.complete) == (status, complete)
+    assert (result.status, result.complete) == (status, complete)
     assert (line["status"], line["outcome"]) == (status, "upstream_timeout")
-    assert b"error" not in told.body or status == 504
+    assert b"error" not in result.body or status == 504
 
 
 @asynccontextmanager
@@ -270,11 +270,11 @@ async def test_timeouts_of_a_model_rule_are_final(stream: bool, tmp_path: Path) 
     settings = {**timeouts(total_timeout=60, first_byte_timeout=60), "models": [rule]}
     async with scene_of(tmp_path, OPENAI, settings) as scene:
         with scene.sim.hold():
-            told = await scene.fetch(stream=stream, headers={"x-stainless-read-timeout": "600"})
+            result = await scene.fetch(stream=stream, headers={"x-stainless-read-timeout": "600"})
 
     seconds = SHORT if stream else 0.2
-    assert told.status == 504
-    assert f"within {seconds:g} s" in told.json()["error"]["message"]
+    assert result.status == 504
+    assert f"within {seconds:g} s" in result.json()["error"]["message"]
 
 
 async def test_model_rule_does_not_change_other_models(tmp_path: Path) -> None:
@@ -286,36 +286,36 @@ async def test_model_rule_does_not_change_other_models(tmp_path: Path) -> None:
                 await scene.sim.wait_for(lambda: hold.waiting == 1)
                 late = await scene.fetch()
                 hold.end()
-                told = await other.response()
+                result = await other.response()
 
-    assert (late.status, told.status) == (504, 200)
+    assert (late.status, result.status) == (504, 200)
 
 
 async def test_client_timeout_raises_the_total_up_to_the_ceiling(tmp_path: Path) -> None:
     """A 1.2B model has 60 s by its size."""
-    asked = []
+    seen_request = []
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
-        asked = _clocks_of(scene)
+        seen_request = _timeouts_of(scene)
         for client_timeout in ("10", "300", "86400", "inf"):
             await scene.fetch(headers={"x-stainless-read-timeout": client_timeout})
 
-    assert [one.total for one in asked] == [60, 300, 1800, 60]
+    assert [one.total for one in seen_request] == [60, 300, 1800, 60]
 
 
 async def test_extended_deadline_is_the_ceiling(tmp_path: Path) -> None:
     """Unless the client limits the full response."""
     async with scene_of(tmp_path, OPENAI) as scene:
-        asked = _clocks_of(scene)
+        seen_request = _timeouts_of(scene)
         for header in ("x-stainless-read-timeout", "x-request-timeout"):
             await scene.fetch(headers={header: "300"})
 
-    assert [one.total for one in asked] == [1800, 300]
+    assert [one.total for one in seen_request] == [1800, 300]
 
 
 async def test_timeout_of_the_openai_client_is_the_client_timeout(tmp_path: Path) -> None:
     """Streaming or not."""
     async with scene_of(tmp_path, OPENAI, RESPECT) as scene:
-        asked = _clocks_of(scene)
+        seen_request = _timeouts_of(scene)
         async with openai.AsyncOpenAI(
             base_url=f"{scene.gateway.url}/v1", api_key=scene.gateway.key, timeout=444
         ) as client:
@@ -325,23 +325,23 @@ async def test_timeout_of_the_openai_client_is_the_client_timeout(tmp_path: Path
             async for _ in await chat.create(model=MODEL, messages=words, stream=True):
                 pass
 
-    complete, stream = asked
+    complete, stream = seen_request
     assert complete.total == 444
     assert (stream.first_byte, stream.total) == (444, 1800)
 
 
-def _clocks_of(scene: Scene) -> list[Deadlines]:
+def _timeouts_of(scene: Scene) -> list[Deadlines]:
     """The clocks with which Ollama is asked from now on."""
     pipeline: Any = scene.gateway.gateway.handler._inference._pipeline
-    asked: list[Deadlines] = []
+    seen_request: list[Deadlines] = []
 
     class Noting:
         def open(self, outgoing: Any, timeouts: Deadlines) -> Any:
-            asked.append(timeouts)
+            seen_request.append(timeouts)
             return scene.gateway.gateway.host.upstream.open(outgoing, timeouts)
 
     pipeline._upstream = Noting()
-    return asked
+    return seen_request
 
 
 def _two_at_once() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from gateway.simulator import Fault, Simulator
 from tests.conftest import left_empty
 from tests.harness import Running, running
 
-from .clients import MODEL, Clients, asked, clients_of, user
+from .clients import MODEL, Clients, clients_of, seen_request, user
 
 EMBEDDER = "mxbai-embed-large"
 VERSIONS = ("0.24.0", "0.33.0")
@@ -31,7 +31,7 @@ REFUSED = (openai.BadRequestError, anthropic.BadRequestError, ollama.ResponseErr
 WORD = "water "
 SHORT = WORD * 10
 FITS = WORD * 2000
-CUT = WORD * 3000
+ABORTED = WORD * 3000
 """4,500 tokens for a context of 4,096: its bytes alone could be fewer."""
 LONG = WORD * 9000
 """Whatever the model, this is too much."""
@@ -123,7 +123,7 @@ async def generate_stream(clients: Clients, text: str) -> Head:
     return None
 
 
-WHOLE = [chat, completions, responses, messages, native_chat, generate, embeddings, embed]
+COMPLETE = [chat, completions, responses, messages, native_chat, generate, embeddings, embed]
 NATIVE_STREAMS = [native_chat_stream, generate_stream]
 STREAMS = [chat_stream, messages_stream, responses_stream, *NATIVE_STREAMS]
 
@@ -190,8 +190,8 @@ SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("fetch", WHOLE, ids=ids)
-@pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
+@pytest.mark.parametrize("fetch", COMPLETE, ids=ids)
+@pytest.mark.parametrize("text", [ABORTED, LONG], ids=["cut", "long"])
 async def test_truncated_prompt_is_reported_in_header_and_log(
     passing: Environment, fetch: Asks, text: str
 ) -> None:
@@ -204,7 +204,7 @@ async def test_truncated_prompt_is_reported_in_header_and_log(
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
+@pytest.mark.parametrize("fetch", [*COMPLETE, *STREAMS], ids=ids)
 async def test_complete_prompt_is_not_reported(passing: Environment, fetch: Asks) -> None:
     """However long; an embedding model reads less."""
     for text in (SHORT, WORD * 300 if fetch in (embeddings, embed) else FITS):
@@ -221,8 +221,8 @@ async def test_complete_prompt_is_not_reported(passing: Environment, fetch: Asks
 async def test_native_response_has_the_truncation_header(passing: Environment, path: str) -> None:
     """The clients above do not show it."""
     model = EMBEDDER if path == "/api/embed" else MODEL
-    told = {"messages": [user(CUT)], "prompt": CUT, "input": CUT, "stream": False}
-    cut = await passing.post(path, {**told, "model": model})
+    result = {"messages": [user(ABORTED)], "prompt": ABORTED, "input": ABORTED, "stream": False}
+    cut = await passing.post(path, {**result, "model": model})
 
     assert (cut.status_code, cut.headers[HEADER]) == (200, "true")
 
@@ -233,7 +233,7 @@ async def test_stream_is_reported_in_the_log_when_its_usage_came(
     passing: Environment, fetch: Asks
 ) -> None:
     """Its head was sent before, and has only what was certain then."""
-    head = await fetch(passing.clients, CUT)
+    head = await fetch(passing.clients, ABORTED)
     line = await passing.line()
     assert head is None or HEADER not in head
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
@@ -247,14 +247,14 @@ async def test_stream_is_reported_in_the_log_when_its_usage_came(
 @SHARED_LOOP
 async def test_texts_to_embed_are_checked_separately(passing: Environment) -> None:
     """One of them is too long, or their sum shows it."""
-    for texts, told in (
+    for texts, result in (
         ([SHORT, LONG, SHORT], "true"),
-        ([CUT[:3600]] * 3, "true"),
+        ([ABORTED[:3600]] * 3, "true"),
         ([SHORT], None),
     ):
         for path in ("/v1/embeddings", "/api/embed"):
             answer = await passing.post(path, {"model": EMBEDDER, "input": texts})
-            assert answer.headers.get(HEADER) == told
+            assert answer.headers.get(HEADER) == result
 
 
 @SHARED_LOOP
@@ -292,7 +292,7 @@ async def test_unread_prompt_is_not_reported(passing: Environment, fault: Fault)
 async def test_client_can_forbid_truncation(passing: Environment) -> None:
     """Ollama's error passes unchanged."""
     answer = await passing.post(
-        "/api/generate", {"prompt": CUT, "truncate": False, "stream": False}
+        "/api/generate", {"prompt": ABORTED, "truncate": False, "stream": False}
     )
     line = await passing.line()
 
@@ -309,7 +309,7 @@ async def test_key_that_may_tune_has_its_own_context_window(passing: Environment
     body = {"messages": [user(LONG)], "stream": False}
     tuned = await passing.post("/api/chat", {**body, "options": options}, key=key)
     plain = await passing.post("/api/chat", body, key=key)
-    smaller = {**body, "messages": [user(CUT)], "options": {"num_ctx": 2048}}
+    smaller = {**body, "messages": [user(ABORTED)], "options": {"num_ctx": 2048}}
     small = await passing.post("/api/chat", smaller, key=key)
     again = await passing.post("/api/chat", {**body, "messages": [user(FITS)]}, key=key)
 
@@ -323,8 +323,8 @@ async def test_key_that_may_tune_has_its_own_context_window(passing: Environment
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("fetch", [*WHOLE, *NATIVE_STREAMS], ids=ids)
-@pytest.mark.parametrize("text", [CUT, LONG], ids=["cut", "long"])
+@pytest.mark.parametrize("fetch", [*COMPLETE, *NATIVE_STREAMS], ids=ids)
+@pytest.mark.parametrize("text", [ABORTED, LONG], ids=["cut", "long"])
 async def test_prompt_that_does_not_fit_can_be_refused(
     refusing: Environment, fetch: Asks, text: str
 ) -> None:
@@ -342,19 +342,19 @@ async def test_prompt_that_does_not_fit_can_be_refused(
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
+@pytest.mark.parametrize("fetch", [*COMPLETE, *STREAMS], ids=ids)
 async def test_prompt_that_is_certainly_too_long_does_not_reach_ollama(
     refusing: Environment, fetch: Asks
 ) -> None:
     """Once the window is known."""
     await fetch(refusing.clients, SHORT)
     await refusing.line()
-    before = len(asked(refusing.sim))
+    before = len(seen_request(refusing.sim))
     with pytest.raises(REFUSED):
         await fetch(refusing.clients, LONG)
     line = await refusing.line()
 
-    assert len(asked(refusing.sim)) == before
+    assert len(seen_request(refusing.sim)) == before
     assert line["outcome"] == "context_length_exceeded"
     assert "upstream_status" not in line
 
@@ -363,14 +363,14 @@ async def test_prompt_that_is_certainly_too_long_does_not_reach_ollama(
 @pytest.mark.parametrize("fetch", [chat_stream, messages_stream, responses_stream], ids=ids)
 async def test_stream_that_has_begun_is_not_refused(refusing: Environment, fetch: Asks) -> None:
     """Its usage comes at its end."""
-    await fetch(refusing.clients, CUT)
+    await fetch(refusing.clients, ABORTED)
     line = await refusing.line()
 
     assert (line["outcome"], line["prompt_truncated"]) == ("ok", True)
 
 
 @SHARED_LOOP
-@pytest.mark.parametrize("fetch", [*WHOLE, *STREAMS], ids=ids)
+@pytest.mark.parametrize("fetch", [*COMPLETE, *STREAMS], ids=ids)
 async def test_prompt_that_fits_passes(refusing: Environment, fetch: Asks) -> None:
     """Nothing else changes."""
     await fetch(refusing.clients, WORD * 300 if fetch in (embeddings, embed) else FITS)
@@ -382,7 +382,7 @@ async def test_prompt_that_fits_passes(refusing: Environment, fetch: Asks) -> No
 async def test_client_can_ask_for_truncation(refusing: Environment) -> None:
     """In Ollama's own words."""
     answer = await refusing.post(
-        "/api/generate", {"prompt": CUT, "truncate": True, "stream": False}
+        "/api/generate", {"prompt": ABORTED, "truncate": True, "stream": False}
     )
 
     assert (answer.status_code, answer.headers[HEADER]) == (200, "true")
@@ -392,7 +392,9 @@ async def test_client_can_ask_for_truncation(refusing: Environment) -> None:
 @pytest.mark.parametrize("spelling", ["Truncate", "TRUNCATE", "truncate "])
 async def test_truncate_in_another_case_is_refused(refusing: Environment, spelling: str) -> None:
     """Ollama would take the last of two spellings."""
-    answer = await refusing.post("/api/generate", {"prompt": CUT, spelling: True, "stream": False})
+    answer = await refusing.post(
+        "/api/generate", {"prompt": ABORTED, spelling: True, "stream": False}
+    )
 
     assert answer.status_code == 400
 
@@ -404,9 +406,9 @@ async def test_truncate_in_another_case_is_refused(refusing: Environment, spelli
 async def test_status_and_metrics_report_truncated_prompts(version: str, tmp_path: Path) -> None:
     """By model and key, and with a remedy."""
     async with environment_of(version, tmp_path) as environment:
-        for text in (CUT, FITS, CUT):
+        for text in (ABORTED, FITS, ABORTED):
             await chat(environment.clients, text)
-        await embeddings(environment.clients, CUT)
+        await embeddings(environment.clients, ABORTED)
         await left_empty(environment.gateway)
         async with httpx.AsyncClient(base_url=environment.gateway.admin_url) as client:
             status = (await client.get("/status.json")).json()

@@ -15,7 +15,7 @@ HEADER = "x-gateway-prompt-truncated"
 LONG = "many words of it, " * 9000
 
 
-async def _held(gateway: Running, sim: Simulator, text: str, *, stream: bool) -> httpx.Response:
+async def _extended(gateway: Running, sim: Simulator, text: str, *, stream: bool) -> httpx.Response:
     """A call that Ollama leaves without a word until its head has come."""
     body = {"model": MODEL, "messages": [user(text)], "stream": stream}
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -33,9 +33,9 @@ async def test_truncation_header_is_sent_with_the_first_heartbeat(
 ) -> None:
     """Not for a prompt that fits."""
     async with running(sim.url, tmp_path, tunnel=SOON) as gateway:
-        await _held(gateway, sim, "hello", stream=False)
-        short = await _held(gateway, sim, "hello", stream=stream)
-        long = await _held(gateway, sim, LONG, stream=stream)
+        await _extended(gateway, sim, "hello", stream=False)
+        short = await _extended(gateway, sim, "hello", stream=stream)
+        long = await _extended(gateway, sim, LONG, stream=stream)
         lines = await gateway.finished(3)
 
     assert HEADER not in short.headers

@@ -51,7 +51,7 @@ EARLY = [
     Breaking("closed-at-once", Fault.refuse(), "upstream_protocol_error"),
     Breaking("garbage", Fault.garbage(), "upstream_protocol_error"),
 ]
-WHOLE = [
+COMPLETE = [
     *EARLY,
     Breaking("runner-dies-midway", Fault.die(after_tokens=2), "upstream_5xx"),
     Breaking("connection-cut-midway", Fault.abort(after_tokens=2), "upstream_protocol_error"),
@@ -153,7 +153,7 @@ async def test_complete_response_raises_nothing(environment: Environment, family
 
 @SHARED_LOOP
 @EVERY_FAMILY
-@pytest.mark.parametrize("breaking", WHOLE, ids=str)
+@pytest.mark.parametrize("breaking", COMPLETE, ids=str)
 async def test_complete_response_that_breaks_has_an_error_status(
     environment: Environment, family: Family, breaking: Breaking
 ) -> None:
@@ -201,8 +201,8 @@ async def test_error_event_comes_last_and_the_end_is_missing(
     line = await environment.line()
 
     lines = b"".join(chunks).rstrip(b"\n").split(b"\n")
-    told = json.loads(lines[-1].removeprefix(b"data: "))["error"]
+    result = json.loads(lines[-1].removeprefix(b"data: "))["error"]
     assert end is None
-    assert line["error"] == (told if isinstance(told, str) else told["message"])
+    assert line["error"] == (result if isinstance(result, str) else result["message"])
     if family.path.startswith("/v1/"):
         assert b"".join(chunks).endswith(b"\n\n")

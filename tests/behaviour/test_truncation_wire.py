@@ -21,13 +21,13 @@ EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"one"},"finish_reason"
 STREAM = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
 
 
-@pytest.mark.parametrize("cut_at", [1, 30, -1], ids=["at-its-start", "inside", "before-its-end"])
+@pytest.mark.parametrize("aborted_at", [1, 30, -1], ids=["at-its-start", "inside", "before-its-end"])
 @pytest.mark.parametrize("ending", ["proper", "cut"])
 async def test_break_inside_an_event_gets_no_error_event(
-    tmp_path: Path, cut_at: int, ending: Ending
+    tmp_path: Path, aborted_at: int, ending: Ending
 ) -> None:
     """It would become part of the broken event."""
-    script = Script("HTTP/1.1 200 OK", STREAM, [EVENT, EVENT[:cut_at]], ending, at_once=True)
+    script = Script("HTTP/1.1 200 OK", STREAM, [EVENT, EVENT[:aborted_at]], ending, at_once=True)
     fake = ScriptedOllama([MODEL], script)
     said: list[str] = []
     async with fake.listening(), running(fake.url, tmp_path) as gateway:
@@ -40,7 +40,7 @@ async def test_break_inside_an_event_gets_no_error_event(
         lines = await gateway.finished(2)
         await left_empty(gateway)
 
-    assert b"".join(chunks) == EVENT + EVENT[:cut_at]
+    assert b"".join(chunks) == EVENT + EVENT[:aborted_at]
     assert end is None
     assert said == ["one"]
     assert [line["outcome"] for line in lines] == ["upstream_incomplete"] * 2

@@ -11,11 +11,11 @@ from bench.tunnel.world import Row, Spec, Way, prompt
 from gateway.simulator import Simulator
 from tests.simulator.calls import CHAT, request_json
 
-WHOLE = Row(seconds=130.0)
+COMPLETE = Row(seconds=130.0)
 
 
 def _seen(way: Way, *, completed: bool) -> Result:
-    spec = Spec(row=WHOLE, way=way, scale=0.05)
+    spec = Spec(row=COMPLETE, way=way, scale=0.05)
     call = Call(spec.model, 10.0, 140.0, tokens=TOKENS if completed else 0)
     journal = Journal(calls=[call], requests=1 if completed else 9)
     if not completed:
@@ -66,7 +66,7 @@ def test_every_row_is_run_for_every_way(plan: Plan) -> None:
 
 async def test_an_answer_takes_as_long_as_its_row_says() -> None:
     """The prompt is as long as the simulated model's speed supposes, and so is the answer."""
-    spec = Spec(row=WHOLE, way=Way.DIRECT, scale=0.0)
+    spec = Spec(row=COMPLETE, way=Way.DIRECT, scale=0.0)
     model = spec.simulated
     async with Simulator([model], time_scale=0, output_tokens=TOKENS) as sim:
         body = {"model": model.name, "messages": [{"role": "user", "content": prompt(7)}]}

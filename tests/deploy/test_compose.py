@@ -9,7 +9,7 @@ import pytest
 
 from gateway.settings import Settings, load
 from gateway.settings.types import parse_seconds
-from tests.deploy.places import DEPLOY, from_yaml, text
+from tests.deploy.paths import DEPLOY, from_yaml, text
 
 FILES = ("compose.yaml", "compose.host.yaml")
 COMPOSE = from_yaml(DEPLOY / "compose.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import config_path, load
-from tests.deploy.places import ROOT, dockerfile, text
+from tests.deploy.paths import ROOT, dockerfile, text
 
 INSTRUCTIONS = dockerfile()
 LAST = max(instruction.stage for instruction in INSTRUCTIONS)
@@ -123,10 +123,10 @@ def test_image_environment_contains_valid_settings() -> None:
 @pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("503 Service Unavailable", 1)])
 async def test_health_check_passes_while_the_gateway_runs(status: str, code: int) -> None:
     """It asks the admin listener, wherever that is, past any proxy of the environment."""
-    asked = []
+    seen_request = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        seen_request.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
         await writer.drain()
         writer.close()
@@ -141,7 +141,7 @@ async def test_health_check_passes_while_the_gateway_runs(status: str, code: int
         result = await check.wait()
 
     assert result == code
-    assert asked == [b"GET /healthz HTTP/1.1"]
+    assert seen_request == [b"GET /healthz HTTP/1.1"]
 
 
 async def test_health_check_fails_without_a_listener(unused_tcp_port: int) -> None:

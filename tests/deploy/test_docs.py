@@ -9,7 +9,7 @@ import pytest
 
 from gateway.cli import COMMANDS, _parser
 from gateway.settings import load, setting_names, variable_for
-from tests.deploy.places import DEPLOY, DOCS, PAGES, ROOT, blocks, text
+from tests.deploy.paths import DEPLOY, DOCS, PAGES, ROOT, blocks, text
 
 TUNNELS = [page for page in PAGES if page.startswith("tunnel-")]
 SETTINGS = [(page, block) for page in PAGES for block in blocks(DOCS / page, "toml")]
@@ -25,8 +25,8 @@ def _files() -> Iterator[Path]:
 def _commands() -> Iterator[tuple[str, str]]:
     """Each command line of ours, by the page that has it."""
     for page in PAGES:
-        whole = re.sub(r"\\\n\s*", "", text(DOCS / page))
-        for found in _CALL.finditer(re.sub(r"<[^<>\n]*>", "placeholder", whole)):
+        complete = re.sub(r"\\\n\s*", "", text(DOCS / page))
+        for found in _CALL.finditer(re.sub(r"<[^<>\n]*>", "placeholder", complete)):
             yield page, found[1].strip()
 
 

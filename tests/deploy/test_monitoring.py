@@ -9,7 +9,7 @@ from gateway import errors
 from gateway.settings import load
 from gateway.telemetry.metrics import Gauges, Metrics
 from gateway.telemetry.record import RequestRecord
-from tests.deploy.places import DEPLOY, from_json, from_yaml, text
+from tests.deploy.paths import DEPLOY, from_json, from_yaml, text
 
 BOARD = from_json(DEPLOY / "grafana" / "dashboard.json")
 PANELS: list[dict[str, Any]] = BOARD["panels"]
@@ -128,15 +128,15 @@ def test_prometheus_reads_the_alerts() -> None:
 
 def test_panels_do_not_cover_each_other() -> None:
     """Within 24 columns, each place is taken once, and each panel says what it shows."""
-    places = [
+    grid_cells = [
         (x, y)
         for at in (panel["gridPos"] for panel in PANELS)
         for x in range(at["x"], at["x"] + at["w"])
         for y in range(at["y"], at["y"] + at["h"])
     ]
 
-    assert len(set(places)) == len(places)
-    assert max(x for x, _ in places) < 24
+    assert len(set(grid_cells)) == len(grid_cells)
+    assert max(x for x, _ in grid_cells) < 24
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     assert all(panel["title"] and panel["description"] for panel in PANELS)
 

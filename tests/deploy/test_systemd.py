@@ -10,7 +10,7 @@ import pytest
 from gateway.cli import DONE, WRONG_USAGE, main
 from gateway.files import SERVICE_USER
 from gateway.settings import SYSTEM_FOLDER, Settings, default_config_text
-from tests.deploy.places import DEPLOY, DOCS, text
+from tests.deploy.paths import DEPLOY, DOCS, text
 
 UNIT = DEPLOY / "systemd" / "ollama-gateway.service"
 ANALYZE = shutil.which("systemd-analyze")

@@ -69,7 +69,7 @@ def completed(tokens: int) -> Body:
     )
 
 
-def answered_record(tokens: int | None) -> RequestRecord:
+def completed_record(tokens: int | None) -> RequestRecord:
     record = request_record()
     record.upstream_status, record.tokens_in = 200, tokens
     return record
@@ -94,7 +94,7 @@ async def at_the_end(
 
 async def test_short_prompt_needs_no_question_to_ollama() -> None:
     """Neither before nor after, whether or not the window is known."""
-    ollama, record = loaded(), answered_record(80)
+    ollama, record = loaded(), completed_record(80)
     guard, call = truncation_guard(ollama, truncated_is_error=True), inference_request(prompt=SHORT)
     assert not await guard.check_before(call)
     assert await guard.check_response(call, record, 200, completed(80)) == []
@@ -142,7 +142,7 @@ async def test_window_of_a_model_that_is_not_loaded_is_taken_from_show(
 
 async def test_client_that_asks_for_truncation_gets_it() -> None:
     """``"truncate": true``: it is reported and no error."""
-    record = answered_record(4096)
+    record = completed_record(4096)
     guard = truncation_guard(loaded(), truncated_is_error=True)
     call = inference_request(prompt=replace(LONG, truncate=True))
 
@@ -171,7 +171,7 @@ async def test_num_ctx_of_a_request_decides() -> None:
 @pytest.mark.parametrize("tokens", [4096, 2051])
 async def test_complete_response_has_the_truncation_header(tokens: int) -> None:
     """In both versions; the window is fetched first."""
-    ollama, record = loaded(), answered_record(tokens)
+    ollama, record = loaded(), completed_record(tokens)
     call = inference_request(prompt=replace(LONG, text_bytes=17_000, longest_bytes=17_000))
 
     assert await truncation_guard(ollama).check_response(call, record, 200, completed(tokens)) == [
@@ -183,7 +183,7 @@ async def test_complete_response_has_the_truncation_header(tokens: int) -> None:
 
 async def test_truncated_prompt_can_be_refused_after_the_response() -> None:
     """The log has both: it was truncated, and the response was withheld."""
-    record = answered_record(4096)
+    record = completed_record(4096)
     with pytest.raises(ContextLengthExceeded, match="holds 4096 tokens"):
         await truncation_guard(loaded(), truncated_is_error=True).check_response(
             inference_request(prompt=LONG), record, 200, completed(4096)
@@ -196,7 +196,7 @@ async def test_known_window_decides_at_the_end_of_the_response() -> None:
     """No client waits for a question to Ollama, which follows in the background."""
     contexts, ollama = ContextWindows(), loaded(4096)
     contexts.update_from_ps(await ollama.ps())
-    record = answered_record(4096)
+    record = completed_record(4096)
     guard = truncation_guard(ollama, contexts=contexts)
 
     assert guard.record(inference_request(prompt=MIDDLE), record)
@@ -206,7 +206,7 @@ async def test_known_window_decides_at_the_end_of_the_response() -> None:
 
 async def test_unknown_window_decides_in_the_background() -> None:
     """The record says nothing, since Ollama must be asked first."""
-    record = answered_record(4096)
+    record = completed_record(4096)
 
     assert await at_the_end(truncation_guard(loaded()), inference_request(prompt=LONG), record)
     assert record.prompt_truncated is None
@@ -219,7 +219,7 @@ async def test_outdated_window_is_not_confirmed_in_the_background() -> None:
     request = inference_request(prompt=MIDDLE)
     guard = truncation_guard(loaded(8192), contexts=contexts)
 
-    assert not await at_the_end(guard, request, answered_record(2048))
+    assert not await at_the_end(guard, request, completed_record(2048))
     assert contexts.in_force(request.model) == 8192
     assert contexts.longest_prompt(request.model) is None
 
@@ -229,7 +229,9 @@ async def test_token_count_above_the_known_window_updates_it() -> None:
     contexts = ContextWindows()
     contexts.update_from_ps(await loaded(512).ps())
     call = inference_request(prompt=MIDDLE)
-    await at_the_end(truncation_guard(loaded(8192), contexts=contexts), call, answered_record(2000))
+    await at_the_end(
+        truncation_guard(loaded(8192), contexts=contexts), call, completed_record(2000)
+    )
 
     assert contexts.in_force(call.model) == 8192
 
@@ -253,7 +255,7 @@ async def test_show_is_asked_again_only_after_a_server_error(status: int, times:
 
 async def test_prediction_is_withdrawn_when_ollama_read_more() -> None:
     """It reported more tokens than the known window has."""
-    record = answered_record(9000)
+    record = completed_record(9000)
     call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096))
     record.prompt_truncated = await guard.check_before(call)
     assert record.prompt_truncated is True
@@ -266,13 +268,13 @@ async def test_a_stream_without_usage_is_assessed_by_its_bytes() -> None:
     """Its client did not ask for the usage, so nothing else is known."""
     long, middle = inference_request(prompt=LONG), inference_request(prompt=MIDDLE)
 
-    assert await at_the_end(truncation_guard(loaded()), long, answered_record(None))
-    assert not await at_the_end(truncation_guard(loaded()), middle, answered_record(None))
+    assert await at_the_end(truncation_guard(loaded()), long, completed_record(None))
+    assert not await at_the_end(truncation_guard(loaded()), middle, completed_record(None))
 
 
 async def test_checked_response_is_not_checked_again() -> None:
     """One look at Ollama's memory for one truncated prompt."""
-    ollama, record = loaded(), answered_record(4096)
+    ollama, record = loaded(), completed_record(4096)
     guard, call = truncation_guard(ollama), inference_request(prompt=LONG)
     await guard.check_response(call, record, 200, completed(4096))
     looks = list(ollama.asked)
@@ -284,7 +286,7 @@ async def test_checked_response_is_not_checked_again() -> None:
 @pytest.mark.parametrize("status", [400, 404, 500, None])
 async def test_failed_request_has_no_truncated_prompt(status: int | None) -> None:
     """No model read its prompt."""
-    ollama, record = loaded(), answered_record(4096)
+    ollama, record = loaded(), completed_record(4096)
     record.upstream_status = status
     await at_the_end(truncation_guard(ollama), inference_request(prompt=LONG), record)
 
@@ -294,7 +296,7 @@ async def test_failed_request_has_no_truncated_prompt(status: int | None) -> Non
 
 async def test_cloud_models_are_not_checked() -> None:
     """Their window is not of this machine."""
-    ollama, record = loaded(), answered_record(4096)
+    ollama, record = loaded(), completed_record(4096)
     remote = Model(
         name=NAME, digest="d", size_bytes=None, parameters=None, remote=True, created=0, raw={}
     )
@@ -313,13 +315,13 @@ async def test_length_of_truncated_prompts_is_kept_for_the_status() -> None:
     """The longest of them, by an upper estimate; complete prompts do not count."""
     contexts = ContextWindows()
     guard, call = truncation_guard(loaded(), contexts=contexts), inference_request(prompt=LONG)
-    await at_the_end(guard, inference_request(prompt=MIDDLE), answered_record(2000))
+    await at_the_end(guard, inference_request(prompt=MIDDLE), completed_record(2000))
     assert contexts.longest_prompt(call.model) is None
-    await at_the_end(guard, call, answered_record(4096))
+    await at_the_end(guard, call, completed_record(4096))
     await at_the_end(
         guard,
         inference_request(prompt=replace(LONG, text_bytes=30_000, longest_bytes=30_000)),
-        answered_record(4096),
+        completed_record(4096),
     )
 
     assert contexts.longest_prompt(call.model) == 20_000
@@ -344,7 +346,7 @@ async def test_length_of_a_wrong_prediction_is_not_kept() -> None:
     contexts = ContextWindows()
     call, guard = inference_request(prompt=LONG), truncation_guard(loaded(4096), contexts=contexts)
     assert await guard.check_before(call)
-    await at_the_end(guard, call, answered_record(9000))
+    await at_the_end(guard, call, completed_record(9000))
 
     assert contexts.longest_prompt(call.model) is None
 
@@ -464,7 +466,7 @@ class ModelRun:
         return truncation_guard(self.ollama, contexts=self.contexts, statistics=self.statistics)
 
     async def answer(self, prompt: Prompt, tokens: int) -> bool:
-        record = answered_record(tokens)
+        record = completed_record(tokens)
         request = inference_request(prompt=prompt)
         await self.guard.check_response(request, record, 200, completed(tokens))
         await at_the_end(self.guard, request, record)
@@ -506,7 +508,7 @@ USUAL = Estimate(mean=4.0, deviation=0.2, count=50)
 GENERATES = Prompt(text_bytes=16_000, longest_bytes=16_000, counted=True)
 EMBEDS = replace(GENERATES, embeds=True)
 
-CUT = {"chat-context-overflow", "embeddings-long"}
+ABORTED = {"chat-context-overflow", "embeddings-long"}
 CONTEXTS = {"tinybert": 512}
 INFERENCE = ("/v1/chat", "/v1/comp", "/v1/emb", "/v1/resp", "/v1/mess", "/api/chat", "/api/gen")
 
@@ -554,7 +556,7 @@ def test_truncated_prompts_among_the_recordings_are_found_and_no_others(
     reply: Reply, prompt: Prompt, context: int
 ) -> None:
     """Whether or not anything was learned about the model."""
-    expected = Truncation.CERTAIN if reply.case in CUT else Truncation.NONE
+    expected = Truncation.CERTAIN if reply.case in ABORTED else Truncation.NONE
     tokens = tokens_of(reply)
 
     for measured in (NOTHING, USUAL, Estimate(mean=1.2, deviation=0.1, count=50)):
@@ -564,7 +566,7 @@ def test_truncated_prompts_among_the_recordings_are_found_and_no_others(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_truncated_recordings_are_too_long_by_their_bytes(version: str) -> None:
     """Nine thousand words for a window of 4096, and three thousand for one of 512."""
-    for case in CUT:
+    for case in ABORTED:
         data = request_bytes(recorded(version)[case]).partition(b"\r\n\r\n")[2]
         path = recorded(version)[case]["request"]["path"]
         prompt = measure(parse(data), path, max_objects=max_object_count(data))

@@ -222,10 +222,10 @@ def test_a_deadline_brings_no_swap_forward_soon_after_the_last_one() -> None:
 def test_a_request_with_a_deadline_is_due_at_the_same_class_and_account() -> None:
     """Not one without a deadline, nor one of a key with a higher account."""
     hurried, patient = queued("a", "n", at=9.0, urgent_at=200.0), queued("b", "n", at=9.0)
-    later_turn = queued("c", "n", at=9.0, urgent_at=200.0)
+    later_request = queued("c", "n", at=9.0, urgent_at=200.0)
     loaded = queued("b", "m", at=2.0)
 
-    decision = decide(hurried, patient, later_turn, loaded, accounts={"c": 5.0})
+    decision = decide(hurried, patient, later_request, loaded, accounts={"c": 5.0})
     record_decision(decision, 100.0)
 
     assert decision.chosen is loaded

@@ -217,12 +217,12 @@ def test_with_one_key_and_memory_for_all_models_the_order_is_first_come(
 
 # The closed loop: ten clients, each alternating between two models that do not fit together.
 
-LOAD, ANSWER, DELAY = 8.0, 2.0, 30.0
+LOAD, RESPONSE_TOKENS, DELAY = 8.0, 2.0, 30.0
 
 
 def closed_loop(policy: Policy, *, slots: int, fitting: int = 1, keys: int = 1) -> Gpu:
     def arrival_of(key: str, model: str, at: float) -> Arrival:
-        return Arrival(at, slot_request(key, model, model_max_active=1), ANSWER)
+        return Arrival(at, slot_request(key, model, model_max_active=1), RESPONSE_TOKENS)
 
     def after(client: GpuRequest, now: float) -> Arrival:
         return arrival_of(client.request.key, "n" if client.request.model == "m" else "m", now)

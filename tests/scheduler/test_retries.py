@@ -98,7 +98,7 @@ async def test_a_delayed_request_blocks_only_its_own_queue() -> None:
 
 
 @virtual_time
-async def test_one_who_had_his_turn_is_not_rejection() -> None:
+async def test_a_requeued_request_is_not_rejected() -> None:
     """However full and long the queue is."""
     scheduler = make_scheduler(max_queued=2, max_queued_per_key=2)
     await measure(scheduler, 10.0, 40)

@@ -176,9 +176,9 @@ def test_a_deadline_counts_unless_a_model_was_swapped_a_moment_ago() -> None:
     statistics = steady(m=10.0, n=10.0, load=8.0)
 
     def finish(swapped_at: float) -> float:
-        hurried = newcomer("b", "n", client_timeout=60.0, lead_time=28.0)
+        urgent = newcomer("b", "n", client_timeout=60.0, lead_time=28.0)
         return estimate(
-            hurried, queued(9), statistics=statistics, view=ONE_MODEL, swapped_at=swapped_at
+            urgent, queued(9), statistics=statistics, view=ONE_MODEL, swapped_at=swapped_at
         ).finish
 
     assert finish(-inf) == 58.0
