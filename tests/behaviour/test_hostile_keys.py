@@ -75,7 +75,7 @@ async def test_every_way_to_present_a_key_is_equal(gateway: Running) -> None:
         {"Authorization": "BearerKEY"},
         {"Authorization": "Bearer\u00a0KEY"},
         {"Authorization": "Basic KEY"},
-        {"Authorization": basic("looker", "KEY")},
+        {"Authorization": basic("viewer", "KEY")},
         {"Authorization": basic("", "KEY")},
         {"Authorization": basic("tester", WRONG)},
         {"Authorization": "Basic !!!"},

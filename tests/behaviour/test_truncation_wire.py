@@ -21,7 +21,9 @@ EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"one"},"finish_reason"
 STREAM = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
 
 
-@pytest.mark.parametrize("aborted_at", [1, 30, -1], ids=["at-its-start", "inside", "before-its-end"])
+@pytest.mark.parametrize(
+    "aborted_at", [1, 30, -1], ids=["at-its-start", "inside", "before-its-end"]
+)
 @pytest.mark.parametrize("ending", ["proper", "cut"])
 async def test_break_inside_an_event_gets_no_error_event(
     tmp_path: Path, aborted_at: int, ending: Ending
