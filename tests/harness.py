@@ -93,7 +93,7 @@ async def running(
     now = datetime.now(UTC)
     key = create_key(keys_file, KeySpec(name="tester", scopes=BOTH), now)
     looking = frozenset({Scope.DISCOVERY})
-    discovery = create_key(keys_file, KeySpec(name="looker", scopes=looking), now)
+    discovery = create_key(keys_file, KeySpec(name="viewer", scopes=looking), now)
     output = io.BytesIO()
     lines = LineWriter(output)
     log = make_logger(lines, level="debug", log_format="json")
