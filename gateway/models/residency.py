@@ -271,10 +271,10 @@ class ResidencyTracker:
         self._learn_from_absence(names, at)
         self._coresidency.confirm(names)
         for name in [name for name in self._residents if name not in names]:
-            self._not_listed(name, at)
+            self._apply_unlisted(name, at)
         for name in names:
             if self._evicted_at.get(name, -math.inf) <= at:
-                self._is_listed(name, loaded[name], at)
+                self._apply_listed(name, loaded[name], at)
         self._evicted_at = {name: when for name, when in self._evicted_at.items() if when > at}
         self._listed = {name: _later(at, loaded[name]) for name in names}
         self._listed_at = at
@@ -331,7 +331,7 @@ class ResidencyTracker:
         idle = [name for name, resident in self._residents.items() if not resident.requests]
         return sorted(idle, key=lambda name: self._residents[name].used_at)
 
-    def _not_listed(self, name: str, at: float) -> None:
+    def _apply_unlisted(self, name: str, at: float) -> None:
         """Handle a resident model that Ollama did not list: it is gone or is being loaded."""
         resident = self._residents[name]
         if resident.used_at > at:
@@ -341,7 +341,7 @@ class ResidencyTracker:
         else:
             del self._residents[name]
 
-    def _is_listed(self, name: str, seconds: float | None, at: float) -> None:
+    def _apply_listed(self, name: str, seconds: float | None, at: float) -> None:
         resident = self._residents.setdefault(name, _Resident(used_at=at))
         # Ollama lists a model while it is still loading. A model that loads for a request of ours
         # has not responded yet; that it loads for another client is too rare to matter.

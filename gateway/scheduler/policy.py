@@ -8,7 +8,8 @@ I/O, knows no clock and changes nothing. Its rules, in this order:
 2. Memory. A request runs only if its model is loaded, or can be loaded without evicting a model
    that is in use.
 3. Urgent requests. A request is urgent when it was skipped for ``max_affinity_delay`` (rule 5), or
-   when it can only just meet its client's deadline although its key is due. A deadline counts only
+   when it can only just meet its client's deadline although its key is due (its account is not
+   higher than that of the request that would run instead). A deadline counts only
    ``DEADLINE_SWAP_INTERVAL`` after the last swap. The urgent request that arrived first runs next.
    While models in use are in its way, other requests to those models do not start, so that they
    become idle and the swap happens.

@@ -220,8 +220,11 @@ async def test_heartbeats_do_not_change_the_record(tmp_path: Path, stream: bool)
                 rest, _ = await client.rest()
         (line,) = await scene.gateway.finished()
 
-    said = rest.lstrip() if not stream else rest[rest.index(b"data:") :]
-    assert line["bytes_out"] == len(said)
+    body = rest.lstrip()
+    if stream:
+        # On a busy machine another heartbeat may come between two events.
+        body = rest[rest.index(b"data:") :].replace(b":\n\n", b"")
+    assert line["bytes_out"] == len(body)
     assert (line["tokens_out"], line["outcome"]) == (8, "ok")
     assert line["heartbeats"] >= 3
     if stream:
